@@ -1,0 +1,26 @@
+"""The command line of the package's own commands (`python -m scripts.<command> --option value`)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import fire
+
+from scripts.problems import UserError
+
+
+def run(commands: Callable[..., Any] | Mapping[str, Callable[..., Any]], argv: list[str] | None = None) -> None:
+    """Run one function, or one of several by name, with Fire; a `UserError` is printed without a traceback.
+
+    Raises:
+        SystemExit: with status 1 after a `UserError`, with Fire's own status after wrong options.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        fire.Fire(commands, command=argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

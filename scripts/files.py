@@ -1,0 +1,51 @@
+"""Writing files so that a final name always means a complete file, and reading paths that come out of data files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`, with its suffixes; it is renamed to `path` when the block ends well.
+
+    If the block raises, the temporary file is removed and an existing file at `path` stays as it was. The data is
+    flushed to disk before the rename, so a power cut leaves the old file or the new one.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept because writers such as nibabel choose the format by it.
+    handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.name, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private to their owner; a finished file gets what the user's umask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Resolve `path`, relative to `root`, and make sure that it stays inside `root`.
+
+    Raises:
+        ValueError: the path leaves `root`, by `..`, as an absolute path or through a symbolic link.
+    """
+    base = Path(root).resolve()
+    resolved = (base / path).resolve()
+    if not resolved.is_relative_to(base):
+        raise ValueError(f"path {str(path)!r} leaves the data root; move the file inside the root and correct the path")
+    return resolved

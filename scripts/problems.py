@@ -1,0 +1,44 @@
+"""Errors for users: every problem is collected first and told at once, with the case it concerns and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+class UserError(ValueError):
+    """A mistake in the input or the options, told in words that a user can act on; never holds report text."""
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong, case by case, so that one run tells everything.
+
+    >>> problems = Problems("train.json")
+    >>> problems.add("case_17", "axt2.nii.gz is missing", "copy it into the folder")
+    >>> problems.raise_if_any()  # doctest: +SKIP
+    """
+
+    title: str
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def add(self, case: str, what: str, todo: str = "") -> None:
+        """Note one problem: the case or file, what is wrong, and what the user can do about it."""
+        self.rows.append((str(case), what, todo))
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+    def __str__(self) -> str:
+        count = f"{len(self.rows)} problem" + ("s" if len(self.rows) != 1 else "")
+        width = max((len(case) for case, _, _ in self.rows), default=0)
+        lines = [f"  {case:<{width}}  {what}" + (f" -> {todo}" if todo else "") for case, what, todo in self.rows]
+        return "\n".join([f"{self.title}: {count}", *lines])
+
+    def raise_if_any(self) -> None:
+        """Raise everything that was noted.
+
+        Raises:
+            UserError: at least one problem was noted.
+        """
+        if self.rows:
+            raise UserError(str(self))
