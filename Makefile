@@ -1,0 +1,43 @@
+# make demo    phantom cases, a volume for each of several reports, one page with pictures
+# make test    lint and every test
+# make study   the whole chain from nothing on the phantom, with the five classifier arms
+# make help    every target
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+DEMO   ?= out/demo
+STUDY  ?= out/study
+
+export HF_HUB_OFFLINE     ?= 1
+export MPLBACKEND         := Agg
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test lint study clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+# The stamp is written last, so an interrupted installation is done again.
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,readers]'
+	@touch $@
+
+demo: $(READY)  ## reports -> volumes -> one HTML page, in under two minutes
+	$(BIN)/python -m scripts.demo --output_dir $(DEMO)
+
+test: $(READY) lint  ## lint and every test, under 15 minutes on two cores
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+study: $(READY)  ## VAE -> LDM -> evaluation -> classifier arms on the phantom; SIZE=long for a long run
+	$(BIN)/python -m scripts.study --output_dir $(STUDY) --size $(or $(SIZE),short)
+
+clean:  ## remove what the targets above made, but not .venv
+	rm -rf out
