@@ -1,0 +1,411 @@
+"""Cases: the datalists and the clinical sheet of a data root, read with every problem told at once, and written.
+
+A data root holds `<folder>/axt2.nii.gz` (`b1600.nii.gz`, `adc.nii.gz`), `train.json`, `test.json` and `clinical.xlsx`.
+A folder is one exam. Exams of one patient carry the same `patient`; without it, the folder stands for the patient.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from scripts.files import atomic, inside
+from scripts.problems import Problems, UserError
+
+SEQUENCES = ("axt2", "b1600", "adc")
+LABEL_VALUES = ("positive", "negative", "train", "test")
+SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
+OPTIONAL_COLUMNS = ("Label", "patient")
+SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
+
+Case = dict[str, Any]
+
+
+# ---- labels ----------------------------------------------------------------------------------------------------------
+
+
+def one_hot(positive: bool) -> list[int]:
+    """The class as `[negative, positive]`."""
+    return [0, 1] if positive else [1, 0]
+
+
+def is_positive(case: Mapping[str, Any]) -> bool:
+    """Whether a case of a datalist is PI-RADS 3-5."""
+    return case["pirads"] == [0, 1]
+
+
+def patient_of(case: Mapping[str, Any]) -> str:
+    """The patient whom a case belongs to."""
+    return case.get("patient") or case["folder"]
+
+
+def sheet_labels(frame: pd.DataFrame) -> pd.Series:
+    """The label of every row, PosPIRADS or else PosISUP, as bool by folder."""
+    labels = frame["PosPIRADS"].fillna(frame["PosISUP"]).astype(bool)
+    return labels.set_axis(frame["folder"])
+
+
+# ---- datalists -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _collected(problems: Problems | None, title: str) -> Iterator[Problems]:
+    """Notes into the caller's problems, or into new ones that are raised at the end."""
+    own = Problems(title) if problems is None else problems
+    yield own
+    if problems is None:
+        own.raise_if_any()
+
+
+def read_datalist(
+    path: str | os.PathLike[str],
+    root: str | os.PathLike[str],
+    *,
+    keys: Sequence[str] = ("axt2",),
+    check_files: bool = True,
+    problems: Problems | None = None,
+) -> list[Case]:
+    """Read and check a datalist; image paths come back absolute, inside `root`.
+
+    Args:
+        path: the JSON file; a relative path is taken as it is, not from `root`.
+        root: the folder that image paths start from and must not leave.
+        keys: the image keys that every case must have; other image keys are checked where they are present.
+        check_files: look at every image's header: there, readable, 3D, on the grid that the case declares.
+        problems: where to note problems instead of raising them.
+
+    Returns:
+        The cases that could be read; `folder` is text, `pirads` a list of two ints, `spacing` of three floats (mm).
+        An empty datalist is allowed.
+
+    Raises:
+        UserError: every problem of every case, when `problems` is not given.
+    """
+    path = Path(path)
+    with _collected(problems, str(path)) as noted:
+        cases = []
+        for index, entry in enumerate(_json_list(path, noted)):
+            case = _check_entry(entry, f"{path.name}[{index}]", Path(root), keys, noted)
+            if case is None:
+                continue
+            if check_files:
+                _check_images(case, noted)
+            cases.append(case)
+        for folder, count in Counter(case["folder"] for case in cases).items():
+            if count > 1:
+                noted.add(folder, f"is listed {count} times in {path.name}", "keep one entry")
+    return cases
+
+
+def _json_list(path: Path, problems: Problems) -> list[Any]:
+    try:
+        # The parser's own message may quote the file, which holds report text: only the position is told.
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        problems.add(path.name, f"cannot be read: {error.strerror}", f"put the datalist at {path}")
+    except UnicodeDecodeError:
+        problems.add(path.name, "is not UTF-8 text", "save it as UTF-8")
+    except json.JSONDecodeError as error:
+        problems.add(path.name, f"is not valid JSON at line {error.lineno}, column {error.colno}", "correct it there")
+    else:
+        if isinstance(data, list):
+            return data
+        problems.add(path.name, "is not a list of cases", "write [{...}, {...}]")
+    return []
+
+
+def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], problems: Problems) -> Case | None:
+    """The checked case, or None where it is too broken to be looked at further."""
+    if not isinstance(entry, dict):
+        problems.add(place, "is not a case", 'write {"folder": ..., "axt2": ...}')
+        return None
+    folder = entry.get("folder")
+    if not is_folder_name(folder):
+        problems.add(place, f"folder {folder!r} is not a plain name", 'give it in quotes, without "/" or ".."')
+        return None
+    case = dict(entry)
+    for key in dict.fromkeys([*keys, *(key for key in SEQUENCES if key in entry)]):
+        case[key] = _image_path(entry.get(key), key, folder, root, problems)
+    case["pirads"] = _one_hot_of(entry.get("pirads"), folder, problems)
+    case["spacing"] = _spacing_of(entry.get("spacing"), folder, problems)
+    if not isinstance(entry.get("text"), str):
+        problems.add(folder, "text is missing or not text", 'write "" for an absent report')
+    if entry.get("text_isnull") not in (0, 1):
+        problems.add(folder, "text_isnull is not 0 or 1", "write 1 for an absent report, else 0")
+    if not isinstance(entry.get("patient", ""), str):
+        problems.add(folder, "patient is not text", "give it in quotes")
+    return case
+
+
+def is_folder_name(name: Any) -> bool:
+    """Whether `name` can be a case's folder: text that is one plain part of a path on every system."""
+    return isinstance(name, str) and bool(name.strip()) and name not in (".", "..") and not set(name) & set("/\\\0")
+
+
+def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problems) -> str:
+    if not isinstance(value, str) or not value:
+        problems.add(folder, f"has no image {key}", f'add "{key}": "./{folder}/{key}.nii.gz"')
+        return ""
+    try:
+        return str(inside(root, value))
+    except ValueError as error:
+        problems.add(folder, f"{key}: {error}")
+        return ""
+
+
+def _one_hot_of(value: Any, folder: str, problems: Problems) -> list[int]:
+    if value not in ([0, 1], [1, 0]):
+        problems.add(folder, f"pirads is {value!r}, not one-hot", "write [1, 0] for PI-RADS 1-2, [0, 1] for 3-5")
+        return [1, 0]
+    return [int(number) for number in value]
+
+
+def _spacing_of(value: Any, folder: str, problems: Problems) -> list[float]:
+    if is_spacing(value):
+        return [float(number) for number in value]
+    problems.add(folder, f"spacing is {value!r}", "give three positive numbers in mm")
+    return []
+
+
+def is_spacing(value: Any) -> bool:
+    """Whether `value` is three positive, finite numbers."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) and n > 0 for n in value)
+    )
+
+
+def _check_images(case: Case, problems: Problems) -> None:
+    """Check the headers of a case's images; the voxels are checked where they are read."""
+    for key in SEQUENCES:
+        path = case.get(key)
+        if not path:
+            continue
+        name = f"{key} ({Path(path).name})"
+        if not Path(path).is_file():
+            problems.add(case["folder"], f"{name} is missing", f"put it at {path}")
+            continue
+        try:
+            header = nib.load(path).header
+        except Exception:  # nibabel raises whatever the broken bytes lead it to
+            problems.add(case["folder"], f"{name} cannot be read as NIfTI", "write or copy the file again")
+            continue
+        if len(header.get_data_shape()) != 3:
+            problems.add(
+                case["folder"], f"{name} has shape {header.get_data_shape()}, not three axes", "give a 3D image"
+            )
+        elif case["spacing"] and not np.allclose(header.get_zooms(), case["spacing"], rtol=0, atol=SPACING_TOLERANCE):
+            zooms = [round(float(zoom), 4) for zoom in header.get_zooms()]
+            what = f"{name} has spacing {zooms} mm, declared is {case['spacing']}"
+            problems.add(case["folder"], what, "resample the image or correct the datalist")
+
+
+def write_datalist(path: str | os.PathLike[str], cases: Sequence[Mapping[str, Any]]) -> None:
+    """Write a datalist; the same cases give the same bytes."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(list(cases), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_split(
+    train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], *, problems: Problems | None = None
+) -> None:
+    """Make sure that no patient and no folder is in both lists.
+
+    Raises:
+        UserError: some are, when `problems` is not given.
+    """
+    with _collected(problems, "train and test") as noted:
+        shared_folders = {case["folder"] for case in train} & {case["folder"] for case in test}
+        for folder in sorted(shared_folders):
+            noted.add(folder, "is in both train and test", "take it out of one of them")
+        shared_patients = {patient_of(case) for case in train} & {patient_of(case) for case in test}
+        for patient in sorted(shared_patients - shared_folders):
+            noted.add(f"patient {patient}", "has exams in both train and test", "move all of them into one list")
+
+
+# ---- tables and the clinical sheet -----------------------------------------------------------------------------------
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a CSV or Excel table with every cell as it stands: CSV cells are text, Excel cells keep their type.
+
+    Empty cells are None. Nothing is taken for a number, a date or "not available" that the file does not say is one.
+
+    Raises:
+        UserError: the file is missing, is no table, or has a column name twice.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                # Excel writes CSV with semicolons where the comma is the decimal sign.
+                head = file.readline()
+                separator = max(",;\t", key=head.count)
+                file.seek(0)
+                frame = pd.read_csv(file, sep=separator, header=None, dtype=str, keep_default_na=False)
+        else:
+            frame = pd.read_excel(path, header=None, dtype=object, keep_default_na=False, engine="openpyxl")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; give the path of a .csv or .xlsx table") from None
+    except Exception:  # pandas and openpyxl may quote cells, which hold report text
+        raise UserError(f"{path}: is not a readable .csv (UTF-8) or .xlsx table; save it again as one") from None
+    if frame.empty:
+        raise UserError(f"{path}: is empty; its first row must hold the column names")
+    names = ["" if pd.isna(name) else str(name).strip() for name in frame.iloc[0]]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
+    if twice:
+        raise UserError(f"{path}: column {', '.join(twice)} is there more than once; keep one")
+    table = frame.iloc[1:].set_axis(names, axis=1).astype(object)
+    # Excel counts formatted empty rows and columns as used.
+    table = table.loc[:, [bool(name) for name in names]]
+    filled = table.notna() & table.map(lambda cell: str(cell).strip() != "")
+    table = table.where(filled, None).astype(object)
+    return table[filled.any(axis=1)].reset_index(drop=True)
+
+
+def cell_name(cell: Any) -> str | None:
+    """A name out of a table cell: text as it stands, a whole number by its digits, else None.
+
+    Excel turns `0017` into the number 17 and `1-2` into a date. 17 becomes "17", which no folder `0017` equals, so a
+    changed name is found as a name that does not match, and is never matched to another folder.
+    """
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, (int, float)) and not isinstance(cell, bool) and float(cell).is_integer():
+        return str(int(cell))
+    return None
+
+
+def cell_flag(cell: Any) -> int | None:
+    """0 or 1 out of a table cell that is not empty, else None."""
+    return {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}.get(str(cell).strip().lower())
+
+
+def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = None) -> pd.DataFrame:
+    """Read the clinical sheet.
+
+    Returns:
+        `folder` (str), `PosPIRADS` and `PosISUP` (Int64, may be NA), `Label` (str, may be NA), and `patient` (str)
+        where the sheet has it.
+
+    Raises:
+        UserError: every problem of every row, when `problems` is not given; always, when the file is no table.
+    """
+    path = Path(path)
+    table = read_table(path)
+    with _collected(problems, str(path)) as noted:
+        for name in SHEET_COLUMNS:
+            if name not in table:
+                noted.add(path.name, f"has no column {name}", f"columns are {', '.join(SHEET_COLUMNS)}, Label")
+                table[name] = None
+        for name in table.columns.difference([*SHEET_COLUMNS, *OPTIONAL_COLUMNS]):
+            noted.add(path.name, f"has the unknown column {name}", "remove or rename it")
+        rows = [
+            _check_row(row, f"{path.name} row {index + 2}", noted) for index, row in enumerate(table.to_dict("records"))
+        ]
+        for folder, count in Counter(row["folder"] for row in rows if row["folder"]).items():
+            if count > 1:
+                noted.add(folder, f"has {count} rows in {path.name}", "keep one")
+    columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
+
+
+def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[str, Any]:
+    retype = "format the column as Text and type it again"
+    checked: dict[str, Any] = {"folder": cell_name(row["folder"]), "Label": row.get("Label")}
+    case = checked["folder"] or place
+    if not is_folder_name(checked["folder"]):
+        problems.add(place, f"folder {row['folder']!r} is not a folder's name", retype)
+    for name in ("PosPIRADS", "PosISUP"):
+        checked[name] = None if row[name] is None else cell_flag(row[name])
+        if row[name] is not None and checked[name] is None:
+            problems.add(case, f"{name} is {row[name]!r}", "write 0, 1 or leave it empty")
+    if row["PosPIRADS"] is None and row["PosISUP"] is None:
+        problems.add(case, "PosPIRADS and PosISUP are both empty", "fill one of them with 0 or 1")
+    if checked["Label"] is not None and checked["Label"] not in LABEL_VALUES:
+        problems.add(case, f"Label is {checked['Label']!r}", f"write one of {', '.join(LABEL_VALUES)}")
+    if row.get("patient") is not None:
+        checked["patient"] = cell_name(row["patient"])
+        if checked["patient"] is None:
+            problems.add(case, f"patient {row['patient']!r} is not a name", retype)
+    return checked
+
+
+def write_clinical(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
+    """Write a clinical sheet; names are written as text cells, so leading zeros stay."""
+    with atomic(path) as part, pd.ExcelWriter(part, engine="openpyxl") as writer:
+        frame.to_excel(writer, index=False)
+        sheet = writer.sheets[next(iter(writer.sheets))]
+        for column in (frame.columns.get_loc(name) for name in ("folder", "patient") if name in frame):
+            for row in range(2, len(frame) + 2):
+                sheet.cell(row, column + 1).number_format = "@"
+
+
+def check_sheet(frame: pd.DataFrame, cases: Sequence[Mapping[str, Any]], *, problems: Problems | None = None) -> None:
+    """Make sure that the clinical sheet has exactly one row for every case of the datalists.
+
+    Raises:
+        UserError: rows without a case or cases without a row, when `problems` is not given.
+    """
+    with _collected(problems, "clinical sheet") as noted:
+        folders = {case["folder"] for case in cases}
+        rows = set(frame["folder"].dropna())
+        missing = sorted(folders - rows)
+        for row in sorted(rows - folders):
+            changed = next((folder for folder in missing if folder.lstrip("0") == row), None)
+            if changed is None:
+                noted.add(row, "is in the clinical sheet but in no datalist", "remove the row or add the case")
+            else:
+                missing.remove(changed)
+                what = f"is {row} in the clinical sheet (Excel drops leading zeros)"
+                noted.add(changed, what, f"format the column as Text and type {changed}")
+        for folder in missing:
+            noted.add(folder, "has no row in the clinical sheet", "add one")
+
+
+def read_splits(
+    root: str | os.PathLike[str],
+    *,
+    keys: Sequence[str] = ("axt2",),
+    check_files: bool = True,
+    names: tuple[str, str] = ("train.json", "test.json"),
+) -> tuple[list[Case], list[Case]]:
+    """Read and check a data root: both datalists, no patient in both, and the clinical sheet against them.
+
+    Args:
+        root: the data root.
+        keys: the image keys that every case must have.
+        check_files: look at every image's header too.
+        names: the datalists, e.g. `("train_merged.json", "test_merged.json")` once reports are embedded.
+
+    Raises:
+        UserError: everything that is wrong, at once.
+    """
+    root = Path(root)
+    problems = Problems(str(root))
+    train, test = (
+        read_datalist(root / name, root, keys=keys, check_files=check_files, problems=problems) for name in names
+    )
+    check_split(train, test, problems=problems)
+    try:
+        frame = read_clinical(root / "clinical.xlsx", problems=problems)
+    except UserError as error:
+        problems.add("clinical.xlsx", str(error))
+    else:
+        check_sheet(frame, [*train, *test], problems=problems)
+    if not problems and not train and not test:
+        problems.add(root.name, "holds no case", "prepare exams or make a phantom first")
+    problems.raise_if_any()
+    return train, test
