@@ -1,0 +1,117 @@
+"""How good a two-class prediction is, each figure with its 95 % interval.
+
+Shares of cases have Wilson intervals; areas under curves have percentile intervals of a seeded bootstrap that draws the
+positives and the negatives separately, so that every draw holds both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+
+from scripts.problems import UserError
+
+BOOTSTRAP_DRAWS = 1000
+
+
+class Estimate(NamedTuple):
+    """A figure, its 95 % interval, and the number of cases it rests on; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "undefined"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def wilson(hits: int, n: int) -> Estimate:
+    """The share `hits / n` with its Wilson interval; undefined for n = 0."""
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return Estimate(hits / n, float(interval.low), float(interval.high), n)
+
+
+def class_metrics(
+    labels: ArrayLike, probabilities: ArrayLike, *, threshold: float = 0.5, seed: int = 0
+) -> dict[str, Estimate]:
+    """Accuracy, sensitivity, specificity, PPV, NPV, ROC AUC and average precision.
+
+    Args:
+        labels: (N,) of 0 and 1.
+        probabilities: (N,) in 0..1, the probability of class 1; predicted classes as 0 and 1 will do, the areas are then
+            those of the one operating point.
+        threshold: class 1 is predicted where the probability reaches it.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: no cases, lengths that differ, labels that are not 0 or 1, probabilities that are not in 0..1.
+    """
+    truth, score = _checked(labels, probabilities)
+    predicted = score >= threshold
+    tn, fp, fn, tp = confusion_matrix(truth, predicted, labels=[0, 1]).ravel().tolist()
+    return {
+        "accuracy": wilson(tp + tn, len(truth)),
+        "sensitivity": wilson(tp, tp + fn),
+        "specificity": wilson(tn, tn + fp),
+        "ppv": wilson(tp, tp + fp),
+        "npv": wilson(tn, tn + fn),
+        "roc_auc": _bootstrapped(roc_auc_score, truth, score, seed),
+        "average_precision": _bootstrapped(average_precision_score, truth, score, seed),
+    }
+
+
+def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    truth, score = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    if truth.ndim != 1 or truth.shape != score.shape or len(truth) == 0:
+        raise UserError(f"class metrics need one label and one probability a case, got {truth.shape} and {score.shape}")
+    if not np.isin(truth, (0, 1)).all():
+        raise UserError("class metrics need labels that are 0 or 1")
+    if not ((score >= 0) & (score <= 1)).all():
+        raise UserError("class metrics need probabilities in 0..1; NaN or larger values come from a broken network")
+    return truth.astype(np.int64), score
+
+
+def _bootstrapped(metric: Callable[..., float], truth: NDArray, score: NDArray, seed: int) -> Estimate:
+    positives, negatives = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
+    if not len(positives) or not len(negatives):
+        return Estimate(np.nan, np.nan, np.nan, len(truth))
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(BOOTSTRAP_DRAWS):
+        drawn = np.concatenate([rng.choice(group, len(group)) for group in (positives, negatives)])
+        draws.append(metric(truth[drawn], score[drawn]))
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Estimate(float(metric(truth, score)), float(low), float(high), len(truth))
+
+
+def as_json(estimates: dict[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
+    """Estimates as JSON values; what is undefined becomes null."""
+    return {
+        name: {key: None if isinstance(part, float) and np.isnan(part) else part for key, part in e._asdict().items()}
+        for name, e in estimates.items()
+    }
+
+
+def table(rows: dict[str, dict[str, Estimate]]) -> pd.DataFrame:
+    """Rows of estimates as text, one column a figure."""
+    return pd.DataFrame({name: {k: str(e) for k, e in row.items()} for name, row in rows.items()}).T
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a markdown table, the index first."""
+    header = [str(frame.index.name or ""), *map(str, frame.columns)]
+    body = [[str(name), *("" if pd.isna(cell) else str(cell) for cell in row)] for name, row in
+            zip(frame.index, frame.itertuples(index=False), strict=True)]  # fmt: skip
+    lines: Sequence[Sequence[str]] = [header, ["---"] * len(header), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
