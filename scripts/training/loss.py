@@ -1,0 +1,69 @@
+"""The joint loss of the denoiser and its class heads (CCELLA, arXiv 2506.10230)."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+import torch.nn.functional as F
+from monai.losses import FocalLoss
+from torch import Tensor, nn
+
+# The authors' focal loss sees the one-hot that they feed into the U-Net, which is multiplied by 100.
+TARGET_SCALE = 100.0
+
+
+class JointLoss(nn.Module):
+    """L1 of the noise plus `class_weight` times the focal loss of the class, over the cases that have a report.
+
+    loss = mean |noise_pred - noise| + w / R * sum over cases with a report, classes of
+           a_c * (1 - p_c)^2 * (-log p_c) * 100 y_c,   a = (0.25, 0.75), p = softmax(logits), y = one-hot
+
+    R counts the cases with a report, over all ranks: ranks then train as one process with their joint batch would.
+
+    Args:
+        class_weight: w; with 0, or without logits, the loss is the noise's alone.
+    """
+
+    def __init__(self, class_weight: float = 1e-4) -> None:
+        super().__init__()
+        self.class_weight = class_weight
+        self.focal = FocalLoss(alpha=0.75, gamma=2.0, use_softmax=True, reduction="none")
+
+    def forward(
+        self,
+        noise_pred: Tensor,
+        noise: Tensor,
+        class_logits: Tensor | None = None,
+        pirads: Tensor | None = None,
+        text_isnull: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compare noise (B, C, X, Y, Z) and class.
+
+        Args:
+            noise_pred, noise: what the network said and what was asked of it (noise, or velocity for rectified flow).
+            class_logits: (B, 2), or None for networks without a class head.
+            pirads: (B, 2) one-hot [negative, positive].
+            text_isnull: (B,), 1 where the case has no report: its class cannot be read from it and is not asked.
+
+        Returns:
+            the loss to minimise, and its parts for the log, detached: `noise`, and `class` before weighting.
+        """
+        loss = F.l1_loss(noise_pred.float(), noise.float())
+        parts = {"noise": loss.detach()}
+        if class_logits is None or self.class_weight == 0:
+            return loss, parts
+        has_report = 1.0 - text_isnull.float()
+        focal = self.focal(class_logits, pirads * TARGET_SCALE).sum(dim=1)
+        class_loss = (focal * has_report).sum() / self._share(has_report.sum())
+        parts["class"] = class_loss.detach()
+        return loss + self.class_weight * class_loss, parts
+
+    @staticmethod
+    def _share(count: Tensor) -> Tensor:
+        """Give the number of reports a rank, averaged over ranks, as gradients are; at least one in all.
+
+        Validation may give ranks different numbers of batches, so there (no gradients) each rank counts for itself.
+        """
+        ranks = idist.get_world_size() if torch.is_grad_enabled() else 1
+        total = idist.all_reduce(count.clone()) if ranks > 1 else count
+        return total.clamp(min=1) / ranks

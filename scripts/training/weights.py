@@ -1,0 +1,266 @@
+"""Reading and writing the denoiser's weights: ours (safetensors) and the authors' and MONAI's (.pt dicts).
+
+Nothing is ever unpickled: `.pt` files are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scripts.files import atomic
+from scripts.networks.ccella import CCELLA
+from scripts.networks.variants import guess_variant
+from scripts.problems import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "ccella-ldm-1"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file says beside the weights.
+
+    Attributes:
+        scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling.
+        config: the arguments of `CCELLA`; empty for files of the authors, who do not store them.
+        meta: everything else, such as objective, trained_with_dropout, vae_fingerprint, embedding_width, spacing.
+    """
+
+    scale_factor: float
+    config: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def objective(self) -> str:
+        """`ddpm` or `rflow`; the authors' files are all `ddpm`."""
+        return self.meta.get("objective", "ddpm")
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor],
+    *,
+    config: Mapping[str, Any],
+    scale_factor: float,
+    **meta: Any,
+) -> None:
+    """Write weights as safetensors with JSON metadata; the file appears when it is complete.
+
+    Args:
+        config: `network.config`.
+        meta: anything that JSON can hold; `objective`, `trained_with_dropout`, `vae_fingerprint`, `embedding_width`,
+            `spacing`, `latent_shape` are what the sampler and its checks ask for.
+    """
+    header = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, metadata={name: json.dumps(value) for name, value in header.items()})
+
+
+def read_header(path: str | os.PathLike[str]) -> Weights:
+    """Read what a safetensors file of ours says about itself, without its tensors.
+
+    Raises:
+        UserError: missing or unreadable file, another format, or no scale factor.
+    """
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); it may be cut short: copy or train it again") from None
+    if header.pop("format", None) != FORMAT:
+        raise UserError(f"{path} is not a file of denoiser weights; give the model.safetensors that training exported")
+    config = header.pop("config", {})
+    return Weights(_scale_factor(path, header.pop("scale_factor", None)), config, header)
+
+
+def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
+    """Load a file into the network, strictly: ours (.safetensors) or the authors' checkpoint (.pt, .pth).
+
+    Raises:
+        UserError: missing or unreadable file, no scale factor, weights of another variant, width or size.
+    """
+    path = _existing(path)
+    if path.suffix == ".safetensors":
+        weights, state = read_header(path), _read_tensors(path)
+    else:
+        checkpoint = _read_checkpoint(path)
+        state = checkpoint["unet_state_dict"]
+        meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
+        weights = Weights(_scale_factor(path, checkpoint.get("scale_factor")), meta=meta)
+    state = with_unet_prefix(state)
+    _check_fit(path, state, network)
+    network.load_state_dict(state, strict=True)
+    return weights
+
+
+def load_pretrained_unet(
+    network: CCELLA, path: str | os.PathLike[str], freeze: bool = False
+) -> tuple[list[str], list[str]]:
+    """Load a MAISI U-Net from MONAI, or any checkpoint read by `load_weights`, into the network's U-Net.
+
+    What both have in the same shape is copied. What only one has is left out and logged: a published MAISI file has
+    layers for body regions and modality, and its time embedding is wider or narrower than one with a class vector.
+
+    Args:
+        freeze: what was copied does not learn; what was not copied does.
+
+    Returns:
+        the names in the file that were skipped, and the names in the U-Net that stay as they were.
+
+    Raises:
+        UserError: missing or unreadable file, or its convolutions are of another size.
+    """
+    path = _existing(path)
+    state = _read_tensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)["unet_state_dict"]
+    prefix = "unet."
+    theirs = {name.removeprefix(prefix): tensor for name, tensor in with_unet_prefix(state).items() if prefix in name}
+    return _merge_unet(path, theirs, network, freeze)
+
+
+def with_unet_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the names of MAISI and RADMAISI checkpoints the prefix `unet.` that all others have."""
+    if any(name.startswith("unet.") for name in state):
+        return dict(state)
+    return {f"unet.{name}": tensor for name, tensor in state.items()}
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"weights {path} are missing; train them with bundles/ccella_ldm/configs/train.yaml, which writes "
+            "model.safetensors into bundles/ccella_ldm/models, or give the path of a file that you have"
+        )
+    return path
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); it may be cut short: copy or train it again") from None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a `.pt` dict with `unet_state_dict`; the optimizer's state beside it is mapped, not read."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError):
+        raise UserError(
+            f"{path} cannot be read as a checkpoint of tensors and plain values; it may be cut short, or hold other "
+            "Python objects, which are refused because loading them can run code"
+        ) from None
+    if not isinstance(checkpoint, Mapping) or not isinstance(checkpoint.get("unet_state_dict"), Mapping):
+        raise UserError(f"{path} holds no unet_state_dict; give a checkpoint of the diffusion network")
+    return dict(checkpoint)
+
+
+def _scale_factor(path: Path, value: Any) -> float:
+    if value is None:
+        raise UserError(f"{path} holds no scale_factor, without which its latents cannot be decoded; train it again")
+    factor = float(value)
+    if not (math.isfinite(factor) and factor > 0):
+        raise UserError(f"{path} holds the scale factor {factor}, which must be a positive number; train it again")
+    return factor
+
+
+def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None:
+    """Compare names, then shapes.
+
+    Raises:
+        UserError: says which variant the file looks like, or which size differs.
+    """
+    own = network.state_dict()
+    variant = network.config["variant"]
+    # L1ONLY has CCELLA's parameters; only its loss differs.
+    layout = "CCELLA" if variant == "L1ONLY" else variant
+    looks_like = guess_variant(state)
+    if looks_like != layout:
+        raise UserError(
+            f"{path} looks like variant {looks_like}, but the network is {variant}; "
+            f"add configs/variants/{looks_like.lower()}.yaml after the base config, or give another file"
+        )
+    odd = sorted(own.keys() ^ state.keys())
+    if odd:
+        where = "the file" if odd[0] in state else "the network"
+        raise UserError(
+            f"{path} is a {variant} of another depth: {len(odd)} parameters are on one side only, such as {odd[0]} in "
+            f"{where}; make the sizes in network_def those of the training run"
+        )
+    differing = [name for name in own if own[name].shape != state[name].shape]
+    text = "ella.connector.proj_in.weight"
+    if text in differing:
+        raise UserError(
+            f"{path} was trained on report embeddings {state[text].shape[1]} wide, but the network takes "
+            f"{own[text].shape[1]}; use the text encoder of the training run and set input_dim to its width"
+        )
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{path} is a {variant} of another size: {len(differing)} parameters differ, such as {name}, "
+            f"{tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the network; "
+            "make the sizes in network_def those of the training run"
+        )
+
+
+# The parts of the U-Net's time embedding, in the order in which they stand side by side.
+EMBEDDINGS = ("time_embed", "pirads_layer", "top_region_index_layer", "bottom_region_index_layer", "spacing_layer")
+
+
+def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freeze: bool) -> tuple[list[str], list[str]]:
+    own = network.unet.state_dict()
+    merged: dict[str, Tensor] = {}
+    wrong = []
+    for name in own.keys() & theirs.keys():
+        if name.endswith("time_emb_proj.weight"):
+            merged[name] = _transplant_columns(own, theirs, name)
+        elif own[name].shape == theirs[name].shape:
+            merged[name] = theirs[name]
+        else:
+            wrong.append(name)
+    if wrong or "conv_in.conv.weight" not in merged:
+        name = min(wrong, default="conv_in.conv.weight")
+        found = tuple(theirs[name].shape) if name in theirs else "absent"
+        raise UserError(
+            f"{path} is a U-Net of another size: {name} is {found} in the file and {tuple(own[name].shape)} in the "
+            "network; give a U-Net whose channels and levels are those of network_def"
+        )
+    network.unet.load_state_dict({**own, **merged}, strict=True)
+    skipped, missing = sorted(theirs.keys() - merged.keys()), sorted(own.keys() - merged.keys())
+    if freeze:
+        for name, parameter in network.unet.named_parameters():
+            # A projection of the time embedding has columns for the class, which are new and must learn.
+            parameter.requires_grad_(name in missing or name.endswith("time_emb_proj.weight"))
+    logger.info("%s: %d U-Net parameters copied, %d skipped, %d new", path, len(merged), len(skipped), len(missing))
+    for kind, names in (("skipped, not in this network", skipped), ("new, not in the file", missing)):
+        if names:
+            logger.info("%s: %s", kind, ", ".join(names))
+    return skipped, missing
+
+
+def _transplant_columns(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> Tensor:
+    """Give the projection (C, E) of the time embedding, with the columns of each part that both networks have.
+
+    Columns of parts that are new start at zero, so that the network begins as the one that was trained.
+    """
+    sides = []
+    for state in (own, theirs):
+        parts = [part for part in EMBEDDINGS if f"{part}.2.weight" in state]
+        sides.append(dict(zip(parts, state[name].chunk(len(parts), dim=1), strict=True)))
+    return torch.cat([sides[1].get(part, torch.zeros_like(columns)) for part, columns in sides[0].items()], dim=1)
