@@ -1,6 +1,7 @@
 """What is noise and how it is taken away again: the two training objectives and the solvers that sample from them.
 
-Both objectives mix a clean latent x0 with noise e along a path, x_t = alpha(t)·x0 + sigma(t)·e, t from 1000 (noise) to 0:
+Both objectives mix a clean latent x0 with noise e along a path, x_t = alpha(t)·x0 + sigma(t)·e, with t from
+1000 (noise) to 0:
 
 * `ddpm`: alpha² = prod(1 - beta) with scaled-linear betas; the network predicts e (Ho et al. 2020, arXiv 2006.11239).
 * `rflow`: alpha = 1 - t/1000, sigma = t/1000; the network predicts x0 - e (Liu et al. 2022, arXiv 2209.03003).
@@ -88,7 +89,7 @@ def noise_process(objective: str) -> DDPMScheduler | RFlowScheduler:
 
 
 def shift_timesteps(timesteps: Tensor, spatial_shape: Sequence[int]) -> Tensor:
-    """Rectified flow's timesteps moved towards the noise for large latents (Esser et al. 2024, arXiv 2403.03206, eq. 23).
+    """Rectified flow's timesteps moved towards the noise for large latents (Esser et al., arXiv 2403.03206, eq. 23).
 
     The more cells a latent has, the more noise hides its content, so the steps (in training and in sampling) are spent
     where something is still undecided. Latents of at most 32³ cells are left as they are.
@@ -157,7 +158,7 @@ def _quadratic(steps: int) -> Tensor:
 
 
 def _deterministic(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq. 12); on rectified flow's path the same is Euler's method.
+    """DDIM with eta 0 (Song et al. 2020, arXiv 2010.02502, eq. 12); on rectified flow's path that is Euler's method.
 
     x_next = alpha'·x0 + sigma'·e with e = (x - alpha·x0)/sigma.
     """

@@ -1,0 +1,210 @@
+"""From noise to latents: one loop for every schedule, with guidance, and with noise that belongs to the case.
+
+A case's noise comes from its own generator on the CPU, so it is the same whatever the batch, the rank, the number of
+processes or the device. The adapter sees only report and timestep: it is run once for a report and all timesteps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scripts.networks.ccella import CCELLA, Condition
+from scripts.networks.variants import Variant
+from scripts.problems import UserError
+from scripts.sampling.schedule import TRAIN_STEPS, Schedule
+
+# Timesteps that the adapter reads in one batch: any shorter schedule is one batch, and 1000 steps still fit in memory.
+ADAPTER_STEPS = 64
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly report and class pull; weight 1 is the network as it is, 0 leaves the condition out.
+
+    Attributes:
+        report, class_: the weights w_r and w_c of `terms`.
+        interval: timesteps [low, high] of 0..1000 between which guidance works (Kynkäänniemi et al., arXiv 2404.07724).
+    """
+
+    report: float = 1.0
+    class_: float = 1.0
+    interval: tuple[float, float] = (0.0, float(TRAIN_STEPS))
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low <= high <= TRAIN_STEPS:
+            raise UserError(f"guidance_interval is {list(self.interval)}; give [low, high] within 0..{TRAIN_STEPS}")
+        if self.report < 0 or self.class_ < 0:
+            raise UserError("guidance weights must not be negative; 1 is no guidance")
+
+    def needs_dropout(self, variant: Variant) -> tuple[bool, bool]:
+        """Whether the variant is asked without its report, and without its class: both are learned by dropout only."""
+        terms = self.terms(variant, self.interval[0])
+        return any(not term.report for term in terms), any(not term.class_ for term in terms)
+
+    def terms(self, variant: Variant, timestep: float) -> list[Term]:
+        """The networks' answers that are summed at a timestep, and their weights.
+
+            e = e(0,0) + w_r·(e(r,0) - e(0,0)) + w_c·(e(r,c) - e(r,0))
+
+        r is the report and c the class, 0 the empty report and the zeroed class (Brooks et al., arXiv 2211.09800,
+        eq. 3). A condition that the variant does not have takes the other one's weight, which makes its terms vanish; so do
+        equal weights, and then two answers are enough.
+        """
+        report, class_ = self.report, self.class_
+        if not self.interval[0] <= timestep <= self.interval[1] or not (variant.adapter or variant.class_vector):
+            report = class_ = 1.0
+        elif not variant.adapter:
+            report = class_
+        elif variant.class_vector is None:
+            class_ = report
+        terms = [Term(1 - report, False, False), Term(report - class_, True, False), Term(class_, True, True)]
+        return [term for term in terms if term.weight]
+
+
+class Term(NamedTuple):
+    """One answer of the network in the guided sum: its weight, and whether report and class are given."""
+
+    weight: float
+    report: bool
+    class_: bool
+
+
+class Sample(NamedTuple):
+    """Latents (B, C, X, Y, Z), still times the scale factor, and the last step's class logits (B, 2) or None."""
+
+    latents: Tensor
+    class_logits: Tensor | None
+
+
+def case_seed(seed: int, folder: str, replicate: int = 0) -> int:
+    """A case's own seed: 63 bits of SHA-256 over the run's seed, the folder's name and the number of the replicate."""
+    text = f"{seed}/{folder}/{replicate}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def case_generator(seed: int) -> torch.Generator:
+    """A case's own source of noise, on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str) -> Tensor:
+    """Standard normal noise (B, *shape), each case's from its own generator."""
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(device)
+
+
+@torch.inference_mode()
+def sample(
+    network: CCELLA,
+    schedule: Schedule,
+    shape: Sequence[int],
+    embeddings: Sequence[Tensor],
+    generators: Sequence[torch.Generator],
+    *,
+    null: Tensor | None = None,
+    pirads: Tensor | None = None,
+    spacing: Tensor | None = None,
+    guidance: Guidance | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Sample:
+    """Make one latent for each report.
+
+    Args:
+        network: in eval mode, on its device.
+        schedule: from `make_scheduler`.
+        shape: (C, X, Y, Z) of a latent.
+        embeddings: B report embeddings (T_i, D), every position of which is attended; variants without an adapter do
+            not look at them.
+        generators: B of them, from `case_generator`; each is read for its own case only.
+        null: (T, D), the empty report's embedding; guidance on the report needs it.
+        pirads: (B, 2) one-hot, for variants that take the case's own class.
+        spacing: (B, 3) voxel spacing of the image in mm.
+        guidance: weights and interval; none is the network as it is.
+        on_step: called after every step with the number of steps done and of all steps.
+
+    Raises:
+        UserError: guidance on the report without the empty report's embedding.
+    """
+    guidance = guidance or Guidance()
+    device = next(network.parameters()).device
+    if network.variant.adapter and guidance.needs_dropout(network.variant)[0] and null is None:
+        raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
+    x = draw_noise(generators, shape, device)
+    x0_before, conditions = None, []
+    for i, timestep in enumerate(schedule.timesteps):
+        if i % ADAPTER_STEPS == 0:
+            chunk = schedule.timesteps[i : i + ADAPTER_STEPS].to(device)
+            conditions = condition_steps(network, [*embeddings, *([] if null is None else [null])], chunk)
+        given = select_step(conditions, i % ADAPTER_STEPS)
+        terms = guidance.terms(network.variant, float(timestep))
+        prediction = guided_prediction(network, x, timestep, terms, given, pirads, spacing)
+        x0 = schedule.predict_clean(i, x, prediction)
+        z = draw_noise(generators, shape, device) if schedule.noise[i] else None
+        x, x0_before = schedule.step(i, x, x0, x0_before, z), x0
+        if on_step is not None:
+            on_step(i + 1, len(schedule))
+    logits = given.class_logits
+    return Sample(x, None if logits is None else logits[: len(x)].float())
+
+
+def condition_steps(network: CCELLA, embeddings: Sequence[Tensor], timesteps: Tensor) -> list[Condition]:
+    """The adapter's outputs for each report (T, D), for all timesteps (N,) in one batch; equal reports share theirs."""
+    if not network.variant.adapter:
+        return [Condition(None, None)]
+    conditions: list[Condition] = []
+    for index, embedding in enumerate(embeddings):
+        same = next((j for j in range(index) if torch.equal(embeddings[j], embedding)), None)
+        if same is None:
+            conditions.append(network.condition(embedding.to(timesteps.device).float()[None], timesteps))
+        else:
+            conditions.append(conditions[same])
+    return conditions
+
+
+def select_step(conditions: Sequence[Condition], step: int) -> Condition:
+    """One step's outputs of all reports, as a batch: context (R, L, W) and logits (R, 2)."""
+    context, logits = (
+        None if part[0] is None else torch.stack([report[step] for report in part])
+        for part in zip(*conditions, strict=True)
+    )
+    return Condition(context, logits)
+
+
+def guided_prediction(
+    network: CCELLA,
+    x: Tensor,
+    timestep: Tensor,
+    terms: Sequence[Term],
+    given: Condition,
+    pirads: Tensor | None,
+    spacing: Tensor | None,
+) -> Tensor:
+    """The weighted sum of the network's answers for x (B, C, X, Y, Z), all terms in one batch.
+
+    Args:
+        given: the step's conditions of the B reports and, behind them, of the empty one.
+    """
+    count = len(x)
+    # Which row of `given` each entry of the joint batch reads: its own report's, or the empty one's at the end.
+    own = torch.arange(count, device=x.device)
+    rows = torch.cat([own if term.report else torch.full_like(own, -1) for term in terms])
+    keep = torch.tensor([term.class_ for term in terms], device=x.device).repeat_interleave(count)
+    repeats = len(terms)
+    context = None if given.context is None else given.context[rows]
+    logits = None if given.class_logits is None else given.class_logits[rows]
+    classes = network.class_vector(logits, None if pirads is None else pirads.repeat(repeats, 1), keep)
+    answers = network.denoise(
+        x.repeat(repeats, 1, 1, 1, 1),
+        timestep.to(x.device).expand(count * repeats),
+        context,
+        classes,
+        None if spacing is None else spacing.repeat(repeats, 1),
+    )
+    weights = answers.new_tensor([term.weight for term in terms]).view(repeats, 1, 1, 1, 1, 1)
+    return (weights * answers.view(repeats, *x.shape)).float().sum(dim=0)
