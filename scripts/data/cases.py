@@ -55,6 +55,12 @@ def sheet_labels(frame: pd.DataFrame) -> pd.Series:
     return labels.set_axis(frame["folder"])
 
 
+def shown(value: Any) -> str:
+    """A value for a message: as it is written, unless it is so long that it may be out of a report."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"({len(text)} characters)"
+
+
 # ---- datalists -------------------------------------------------------------------------------------------------------
 
 
@@ -131,7 +137,7 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
         return None
     folder = entry.get("folder")
     if not is_folder_name(folder):
-        problems.add(place, f"folder {folder!r} is not a plain name", 'give it in quotes, without "/" or ".."')
+        problems.add(place, f"folder {shown(folder)} is not a plain name", 'give it in quotes, without "/" or ".."')
         return None
     case = dict(entry)
     for key in dict.fromkeys([*keys, *(key for key in SEQUENCES if key in entry)]):
@@ -165,7 +171,7 @@ def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problem
 
 def _one_hot_of(value: Any, folder: str, problems: Problems) -> list[int]:
     if value not in ([0, 1], [1, 0]):
-        problems.add(folder, f"pirads is {value!r}, not one-hot", "write [1, 0] for PI-RADS 1-2, [0, 1] for 3-5")
+        problems.add(folder, f"pirads is {shown(value)}, not one-hot", "write [1, 0] for PI-RADS 1-2, [0, 1] for 3-5")
         return [1, 0]
     return [int(number) for number in value]
 
@@ -173,7 +179,7 @@ def _one_hot_of(value: Any, folder: str, problems: Problems) -> list[int]:
 def _spacing_of(value: Any, folder: str, problems: Problems) -> list[float]:
     if is_spacing(value):
         return [float(number) for number in value]
-    problems.add(folder, f"spacing is {value!r}", "give three positive numbers in mm")
+    problems.add(folder, f"spacing is {shown(value)}", "give three positive numbers in mm")
     return []
 
 
@@ -212,9 +218,10 @@ def _check_images(case: Case, problems: Problems) -> None:
 
 
 def write_datalist(path: str | os.PathLike[str], cases: Sequence[Mapping[str, Any]]) -> None:
-    """Write a datalist; the same cases give the same bytes."""
+    """Write a datalist, one case a line; the same cases give the same bytes."""
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
     with atomic(path) as part:
-        part.write_text(json.dumps(list(cases), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def check_split(
@@ -265,7 +272,7 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     names = ["" if pd.isna(name) else str(name).strip() for name in frame.iloc[0]]
     twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
     if twice:
-        raise UserError(f"{path}: column {', '.join(twice)} is there more than once; keep one")
+        raise UserError(f"{path}: column {', '.join(map(shown, twice))} is there more than once; keep one")
     table = frame.iloc[1:].set_axis(names, axis=1).astype(object)
     # Excel counts formatted empty rows and columns as used.
     table = table.loc[:, [bool(name) for name in names]]
@@ -310,7 +317,7 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
                 noted.add(path.name, f"has no column {name}", f"columns are {', '.join(SHEET_COLUMNS)}, Label")
                 table[name] = None
         for name in table.columns.difference([*SHEET_COLUMNS, *OPTIONAL_COLUMNS]):
-            noted.add(path.name, f"has the unknown column {name}", "remove or rename it")
+            noted.add(path.name, f"has the unknown column {shown(name)}", "remove or rename it")
         rows = [
             _check_row(row, f"{path.name} row {index + 2}", noted) for index, row in enumerate(table.to_dict("records"))
         ]
@@ -327,19 +334,19 @@ def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[s
     checked: dict[str, Any] = {"folder": cell_name(row["folder"]), "Label": row.get("Label")}
     case = checked["folder"] or place
     if not is_folder_name(checked["folder"]):
-        problems.add(place, f"folder {row['folder']!r} is not a folder's name", retype)
+        problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", retype)
     for name in ("PosPIRADS", "PosISUP"):
         checked[name] = None if row[name] is None else cell_flag(row[name])
         if row[name] is not None and checked[name] is None:
-            problems.add(case, f"{name} is {row[name]!r}", "write 0, 1 or leave it empty")
+            problems.add(case, f"{name} is {shown(row[name])}", "write 0, 1 or leave it empty")
     if row["PosPIRADS"] is None and row["PosISUP"] is None:
         problems.add(case, "PosPIRADS and PosISUP are both empty", "fill one of them with 0 or 1")
     if checked["Label"] is not None and checked["Label"] not in LABEL_VALUES:
-        problems.add(case, f"Label is {checked['Label']!r}", f"write one of {', '.join(LABEL_VALUES)}")
+        problems.add(case, f"Label is {shown(checked['Label'])}", f"write one of {', '.join(LABEL_VALUES)}")
     if row.get("patient") is not None:
         checked["patient"] = cell_name(row["patient"])
         if checked["patient"] is None:
-            problems.add(case, f"patient {row['patient']!r} is not a name", retype)
+            problems.add(case, f"patient {shown(row['patient'])} is not a name", retype)
     return checked
 
 
