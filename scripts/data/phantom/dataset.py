@@ -1,0 +1,148 @@
+"""Phantom exams on disk, in the format that every part of the project reads, with the ground truth beside them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from scripts.data.cases import one_hot, write_clinical, write_datalist
+from scripts.data.phantom.anatomy import Findings, Lesion, sample_findings
+from scripts.data.phantom.imaging import SEQUENCES, Grid, make_case
+from scripts.data.phantom.reports import write_report
+from scripts.files import atomic
+from scripts.problems import UserError
+
+log = logging.getLogger(__name__)
+
+CASES_PER_SEED = 100_000
+LESION_COLUMNS = ["folder", "number", "zone", "side", "level", "diameter_mm", "pirads", "isup", "x_mm", "y_mm", "z_mm"]
+
+
+def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: float, workers: int) -> None:
+    """Make a phantom data root: images and masks a case, tables, and last of all the datalists.
+
+    Case i has the seed `seed`·100000 + i whatever the number of cases and workers, so two dataset seeds share no
+    patient. A root without datalists is unfinished.
+
+    Raises:
+        UserError: a number out of range, or the root already holds a dataset.
+    """
+    _check(root, cases, seed, test_fraction, workers)
+    seeds = [seed * CASES_PER_SEED + i for i in range(cases)]
+    everyone = [sample_findings(case) for case in seeds]
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(partial(_write_case, root, grid), seeds, chunksize=4), start=1):
+            if done % 200 == 0 or done == cases:
+                log.info("%d of %d phantom cases", done, cases)
+    in_test = np.zeros(cases, bool)
+    in_test[np.random.default_rng([seed, cases]).permutation(cases)[: round(cases * test_fraction)]] = True
+    splits = ["test" if test else "train" for test in in_test]
+    _write_tables(root, everyone, splits)
+    for split in ("train", "test"):
+        entries = [_entry(f, grid) for f, where in zip(everyone, splits, strict=True) if where == split]
+        write_datalist(root / f"{split}.json", entries)
+
+
+def read_findings(data_root: str | Path) -> dict[str, list[Lesion]]:
+    """The ground truth of a phantom data root: folder -> lesions, the index lesion first, [] where there is none.
+
+    Raises:
+        UserError: the root holds no ground truth.
+    """
+    root = Path(data_root)
+    missing = [name for name in ("cases.csv", "lesions.csv") if not (root / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{root}: no {' and no '.join(missing)}; ground truth is written by `python -m scripts.phantom make`"
+        )
+    lesions: dict[str, list[Lesion]] = {folder: [] for folder in pd.read_csv(root / "cases.csv", dtype=str)["folder"]}
+    table = pd.read_csv(root / "lesions.csv", dtype={"folder": str}).sort_values(["folder", "number"])
+    for row in table.itertuples(index=False):
+        centre = (row.x_mm, row.y_mm, row.z_mm)
+        lesions[row.folder].append(Lesion(row.zone, row.side, row.level, row.diameter_mm, row.pirads, row.isup, centre))
+    return lesions
+
+
+def save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
+    """Write a volume under its final name once complete; qform and sform are set to scanner space, in mm."""
+    image = nib.Nifti1Image(volume, affine)
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    image.header.set_xyzt_units("mm")
+    _atomically(path, lambda temporary: nib.save(image, temporary))
+
+
+def _check(root: Path, cases: int, seed: int, test_fraction: float, workers: int) -> None:
+    """Refuse numbers out of range and a root that is in use, before anything is written."""
+    wrong = []
+    if not 1 <= cases <= CASES_PER_SEED:
+        wrong.append(f"cases is {cases}; give 1 to {CASES_PER_SEED}")
+    if seed < 0:
+        wrong.append(f"seed is {seed}; give 0 or more")
+    if not 0 <= test_fraction < 1:
+        wrong.append(f"test_fraction is {test_fraction}; give 0 or more, less than 1")
+    if workers < 1:
+        wrong.append(f"workers is {workers}; give 1 or more")
+    if any((root / f"{split}.json").exists() for split in ("train", "test")):
+        wrong.append(f"{root} already holds a dataset; give another folder or remove it first")
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def _write_case(root: Path, grid: Grid, seed: int) -> None:
+    """Images and masks of one case."""
+    phantom = make_case(seed, grid)
+    for name, volume in (phantom.volumes | phantom.masks).items():
+        save_nifti(root / phantom.findings.folder / f"{name}.nii.gz", volume, phantom.affine)
+
+
+def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> None:
+    """cases.csv and lesions.csv (the ground truth) and clinical.xlsx (what a clinic would have)."""
+    cases, lesions, clinical = [], [], []
+    for f, split in zip(everyone, splits, strict=True):
+        row = {"folder": f.folder, "split": split, "seed": f.seed, "institute": f.institute, "age": f.age}
+        row |= {"psa": f.psa, "psa_density": f.psa_density, "gland_ml": f.gland_ml}
+        row |= dict(zip(("lr_mm", "ap_mm", "cc_mm"), f.gland_mm, strict=True))
+        cases.append(
+            row | {"pirads": f.pirads, "lesions": len(f.lesions), "report_is_missing": int(f.report_is_missing)}
+        )
+        for number, lesion in enumerate(f.lesions, start=1):
+            *values, centre = astuple(lesion)
+            lesions.append([f.folder, number, *values, *centre])
+        # Without a suspicious lesion there is no biopsy, so no ISUP grade.
+        significant = int(any(lesion.isup >= 2 for lesion in f.lesions)) if f.lesions else None
+        clinical.append({"folder": f.folder, "PosPIRADS": int(f.pirads >= 3), "PosISUP": significant, "Label": split})
+    _atomically(root / "cases.csv", partial(pd.DataFrame(cases).to_csv, index=False))
+    _atomically(root / "lesions.csv", partial(pd.DataFrame(lesions, columns=LESION_COLUMNS).to_csv, index=False))
+    frame = pd.DataFrame(clinical).astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
+    write_clinical(root / "clinical.xlsx", frame)
+
+
+def _entry(findings: Findings, grid: Grid) -> dict[str, Any]:
+    """A case as the datalists hold it."""
+    report = write_report(findings, np.random.default_rng([findings.seed, 4]))
+    images = {name: f"./{findings.folder}/{name}.nii.gz" for name in SEQUENCES}
+    return {
+        **images,
+        "dataset": findings.institute,
+        "folder": findings.folder,
+        "pirads": one_hot(findings.pirads >= 3),
+        "spacing": list(grid.spacing),
+        "text": report,
+        "text_isnull": int(not report),
+    }
+
+
+def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make the file under a temporary name, then give it its own."""
+    with atomic(path) as temporary:
+        write(temporary)

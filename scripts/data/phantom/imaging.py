@@ -1,0 +1,299 @@
+"""How a phantom patient looks on T2w, high-b DWI and ADC: tissues drawn as soft implicit shapes on any grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from scripts.data.phantom.anatomy import Anatomy, Blob, Findings, Gland, sample_anatomy
+
+SEQUENCES = ("axt2", "b1600", "adc")
+
+# Scanner-like signal of each tissue on T2w, b1600 and ADC (1e-6 mm²/s).
+TISSUE: dict[str, tuple[float, float, float]] = {
+    "air": (12, 1, 20),
+    "fat": (430, 7, 150),
+    "muscle": (125, 16, 1150),
+    "marrow": (360, 6, 250),
+    "cortex": (40, 2, 150),
+    "urine": (880, 8, 2850),
+    "wall": (170, 18, 1200),
+    "gas": (10, 1, 30),
+    "stool": (230, 12, 900),
+    "veins": (540, 14, 1750),
+    "vesicle": (760, 18, 1900),
+    "peripheral": (700, 27, 1700),
+    "transition": (360, 30, 1330),
+    "stroma": (270, 26, 1150),
+    "capsule": (150, 20, 1150),
+    "urethra": (560, 22, 1650),
+}
+# A lesion of PI-RADS 3, 4, 5.
+LESION = {3: (165, 62, 900), 4: (125, 80, 740), 5: (105, 94, 620)}
+
+Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An axis-aligned RAS+ grid with the origin of the world at its centre."""
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]  # mm
+
+    @property
+    def affine(self) -> np.ndarray:
+        """Voxel indices to RAS+ mm, (4, 4)."""
+        affine = np.diag([*self.spacing, 1.0])
+        affine[:3, 3] = -np.multiply(np.subtract(self.shape, 1), self.spacing) / 2
+        return affine
+
+    def coordinates(self) -> Coordinates:
+        """World x, y, z in mm as float32 arrays that broadcast to `shape`."""
+        axes = [
+            ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
+            for n, step in zip(self.shape, self.spacing, strict=True)
+        ]
+        return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
+
+
+GRIDS = {
+    "demo": Grid((64, 64, 32), (1.25, 1.25, 1.875)),
+    "reference": Grid((256, 256, 128), (0.5, 0.5, 0.5625)),
+}
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A phantom exam: `volumes` (axt2, b1600, adc) and `masks` (gland, zones, lesions) are (X, Y, Z) arrays.
+
+    zones: 1 peripheral, 2 transition; lesions: n is the n-th lesion of the findings.
+    """
+
+    findings: Findings
+    volumes: dict[str, np.ndarray]  # int16, scanner-like units
+    masks: dict[str, np.ndarray]  # uint8
+    affine: np.ndarray
+
+
+def make_case(seed: int, grid: Grid) -> Phantom:
+    """Draw the phantom exam of a seed on a grid; the same seed is the same patient on every grid."""
+    anatomy = sample_anatomy(seed)
+    canvas = _Canvas(grid)
+    _draw_pelvis(canvas, anatomy.gland, np.random.default_rng([seed, 1]))
+    masks = _draw_gland(canvas, anatomy, np.random.default_rng([seed, 2]))
+    volumes = _acquire(canvas, np.random.default_rng([seed, 3]))
+    return Phantom(anatomy.findings, volumes, masks, grid.affine)
+
+
+class _Canvas:
+    """Three images on one grid that tissues are painted on, one over the other."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.xyz = grid.coordinates()
+        self.soft = float(np.prod(grid.spacing) ** (1 / 3))  # mm over which an edge fades: partial volume
+        self.images = np.empty((3, *grid.shape), np.float32)
+
+    def cover(self, distance: np.ndarray) -> np.ndarray:
+        """How much of each voxel lies inside a surface, from the distance to it in mm (negative inside)."""
+        return np.clip(0.5 - distance / self.soft, 0, 1)
+
+    def paint(self, cover: np.ndarray, signal: tuple[float, ...], texture: np.ndarray | float = 1.0) -> None:
+        """Lay a tissue over what is there; `texture` multiplies its signal."""
+        self._paint(cover, signal, texture, (slice(None),) * 3)
+
+    def ellipsoid(self, blob: Blob, signal: tuple[float, ...], within: np.ndarray | None = None) -> None:
+        """Lay an ellipsoid over what is there, limited to the coverage `within`."""
+        box = self._box(blob)
+        if box is not None:
+            cover = self.cover(self.blob_distance(blob, box))
+            self._paint(cover if within is None else cover * within[box], signal, 1.0, box)
+
+    def blob_distance(self, blob: Blob, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> np.ndarray:
+        """Distance to an ellipsoid's surface in mm, first order, in a box of the grid."""
+        x, y, z = (axis[_along(box, i)] - blob.centre[i] for i, axis in enumerate(self.xyz))
+        cos, sin = np.cos(blob.turn, dtype=np.float32), np.sin(blob.turn, dtype=np.float32)
+        parts = [(cos * x + sin * y) / blob.semi[0], (cos * y - sin * x) / blob.semi[1], z / blob.semi[2]]
+        radius = np.sqrt(parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2)
+        slope = np.sqrt(sum((part / semi) ** 2 for part, semi in zip(parts, blob.semi, strict=True)))
+        return (radius - 1) * radius / np.maximum(slope, 1e-3)
+
+    def texture(self, cell_mm: float, strength: float, rng: np.random.Generator) -> np.ndarray:
+        """Smooth random texture around 1, (X, Y, Z): a random lattice in mm, so the same on every grid."""
+        field, half = rng.standard_normal((int(2 * 110 / cell_mm) + 2,) * 3, dtype=np.float32), 110.0
+        for axis in self.xyz:
+            at = np.clip((axis.ravel() + half) / cell_mm, 0, len(field) - 1.001)
+            low = at.astype(int)
+            part = (at - low)[:, None, None]
+            # Axes rotate: after three turns they are back in their order.
+            field = ((1 - part) * field[low] + part * field[low + 1]).transpose(1, 2, 0)
+        return 1 + strength * field
+
+    def _paint(self, cover: np.ndarray, signal: tuple[float, ...], texture: np.ndarray | float, box: tuple) -> None:
+        for image, value in zip(self.images, signal, strict=True):
+            image[box] += cover * (value * texture - image[box])
+
+    def _box(self, blob: Blob) -> tuple[slice, slice, slice] | None:
+        """The part of the grid that an ellipsoid can touch, None when it is outside."""
+        flat = max(blob.semi[:2])
+        box = []
+        for axis, middle, reach in zip(self.xyz, blob.centre, (flat, flat, blob.semi[2]), strict=True):
+            inside = np.flatnonzero(np.abs(axis.ravel() - middle) <= reach + 2 * self.soft)
+            if not len(inside):
+                return None
+            box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+        return tuple(box)
+
+
+def _along(box: tuple[slice, slice, slice], axis: int) -> tuple[slice, slice, slice]:
+    """Index of an open coordinate array: the box along its own axis, everything along the others."""
+    return tuple(box[i] if i == axis else slice(None) for i in range(3))
+
+
+def _draw_pelvis(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> None:
+    """Everything around the gland, from the skin inwards."""
+    x, y, z = canvas.xyz
+    cx, cy, cz = gland.centre
+    a, b, c = gland.semi
+    for image, value in zip(canvas.images, TISSUE["air"], strict=True):
+        image[:] = value
+    body = (np.sqrt((x / 178) ** 2 + ((y + 8) / 112) ** 2) - 1) * 112
+    canvas.paint(canvas.cover(body), TISSUE["fat"], canvas.texture(9.0, 0.05, rng))
+    for side in (-1, 1):
+        _draw_side_wall(canvas, gland, side)
+
+    # Levator ani: a sling open to the front, around gland and rectum, below the base.
+    sling = (np.sqrt(((x - cx) / (a + 8)) ** 2 + ((y - cy + 10) / (b + 24)) ** 2) - 1) * (a + 8)
+    band = canvas.cover(np.abs(sling) - 1.8) * canvas.cover(y - cy - 8) * canvas.cover(z - cz - 0.35 * c)
+    canvas.paint(band, TISSUE["muscle"])
+
+    # Bladder on the base of the gland.
+    height = rng.uniform(17, 24)
+    bladder = Blob((cx, cy + 0.25 * b, cz + c + height - 2.5), (rng.uniform(28, 36), rng.uniform(22, 28), height), 0.0)
+    distance = canvas.blob_distance(bladder)
+    canvas.paint(canvas.cover(distance - 2.5), TISSUE["wall"])
+    canvas.paint(canvas.cover(distance), TISSUE["urine"])
+
+    for side in (-1, 1):  # seminal vesicles: a bright, folded tube behind the bladder
+        vesicle = Blob((cx + side * 14, cy - 0.62 * b, cz + c + 3.5), (13.0, 5.5, 5.5), -side * 0.25)
+        folds = 1 - 0.5 * np.cos(0.52 * x + 0.9 * np.sin(0.55 * y + 0.4 * z)) ** 6
+        canvas.paint(canvas.cover(canvas.blob_distance(vesicle)), TISSUE["vesicle"], folds)
+
+    _draw_rectum(canvas, gland, rng)
+    # Sphincter and urethra below the apex.
+    tube = np.sqrt((x - cx) ** 2 + (y - cy) ** 2)
+    below = canvas.cover(z - cz + 0.9 * c)
+    canvas.paint(canvas.cover(tube - 7.5) * below, TISSUE["wall"])
+    canvas.paint(canvas.cover(tube - 2.2) * below, TISSUE["urethra"])
+
+
+def _draw_side_wall(canvas: _Canvas, gland: Gland, side: int) -> None:
+    """Bones and muscles of one half of the pelvis; side is -1 for the patient's left, 1 for the right."""
+    wide = max(gland.semi[0] + 21, 50)
+    front = gland.centre[1] + gland.semi[1]
+    shapes = [
+        ("muscle", Blob((side * (wide + 42), -70, 0), (46, 34, 150), -side * 0.5)),  # gluteus maximus
+        ("muscle", Blob((side * 92, 45, -10), (26, 26, 150), 0.0)),  # thigh muscles in front of the hip
+        ("cortex", Blob((side * (wide + 32), 12, 18), (27, 27, 27), 0.0)),
+        ("marrow", Blob((side * (wide + 32), 12, 18), (25, 25, 25), 0.0)),  # femoral head
+        ("cortex", Blob((side * (wide + 9), -8, 0), (6, 34, 60), side * 0.12)),
+        ("marrow", Blob((side * (wide + 9), -8, 0), (4, 32, 58), side * 0.12)),  # ischium
+        ("muscle", Blob((side * wide, -2, -4), (6.5, 30, 46), side * 0.12)),  # obturator internus
+        ("cortex", Blob((side * 19, front + 24, -8), (19, 9, 19), side * 0.45)),
+        ("marrow", Blob((side * 19, front + 24, -8), (17, 7, 17), side * 0.45)),  # pubis, beside the symphysis
+    ]
+    for tissue, blob in shapes:
+        canvas.ellipsoid(blob, TISSUE[tissue])
+
+
+def _draw_rectum(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> None:
+    """A tube behind the gland that follows the sacrum backwards; gas above stool, or either alone."""
+    x, y, z = canvas.xyz
+    radius = rng.uniform(8, 14)
+    back = gland.centre[1] - gland.semi[1] - radius - 5 - 0.004 * np.clip(z + 5, 0, None) ** 2
+    middle = gland.centre[0] + rng.uniform(-3, 3) + 2 * np.sin(z / 12)
+    distance = np.sqrt((x - middle) ** 2 + ((y - back) * 1.15) ** 2) - radius
+    lumen = canvas.cover(distance + 0.5)
+    canvas.paint(canvas.cover(distance - 3.0), TISSUE["wall"])
+    canvas.paint(lumen, TISSUE["stool"], canvas.texture(4.0, 0.30, rng))
+    # The patient lies on the back, so gas collects in front.
+    level = rng.choice([-2.0, 0.0, 0.6, 2.0]) * radius
+    canvas.paint(lumen * canvas.cover(back + level - y), TISSUE["gas"])
+
+
+def _draw_gland(canvas: _Canvas, anatomy: Anatomy, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The prostate with its zones, nodules and lesions; returns the masks."""
+    gland = anatomy.gland
+    u, v, w = gland.coordinates(*canvas.xyz)
+    distance, inner = gland.distance(u, v, w), gland.transition_distance(u, v, w)
+    # In front of the peripheral zone's horns the rim belongs to the fibromuscular stroma.
+    inner = np.minimum(inner, (0.45 - v) * gland.semi[1])
+    whole, transition = canvas.cover(distance), canvas.cover(np.maximum(inner, distance))
+
+    veins = canvas.texture(3.5, 0.22, rng)
+    canvas.paint(canvas.cover(distance - 3.2), TISSUE["veins"], veins)
+    mottled = 0.07 if anatomy.findings.pirads == 2 else 0.035
+    canvas.paint(whole, TISSUE["peripheral"], canvas.texture(4.0, mottled, rng))
+    canvas.paint(transition, TISSUE["transition"], canvas.texture(3.0, 0.06, rng))
+    for nodule, signal in _nodules(anatomy, rng):
+        outside = Blob(nodule.centre, tuple(semi + 0.8 for semi in nodule.semi), nodule.turn)
+        canvas.ellipsoid(outside, TISSUE["stroma"], within=transition)
+        canvas.ellipsoid(nodule, signal, within=transition)
+    canvas.paint(transition * canvas.cover((0.78 - v + 0.6 * u**2) * gland.semi[1]), TISSUE["stroma"])
+    tube = np.sqrt((u * gland.semi[0]) ** 2 + ((v + 0.02) * gland.semi[1]) ** 2)
+    canvas.paint(canvas.cover(tube - 2.3) * transition, TISSUE["urethra"])
+    canvas.paint(canvas.cover(np.abs(inner) - 0.35) * canvas.cover(distance), TISSUE["stroma"])
+
+    lesions = np.zeros(canvas.grid.shape, np.uint8)
+    for number, (lesion, blob) in enumerate(zip(anatomy.findings.lesions, anatomy.blobs, strict=True), start=1):
+        zone = np.maximum(distance, inner if lesion.zone == "TZ" else -inner)
+        reach = np.maximum(canvas.blob_distance(blob), zone)
+        canvas.paint(canvas.cover(reach), LESION[lesion.pirads])
+        lesions[reach < 0] = number
+    canvas.paint(canvas.cover(np.abs(distance) - 0.6), TISSUE["capsule"])
+
+    inside = distance < 0
+    zones = np.where(inside, np.where(inner < 0, 2, 1), 0)
+    return {"gland": inside.astype(np.uint8), "zones": zones.astype(np.uint8), "lesions": lesions}
+
+
+def _nodules(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Blob, tuple[float, float, float]]]:
+    """Nodules of hyperplasia, more of them in larger glands, glandular (bright) or mixed; none as dark as a lesion."""
+    gland, nodules = anatomy.gland, []
+    tu, tv = gland.transition
+    for _ in range(int(4 + anatomy.findings.gland_ml / 5)):
+        u, v, w = rng.uniform(-0.8, 0.8, 3) * (tu, tv, 0.85)
+        radius = rng.uniform(2.5, 3.5 + 0.05 * anatomy.findings.gland_ml)
+        semi = tuple(float(value) for value in radius * rng.uniform(0.8, 1.2, 3))
+        bright = rng.beta(1.2, 1.6)
+        signal = (310 + 290 * bright, 30 - 6 * bright, 1250 + 450 * bright)
+        nodules.append((Blob(gland.world(u, v + gland.ANTERIOR - tv, w), semi, float(rng.uniform(0, 3))), signal))
+    return nodules
+
+
+def _acquire(canvas: _Canvas, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Turn tissue signal into images: coil shading, receiver gain, Rician noise; DWI is blurred and noisier."""
+    x, y, z = canvas.xyz
+    slopes = rng.uniform(-0.12, 0.12, 3) / 40
+    shading = np.exp(slopes[0] * x + slopes[1] * y + slopes[2] * z - rng.uniform(0, 6e-5) * (x**2 + y**2)).astype(
+        np.float32
+    )
+    gain = rng.uniform(0.9, 1.08)
+    noise = 700 / rng.uniform(25, 40)
+    t2, high_b, adc = canvas.images
+    blur = [1.1 / step for step in canvas.grid.spacing]
+    volumes = {
+        "axt2": _rician(t2 * shading * np.float32(gain), noise, rng),
+        "b1600": _rician(gaussian_filter(high_b, blur) * shading, 2.2, rng),
+        "adc": gaussian_filter(adc, blur) + 55 * rng.standard_normal(adc.shape, dtype=np.float32),
+    }
+    return {name: np.rint(np.clip(volume, 0, 4095)).astype(np.int16) for name, volume in volumes.items()}
+
+
+def _rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Magnitude of a complex signal with Gaussian noise of this sigma in both channels."""
+    real = signal + sigma * rng.standard_normal(signal.shape, dtype=np.float32)
+    return np.hypot(real, sigma * rng.standard_normal(signal.shape, dtype=np.float32))
