@@ -1,0 +1,94 @@
+"""Commands run one after the other, each in a process of its own with a log, each skipped once it is done.
+
+What runs is what a user would type: the study and the demo are nothing but such commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.files import atomic
+from scripts.problems import UserError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BUNDLES = REPOSITORY / "bundles"
+LOG_LINES = 15  # shown of the log of a stage that failed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. `needs` names the earlier stages whose outputs it reads: it is run again when they were."""
+
+    name: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+
+def bundle(name: str, config: str, overlays: tuple[str, ...] = (), **values: object) -> tuple[str, ...]:
+    """Give the command that runs a bundle's config with overlays and values, as a user types it.
+
+    Args:
+        name: folder of the bundle, such as `vae`.
+        config: name of the config, such as `train`.
+        overlays: names of configs listed after it, such as `demo` or `variants/last`.
+        values: top-level ids that replace the config's own.
+    """
+    files = [str(BUNDLES / name / "configs" / f"{part}.yaml") for part in (config, *overlays)]
+    options = [text for key, value in values.items() for text in (f"--{key}", str(value))]
+    folder = ["--bundle_root", str(BUNDLES / name)]
+    return (sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *folder, *options)
+
+
+def module(name: str, *arguments: str, **options: object) -> tuple[str, ...]:
+    """Give the command that runs one of the package's own commands (`python -m scripts.<name>`)."""
+    pairs = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    return (sys.executable, "-m", f"scripts.{name}", *arguments, *pairs)
+
+
+def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
+    """Run the stages in order and give the seconds that each took when it ran.
+
+    `<folder>/logs/<stage>.log` holds what a stage printed; `<folder>/stages/<stage>.json` is written when it is done
+    and records a digest of its command and of the stages it needs, so that only what changed is run again.
+
+    Raises:
+        UserError: a stage failed; the message ends with the last lines of its log.
+    """
+    digests: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for number, stage in enumerate(stages, 1):
+        told = json.dumps([stage.command, [digests[name] for name in stage.needs]])
+        digests[stage.name] = hashlib.sha256(told.encode()).hexdigest()
+        stamp = folder / "stages" / f"{stage.name}.json"
+        record = json.loads(stamp.read_text()) if stamp.is_file() else {}
+        if record.get("digest") == digests[stage.name]:
+            print(f"[{number}/{len(stages)}] {stage.name}: done before", flush=True)
+        else:
+            print(f"[{number}/{len(stages)}] {stage.name} ...", flush=True)
+            record = {"digest": digests[stage.name], "seconds": _run(stage, folder / "logs" / f"{stage.name}.log")}
+            with atomic(stamp) as temporary:
+                temporary.write_text(json.dumps(record))
+            print(f"[{number}/{len(stages)}] {stage.name}: {record['seconds']:.0f} s", flush=True)
+        seconds[stage.name] = record["seconds"]
+    return seconds
+
+
+def _run(stage: Stage, log: Path) -> float:
+    """Run one stage with its output in a log file; give the seconds."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as output:
+        output.write(shlex.join(stage.command) + "\n")
+        output.flush()
+        code = subprocess.run(stage.command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+        raise UserError(f"stage {stage.name} failed with exit status {code}; its log is {log} and ends:\n{tail}")
+    return time.monotonic() - started

@@ -1,0 +1,39 @@
+"""Chains of commands: each runs once, again when it or what it needs changed, and a failure says why."""
+
+import sys
+
+import pytest
+
+from scripts.problems import UserError
+from scripts.stages import Stage, bundle, run_stages
+
+
+def appending(name, path, word, needs=()):
+    """A stage that appends a word to a file."""
+    return Stage(name, (sys.executable, "-c", f"open({str(path)!r}, 'a').write({word!r})"), needs)
+
+
+def test_stages_run_once_and_again_when_their_input_changed(tmp_path):
+    told = tmp_path / "told"
+    chain = [appending("a", told, "a"), appending("b", told, "b", ("a",)), appending("c", told, "c")]
+    first = run_stages(chain, tmp_path)
+    again = run_stages(chain, tmp_path)
+    assert told.read_text() == "abc"
+    assert again == first
+
+    run_stages([appending("a", told, "A"), *chain[1:]], tmp_path)
+    assert told.read_text() == "abcAb"  # b needs a; c does not
+
+
+def test_failed_stage_shows_its_log_and_is_tried_again(tmp_path):
+    broken = Stage("broken", (sys.executable, "-c", "raise SystemExit('no such file: x.nii.gz')"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"broken failed[\s\S]*x\.nii\.gz"):
+            run_stages([broken], tmp_path)
+
+
+def test_bundle_command_lists_overlays_after_the_base():
+    command = bundle("vae", "train", ("demo",), epochs=3)
+    files = command[command.index("--config_file") + 1]
+    assert files.index("train.yaml") < files.index("demo.yaml")
+    assert command[-2:] == ("--epochs", "3")
