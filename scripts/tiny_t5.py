@@ -1,0 +1,194 @@
+"""A tiny T5 encoder with its tokenizer, made from phantom reports: what the demo uses in the place of Flan-T5-XXL.
+
+    python -m scripts.tiny_t5 --output_dir bundles/ccella_ldm/models/demo_t5
+
+A large language model understands a radiology report before it sees one of ours; a tiny one must be taught. It is
+trained, from fresh phantom reports, to fill in masked words and to tell the findings (a lesion's diameter in each of
+the twelve sectors, the PI-RADS category, the gland volume) from every single token. The seeds of those phantom patients
+lie far from those that the datasets use.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from scripts.cli import run
+from scripts.data.phantom.anatomy import LEVELS, SIDES, ZONES, Findings, sample_findings
+from scripts.data.phantom.reports import write_report
+
+logger = logging.getLogger(__name__)
+
+FIRST_SEED = 1_000_000_000  # of the phantom patients whose reports are the training text
+SECTORS = [(zone, side, level) for zone in ZONES for side in SIDES for level in LEVELS]
+MAX_TOKENS = 512
+
+
+def make(
+    output_dir: str, seed: int = 0, reports: int = 30_000, steps: int = 4_000, width: int = 64, vocabulary: int = 1_500
+) -> None:
+    """Build tokenizer and encoder and save them in the Hugging Face format.
+
+    Args:
+        output_dir: where `AutoTokenizer.from_pretrained` and `T5EncoderModel.from_pretrained` shall find them.
+        seed: of the reports, the initial weights and the order of training.
+        reports: how many phantom reports are written for training.
+        steps: optimizer steps of up to 4096 tokens.
+        width: hidden size of the encoder, a multiple of 16.
+        vocabulary: size of the tokenizer's vocabulary, upper bound.
+    """
+    texts, targets = training_reports(reports, seed)
+    tokenizer = train_tokenizer(texts, vocabulary)
+    encoder = train_encoder(tokenizer, texts, targets, steps=steps, width=width, seed=seed)
+    tokenizer.save_pretrained(output_dir)
+    encoder.save_pretrained(output_dir)
+    size = sum(file.stat().st_size for file in Path(output_dir).iterdir())
+    logger.info("%s: vocabulary %d, width %d, %.2f MB", output_dir, len(tokenizer), width, size / 1e6)
+
+
+def training_reports(count: int, seed: int) -> tuple[list[str], Tensor]:
+    """Reports and what they say.
+
+    Returns:
+        `count` texts, none missing, and their targets (count, 18) as of `findings_vector`.
+    """
+    texts, targets = [], []
+    patient = FIRST_SEED + seed * 10_000_000
+    while len(texts) < count:
+        findings = sample_findings(patient)
+        if text := write_report(findings, np.random.default_rng([patient, 1])):
+            texts.append(text)
+            targets.append(findings_vector(findings))
+        patient += 1
+    return texts, torch.tensor(targets, dtype=torch.float32)
+
+
+def findings_vector(findings: Findings) -> list[float]:
+    """Diameter in cm by sector (12, zero where there is no lesion), PI-RADS one-hot (5), log of the volume (1)."""
+    diameters = dict.fromkeys(SECTORS, 0.0)
+    for lesion in findings.lesions:
+        diameters[lesion.zone, lesion.side, lesion.level] = lesion.diameter_mm / 10
+    scores = [float(findings.pirads == score) for score in range(1, 6)]
+    return [*diameters.values(), *scores, math.log(findings.gland_ml / 42)]
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A unigram tokenizer with T5's special tokens; lower case; words, numbers and punctuation stand apart."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.Digits(),
+            pre_tokenizers.Metaspace(),
+        ]
+    )
+    special = ["<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary,
+        special_tokens=special,
+        unk_token="<unk>",
+        initial_alphabet=[chr(code) for code in range(33, 127) if not chr(code).isupper()],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=MAX_TOKENS,
+        truncation_side="left",
+    )
+
+
+def train_encoder(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], targets: Tensor, *, steps: int, width: int, seed: int
+) -> T5EncoderModel:
+    """Train a two-layer T5 encoder of Flan's kind (gated GELU) on masked words and on the findings."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=16,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=width // 16,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    encoder = T5EncoderModel(config)
+    words, findings = nn.Linear(width, len(tokenizer)), nn.Linear(width, targets.shape[1])
+    heads = nn.ModuleList([encoder, words, findings])
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
+    batches = _batches(tokenizer, texts, rng)
+    started = time.monotonic()
+    for step in range(1, steps + 1):
+        index, ids, mask = next(batches)
+        hidden_words = (torch.from_numpy(rng.random(ids.shape)) < 0.2) & mask
+        features = encoder(
+            input_ids=ids.masked_fill(hidden_words, tokenizer.mask_token_id), attention_mask=mask
+        ).last_hidden_state
+        masked = F.cross_entropy(words(features[hidden_words]), ids[hidden_words])
+        # Every token tells the findings, so that an adapter may look anywhere; each report counts alike.
+        error = (findings(features) - targets[index, None]).square().sum(-1)
+        told = ((error * mask).sum(1) / mask.sum(1)).mean()
+        loss = 0.2 * masked + told
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 250 == 0:
+            speed = step / (time.monotonic() - started)
+            logger.info(
+                "step %d: masked words %.3f, findings %.3f, %.1f steps/s",
+                step,
+                float(masked.detach()),
+                float(told.detach()),
+                speed,
+            )
+    return encoder.eval()
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], rng: np.random.Generator, budget: int = 4096
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless batches of reports of like length, `budget` tokens at most: indices (B,), ids (B, T), mask (B, T)."""
+    encoded = [torch.tensor(ids) for ids in tokenizer(texts, truncation=True, max_length=MAX_TOKENS).input_ids]
+    lengths = np.array([len(ids) for ids in encoded])
+    while True:
+        # Sorted by length with some noise: little padding, other neighbours in every round.
+        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
+        chunks, start = [], 0
+        for stop in range(1, len(order) + 1):
+            if stop == len(order) or lengths[order[start : stop + 1]].max() * (stop + 1 - start) > budget:
+                chunks.append(order[start:stop])
+                start = stop
+        for chunk in rng.permutation(len(chunks)):
+            index = torch.from_numpy(chunks[chunk])
+            ids = nn.utils.rnn.pad_sequence([encoded[i] for i in index], True, tokenizer.pad_token_id)
+            yield index, ids, ids != tokenizer.pad_token_id
+
+
+if __name__ == "__main__":
+    run(make)
