@@ -49,8 +49,8 @@ def class_metrics(
 
     Args:
         labels: (N,) of 0 and 1.
-        probabilities: (N,) in 0..1, the probability of class 1; predicted classes as 0 and 1 will do, the areas are then
-            those of the one operating point.
+        probabilities: (N,) in 0..1, the probability of class 1; predicted classes as 0 and 1 will do, the areas
+            are then those of the one operating point.
         threshold: class 1 is predicted where the probability reaches it.
         seed: of the bootstrap.
 

@@ -1,8 +1,8 @@
 """Does the generator copy training cases? Each generated volume's nearest training case, against what is normal.
 
-Normal is how far real test cases, which the generator has never seen, lie from their nearest training case. A generated
-volume nearer than almost all of them is flagged. With a quantile of 1 %, about 1 % are flagged by chance: it is the share
-well above it that speaks for copying, and every flagged pair is listed to be looked at.
+Normal is how far real test cases, which the generator has never seen, lie from their nearest training case. A
+generated volume nearer than almost all of them is flagged. With a quantile of 1 %, about 1 % are flagged by chance: it
+is the share well above it that speaks for copying, and every flagged pair is listed to be looked at.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def find_copies(
         quantile: share of real test cases that lie nearer than the limit.
 
     Returns:
-        One row a generated volume, nearest first (folder, nearest, distance, percentile among the test cases, copy), and
-        the share that is flagged, with its interval.
+        One row a generated volume, nearest first (folder, nearest, distance, percentile among the test cases, copy),
+        and the share that is flagged, with its interval.
 
     Raises:
         UserError: fewer than two training or no test cases.

@@ -60,7 +60,7 @@ def with_interval(distance: Distance, x: Tensor, y: Tensor, *, seed: int = 0, dr
     """A distance with a 95 % interval from random halves of both sets.
 
     Drawing with repetition would put equal vectors into one sample, which biases both distances. The spread over halves
-    drawn without repetition equals the sampling spread of the whole (Shao & Wu, Ann. Stat. 1989: delete-half jackknife).
+    drawn without repetition equals the sampling spread of the whole (delete-half jackknife, Shao & Wu 1989).
 
     Args:
         x, y: (n, D), or (n, S, D) where a case has S vectors, e.g. slices; cases are drawn, with all their vectors.

@@ -3,8 +3,8 @@
 Three extractors, all fed with one volume (1, X, Y, Z) in 0..1:
 - `medicalnet`: MedicalNet's 3D ResNet-50 (23 datasets), 2048 features, mean over space. Published figures use it.
 - `radimagenet`: RadImageNet's 2D ResNet-50 on every slice of one plane, 2048 features a slice, mean over space.
-- `phantom`: 128 features of small fixed filters, made from a seed; no download, quick on a CPU. Its distances compare runs
-  of this project with each other, not with published figures.
+- `phantom`: 128 features of small fixed filters, made from a seed; no download, quick on a CPU. Its distances compare
+  runs of this project with each other, not with published figures.
 No weights are fetched: the first two read a local file.
 """
 
@@ -113,8 +113,8 @@ def radimagenet(path: str | os.PathLike[str], plane: str, device: torch.device |
 def _as_torch(state: dict[str, Tensor], network: ResNet) -> dict[str, Tensor]:
     """RadImageNet's state dict under the names of `network`, which is changed where the Keras original differs.
 
-    Two files are about: RadImageNet's PyTorch release numbers the stages (`backbone.0` ...); the one converted from Keras
-    has torchvision's names, but strides in the first convolution of a block, convolutions with a bias, another eps.
+    Two files are about: RadImageNet's PyTorch release numbers the stages (`backbone.0` ...); the one converted from
+    Keras has torchvision's names, but strides in a block's first convolution, convolutions with a bias, another eps.
     """
     stages = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     named = {}
@@ -129,9 +129,8 @@ def _as_torch(state: dict[str, Tensor], network: ResNet) -> dict[str, Tensor]:
     for block in (block for stage in (network.layer2, network.layer3, network.layer4) for block in stage):
         block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
     # In evaluation a bias before a batch norm is the same as a lower running mean.
-    for bias in [
-        name for name in named if name.endswith(".bias") and name.removesuffix("bias") + "running_mean" not in named
-    ]:
+    biases = [name for name in named if name.endswith(".bias")]
+    for bias in [name for name in biases if name.removesuffix("bias") + "running_mean" not in named]:
         norm = bias.removesuffix("bias").replace("conv", "bn").replace("downsample.0", "downsample.1")
         named[norm + "running_mean"] = named[norm + "running_mean"] - named.pop(bias)
     return named
@@ -141,8 +140,8 @@ def phantom(seed: int = 0) -> Extractor:
     """128 features of fixed filters: how strong each of 16 textures is, at four scales, its mean and its deviation.
 
     The filters are 3×3×3, made from `seed`, without a constant part and of unit length. A scale is the volume averaged
-    over 1, 2, 4, 8 voxels; the strength of a texture is the filter's absolute response. The first filter of each scale is
-    the local mean instead, so that brightness counts too.
+    over 1, 2, 4, 8 voxels; the strength of a texture is the filter's absolute response. The first filter of each scale
+    is the local mean instead, so that brightness counts too.
     """
     generator = torch.Generator().manual_seed(seed)
     filters = torch.randn(16, 1, 3, 3, 3, generator=generator)

@@ -1,0 +1,202 @@
+"""Volumes as the classifier sees them: preprocessing, augmentation, and the dataset that applies both.
+
+The authors resample with Lanczos before training. Here volumes are resampled as everywhere in this project: linearly,
+after smoothing along the axes that shrink, because a Lanczos interpolator at the volume's own resolution still aliases
+when slices of 0.56 mm become slices of 3 mm. A volume that has the wanted spacing already, e.g. one resampled by the
+authors' script, is left as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, MetaTensor
+from monai.transforms import (
+    Compose,
+    CropForegroundd,
+    EnsureTyped,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+    RandAffined,
+    RandFlipd,
+    RandRotated,
+    RandZoomd,
+    ResizeWithPadOrCropd,
+    ScaleIntensityRangePercentilesd,
+)
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from scripts.data.cases import Case
+from scripts.data.grid import Grid, grid_affine, resample
+from scripts.data.images import CheckImaged, ImageTransforms
+from scripts.problems import UserError
+from scripts.training.distributed import rank, world_size
+
+STRIDE = 32  # EfficientNet halves every axis five times
+SPACING_TOLERANCE = 1e-3  # mm; headers hold float32
+
+
+class ToSpacingd(MapTransform):
+    """Resample volumes (1, X, Y, Z) around their centre to a spacing in mm, keeping the field of view."""
+
+    def __init__(self, keys: Sequence[str] | str, spacing: Sequence[float]) -> None:
+        super().__init__(keys)
+        self.spacing = tuple(float(step) for step in spacing)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Give `data` with resampled volumes."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            volume: MetaTensor = result[key]
+            steps = np.asarray(volume.pixdim)
+            if not np.allclose(steps, self.spacing, rtol=0, atol=SPACING_TOLERANCE):
+                size = np.maximum(np.rint(np.asarray(volume.shape[1:]) * steps / self.spacing), 1).astype(int)
+                grid = Grid(tuple(size.tolist()), self.spacing)
+                result[key] = resample(volume, grid, grid_affine(grid, volume))
+        return result
+
+
+def preprocessing(spacing: Sequence[float], spatial_size: Sequence[int]) -> Compose:
+    """From a case with the path `image` to a volume (1, *spatial_size), float32 in 0..1.
+
+    RAS, the wanted spacing, crop to the foreground (above 0), percentiles 0..98 to 0..1, pad or crop around the centre.
+
+    Args:
+        spacing: mm along x, y, z.
+        spatial_size: voxels along x, y, z.
+
+    Raises:
+        UserError: the network cannot take this size; when applied: an image is missing, broken, constant or not finite.
+    """
+    if len(spatial_size) != 3 or min(spatial_size) < STRIDE:
+        raise UserError(f"spatial_size {list(spatial_size)}: EfficientNet-B0 needs three axes of {STRIDE} or more")
+    if len(spacing) != 3 or min(spacing) <= 0:
+        raise UserError(f"spacing {list(spacing)}: give three positive numbers in mm")
+    return ImageTransforms(
+        [
+            LoadImaged("image", reader="NibabelReader", ensure_channel_first=True),
+            Orientationd("image", axcodes="RAS", labels=None),
+            EnsureTyped("image", dtype=torch.float32),
+            CheckImaged("image", spatial_size=None, factor=1),
+            ToSpacingd("image", spacing),
+            CropForegroundd("image", source_key="image", start_coord_key=None, end_coord_key=None, allow_smaller=True),
+            ScaleIntensityRangePercentilesd("image", lower=0, upper=98, b_min=0, b_max=1, clip=True),
+            ResizeWithPadOrCropd("image", spatial_size),
+            EnsureTyped("image", dtype=torch.float32, track_meta=False),
+        ]
+    )
+
+
+def augmentation(probability: float, degrees: float, translation: Sequence[int], zoom: Sequence[float]) -> Compose:
+    """Left-right flip, rotation in the axial plane, translation and zoom, each with the same probability.
+
+    The four are joined into one interpolation.
+
+    Args:
+        probability: of each.
+        degrees: largest rotation either way.
+        translation: largest shift in voxels along x, y, z.
+        zoom: smallest and largest factor.
+    """
+    outside = {"padding_mode": "zeros"}
+    return Compose(
+        [
+            RandFlipd("image", prob=probability, spatial_axis=0),
+            RandRotated("image", prob=probability, range_z=math.radians(degrees), **outside),
+            RandAffined("image", prob=probability, translate_range=[(-t, t) for t in translation], **outside),
+            RandZoomd("image", prob=probability, min_zoom=zoom[0], max_zoom=zoom[1], **outside),
+            EnsureTyped("image", track_meta=False),
+        ],
+        lazy=True,
+    )
+
+
+class Draw(NamedTuple):
+    """A case in an epoch."""
+
+    epoch: int
+    index: int
+
+
+class VolumeDataset(Dataset):
+    """Preprocessed volumes, kept in memory, and augmented with a seed of their own.
+
+    How a case is augmented depends on the seed, the epoch and its place in the list alone: not on the batch size, the
+    worker or the rank.
+
+    Args:
+        data: cases with `folder`, `image` (path) and `label`.
+        transform: preprocessing.
+        augment: random transform after it; none for validation and test.
+        seed: of the augmentation.
+        cache_rate: share of the volumes that are kept in memory.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Case],
+        transform: Compose,
+        augment: Compose | None = None,
+        seed: int = 0,
+        cache_rate: float = 1,
+    ) -> None:
+        self.data = data
+        # The cache is not copied: nothing changes a volume in place.
+        self.volumes = CacheDataset(data, transform, cache_rate=cache_rate, progress=False, copy_cache=False)
+        self.augment = augment
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, place: int | Draw) -> Case:
+        """A case with `image` (1, X, Y, Z) and `label` (1,); a plain index gives it without augmentation."""
+        if not isinstance(place, Draw):
+            return self.volumes[place]
+        case = dict(self.volumes[place.index])
+        if self.augment is not None:
+            digest = hashlib.sha256(f"{self.seed}/{place.epoch}/{place.index}".encode()).digest()
+            self.augment.set_random_state(seed=int.from_bytes(digest[:4], "big"))
+            case = self.augment(case)
+        return case
+
+
+class DrawSampler(DistributedSampler):
+    """Shuffles anew every epoch, gives each process its share, and tells the dataset which epoch it is."""
+
+    def __iter__(self) -> Iterator[Draw]:
+        return (Draw(self.epoch, index) for index in super().__iter__())
+
+
+def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
+    """Batches for training; `batch_size` is that of all processes together.
+
+    Raises:
+        UserError: a process would get fewer than two cases a batch, which batch normalisation needs.
+    """
+    share = min(batch_size, len(dataset)) // world_size()
+    if share < 2:
+        raise UserError(
+            f"batch_size {batch_size} and {len(dataset)} training cases over {world_size()} processes leave {share} a "
+            "batch; batch normalisation needs 2: raise batch_size or use fewer processes"
+        )
+    sampler = DrawSampler(dataset, num_replicas=world_size(), rank=rank(), shuffle=True, seed=seed)
+    # A short last batch is dropped, or its statistics would weigh too much; the next epoch shuffles again.
+    return DataLoader(dataset, share, sampler=sampler, num_workers=num_workers, drop_last=True)
+
+
+def rank_share(cases: Sequence[Case]) -> list[Case]:
+    """The cases that this process evaluates; over all processes each case once.
+
+    Raises:
+        UserError: there are more processes than cases.
+    """
+    if len(cases) < world_size():
+        raise UserError(f"{len(cases)} cases cannot be shared among {world_size()} processes; use fewer processes")
+    return list(cases[rank() :: world_size()])
