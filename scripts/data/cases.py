@@ -154,8 +154,214 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
 
 
 def is_folder_name(name: Any) -> bool:
-    """Whether `name` can be a case's folder: text that is one plain part of a path on every system."""
-    return isinstance(name, str) and bool(name.strip()) and name not in (".", "..") and not set(name) & set("/\\\0")
+    """Whether `name` can be a case's folder: text that is one plain part of a path on every system.
+
+    A DICOM identifier has at most 64 characters; a longer cell is something else, perhaps a report.
+    """
+    plain = isinstance(name, str) and bool(name.strip()) and len(name) <= 64 and name.isprintable()
+    return plain and name not in (".", "..") and not set(name) & set("/\\")
+
+
+def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problems) -> str:
+    if not isinstance(value, str) or not value:
+        problems.add(folder, f"has no image {key}", f'add "{key}": "./{folder}/{key}.nii.gz"')
+        return ""
+    try:
+        return str(inside(root, value))
+    except ValueError as error:
+        problems.add(folder, f"{key}: {error}")
+        return ""
+
+
+def _one_hot_of(value: Any, folder: str, problems: Problems) -> list[int]:
+    if value not in ([0, 1], [1, 0]):
+        problems.add(folder, f"pirads is {shown(value)}, not one-hot", "write [1, 0] for PI-RADS 1-2, [0, 1] for 3-5")
+        return [1, 0]
+    return [int(number) for number in value]
+
+
+def _spacing_of(value: Any, folder: str, problems: Problems) -> list[float]:
+    if is_spacing(value):
+        return [float(number) for number in value]
+    problems.add(folder, f"spacing is {shown(value)}", "give three positive numbers in mm")
+    return []
+
+
+def is_spacing(value: Any) -> bool:
+    """Whether `value` is three positive, finite numbers."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 3
+        and all(isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) and n > 0 for n in value)
+    )
+
+
+def _check_images(case: Case, problems: Problems) -> None:
+    """Check the headers of a case's images; the voxels are checked where they are read."""
+    for key in SEQUENCES:
+        path = case.get(key)
+        if not path:
+            continue
+        name = f"{key} ({Path(path).name})"
+        if not Path(path).is_file():
+            problems.add(case["folder"], f"{name} is missing", f"put it at {path}")
+            continue
+        try:
+            header = nib.load(path).header
+        except Exception:  # nibabel raises whatever the broken bytes lead it to
+            problems.add(case["folder"], f"{name} cannot be read as NIfTI", "write or copy the file again")
+            continue
+        if len(header.get_data_shape()) != 3:
+            problems.add(
+                case["folder"], f"{name} has shape {header.get_data_shape()}, not three axes", "give a 3D image"
+            )
+        elif case["spacing"] and not np.allclose(header.get_zooms(), case["spacing"], rtol=0, atol=SPACING_TOLERANCE):
+            zooms = [round(float(zoom), 4) for zoom in header.get_zooms()]
+            what = f"{name} has spacing {zooms} mm, declared is {case['spacing']}"
+            problems.add(case["folder"], what, "resample the image or correct the datalist")
+
+
+def write_datalist(path: str | os.PathLike[str], cases: Sequence[Mapping[str, Any]]) -> None:
+    """Write a datalist, one case a line; the same cases give the same bytes."""
+    lines = ",\n".join(json.dumps(case, ensure_ascii=False) for case in cases)
+    with atomic(path) as part:
+        part.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def check_split(
+    train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]], *, problems: Problems | None = None
+) -> None:
+    """Make sure that no patient and no folder is in both lists.
+
+    Raises:
+        UserError: some are, when `problems` is not given.
+    """
+    with _collected(problems, "train and test") as noted:
+        shared_folders = {case["folder"] for case in train} & {case["folder"] for case in test}
+        for folder in sorted(shared_folders):
+            noted.add(folder, "is in both train and test", "take it out of one of them")
+        shared_patients = {patient_of(case) for case in train} & {patient_of(case) for case in test}
+        for patient in sorted(shared_patients - shared_folders):
+            noted.add(f"patient {patient}", "has exams in both train and test", "move all of them into one list")
+
+
+# ---- tables and the clinical sheet -----------------------------------------------------------------------------------
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a CSV or Excel table with every cell as it stands: CSV cells are text, Excel cells keep their type.
+
+    Empty cells are None. Nothing is taken for a number, a date or "not available" that the file does not say is one.
+
+    Raises:
+        UserError: the file is missing, is no table, or has a column name twice.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                # Excel writes CSV with semicolons where the comma is the decimal sign.
+                head = file.readline()
+                separator = max(",;\t", key=head.count)
+                file.seek(0)
+                frame = pd.read_csv(file, sep=separator, header=None, dtype=str, keep_default_na=False)
+        else:
+            frame = pd.read_excel(path, header=None, dtype=object, keep_default_na=False, engine="openpyxl")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; give the path of a .csv or .xlsx table") from None
+    except Exception:  # pandas and openpyxl may quote cells, which hold report text
+        raise UserError(f"{path}: is not a readable .csv (UTF-8) or .xlsx table; save it again as one") from None
+    if frame.empty:
+        raise UserError(f"{path}: is empty; its first row must hold the column names")
+    names = ["" if pd.isna(name) else str(name).strip() for name in frame.iloc[0]]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1 and name)
+    if twice:
+        raise UserError(f"{path}: column {', '.join(map(shown, twice))} is there more than once; keep one")
+    table = frame.iloc[1:].set_axis(names, axis=1).astype(object)
+    # Excel counts formatted empty rows and columns as used.
+    table = table.loc[:, [bool(name) for name in names]]
+    filled = table.notna() & table.map(lambda cell: str(cell).strip() != "")
+    table = table.where(filled, None).astype(object)
+    return table[filled.any(axis=1)].reset_index(drop=True)
+
+
+def cell_name(cell: Any) -> str | None:
+    """A name out of a table cell: text as it stands, a whole number by its digits, else None.
+
+    Excel turns `0017` into the number 17 and `1-2` into a date. 17 becomes "17", which no folder `0017` equals, so a
+    changed name is found as a name that does not match, and is never matched to another folder.
+    """
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, (int, float)) and not isinstance(cell, bool) and float(cell).is_integer():
+        return str(int(cell))
+    return None
+
+
+def cell_flag(cell: Any) -> int | None:
+    """0 or 1 out of a table cell that is not empty, else None."""
+    return {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}.get(str(cell).strip().lower())
+
+
+def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = None) -> pd.DataFrame:
+    """Read the clinical sheet.
+
+    Returns:
+        `folder` (str), `PosPIRADS` and `PosISUP` (Int64, may be NA), `Label` (str, may be NA), and `patient` (str)
+        where the sheet has it.
+
+    Raises:
+        UserError: every problem of every row, when `problems` is not given; always, when the file is no table.
+    """
+    path = Path(path)
+    table = read_table(path)
+    with _collected(problems, str(path)) as noted:
+        for name in SHEET_COLUMNS:
+            if name not in table:
+                noted.add(path.name, f"has no column {name}", f"columns are {', '.join(SHEET_COLUMNS)}, Label")
+                table[name] = None
+        for name in table.columns.difference([*SHEET_COLUMNS, *OPTIONAL_COLUMNS]):
+            noted.add(path.name, f"has the unknown column {shown(name)}", "remove or rename it")
+        rows = [
+            _check_row(row, f"{path.name} row {index + 2}", noted) for index, row in enumerate(table.to_dict("records"))
+        ]
+        for folder, count in Counter(row["folder"] for row in rows if row["folder"]).items():
+            if count > 1:
+                noted.add(folder, f"has {count} rows in {path.name}", "keep one")
+    columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
+
+
+def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[str, Any]:
+    retype = "format the column as Text and type it again"
+    folder = cell_name(row["folder"])
+    checked: dict[str, Any] = {"folder": folder if is_folder_name(folder) else None, "Label": row.get("Label")}
+    case = checked["folder"] or place
+    if checked["folder"] is None:
+        problems.add(place, f"folder {shown(folder)} is not a plain name", 'give it in quotes, without "/" or ".."')
+        return None
+    case = dict(entry)
+    for key in dict.fromkeys([*keys, *(key for key in SEQUENCES if key in entry)]):
+        case[key] = _image_path(entry.get(key), key, folder, root, problems)
+    case["pirads"] = _one_hot_of(entry.get("pirads"), folder, problems)
+    case["spacing"] = _spacing_of(entry.get("spacing"), folder, problems)
+    if not isinstance(entry.get("text"), str):
+        problems.add(folder, "text is missing or not text", 'write "" for an absent report')
+    if entry.get("text_isnull") not in (0, 1):
+        problems.add(folder, "text_isnull is not 0 or 1", "write 1 for an absent report, else 0")
+    if not isinstance(entry.get("patient", ""), str):
+        problems.add(folder, "patient is not text", "give it in quotes")
+    return case
+
+
+def is_folder_name(name: Any) -> bool:
+    """Whether `name` can be a case's folder: text that is one plain part of a path on every system.
+
+    A DICOM identifier has at most 64 characters; a longer cell is something else, perhaps a report.
+    """
+    plain = isinstance(name, str) and bool(name.strip()) and len(name) <= 64 and name.isprintable()
+    return plain and name not in (".", "..") and not set(name) & set("/\\")
 
 
 def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problems) -> str:
@@ -332,8 +538,8 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
 def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[str, Any]:
     retype = "format the column as Text and type it again"
     checked: dict[str, Any] = {"folder": cell_name(row["folder"]), "Label": row.get("Label")}
-    case = checked["folder"] or place
-    if not is_folder_name(checked["folder"]):
+    case = checked["folder"] if is_folder_name(checked["folder"]) else place
+    if case == place:
         problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", retype)
     for name in ("PosPIRADS", "PosISUP"):
         checked[name] = None if row[name] is None else cell_flag(row[name])

@@ -1,0 +1,271 @@
+"""Datalists and clinical sheets: what is accepted, what is refused, and that everything wrong is told at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from scripts.data.cases import (
+    check_sheet,
+    check_split,
+    is_positive,
+    one_hot,
+    read_clinical,
+    read_datalist,
+    read_splits,
+    read_table,
+    sheet_labels,
+    write_clinical,
+    write_datalist,
+)
+from scripts.problems import UserError
+
+SPACING = [1.5, 1.5, 2.0]
+SECRET = "Lesion in the left apex"
+
+
+def entry(folder, positive=False, **changes):
+    case = {
+        "axt2": f"./{folder}/axt2.nii.gz",
+        "dataset": "Institute1",
+        "folder": folder,
+        "pirads": one_hot(positive),
+        "spacing": SPACING,
+        "text": SECRET,
+        "text_isnull": 0,
+    }
+    return {key: value for key, value in (case | changes).items() if value is not None}
+
+
+def sheet(*rows):
+    return pd.DataFrame(rows, columns=["folder", "PosPIRADS", "PosISUP", "Label"])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A sound data root: 0017 and b train, c tests."""
+    for folder in ("0017", "b", "c"):
+        (tmp_path / folder).mkdir()
+        image = nib.Nifti1Image(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.diag([*SPACING, 1]))
+        nib.save(image, tmp_path / folder / "axt2.nii.gz")
+    write_datalist(tmp_path / "train.json", [entry("0017", True), entry("b")])
+    write_datalist(tmp_path / "test.json", [entry("c")])
+    write_clinical(
+        tmp_path / "clinical.xlsx", sheet(["0017", 1, None, "train"], ["b", 0, 1, "train"], ["c", None, 0, "negative"])
+    )
+    return tmp_path
+
+
+def refused(call, *words):
+    """The message of the UserError that `call` raises, white space made one; it has every word and no report."""
+    with pytest.raises(UserError) as caught:
+        call()
+    message = " ".join(str(caught.value).split())
+    for word in words:
+        assert word in message, message
+    assert SECRET not in message
+    return message
+
+
+def with_train(root, *entries):
+    write_datalist(root / "train.json", entries)
+    return lambda: read_datalist(root / "train.json", root)
+
+
+def test_a_sound_root_is_read_with_absolute_paths_and_text_folders(root):
+    train, test = read_splits(root)
+    assert [case["folder"] for case in train + test] == ["0017", "b", "c"]
+    assert [is_positive(case) for case in train + test] == [True, False, False]
+    assert train[0]["axt2"] == str((root / "0017" / "axt2.nii.gz").resolve())
+    assert train[0]["spacing"] == SPACING
+
+
+def test_a_datalist_is_written_and_read_back_the_same_whatever_the_report(root):
+    text = 'Zürich "quoted"\nsecond line\u2028third 前列腺'
+    cases = [entry("b", text=text, b1600=None)]
+    write_datalist(root / "train.json", cases)
+    first = (root / "train.json").read_bytes()
+    assert read_datalist(root / "train.json", root)[0]["text"] == text
+    write_datalist(root / "train.json", cases)
+    assert (root / "train.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pirads": [1, 1]}, ["not one-hot", "[1, 0]"]),
+        ({"pirads": [0.5, 0.5]}, ["not one-hot"]),
+        ({"pirads": 4}, ["not one-hot"]),
+        ({"pirads": None}, ["not one-hot"]),
+        ({"spacing": [1.5, 1.5]}, ["three positive numbers"]),
+        ({"spacing": [1.5, 1.5, 0]}, ["three positive numbers"]),
+        ({"spacing": [1.5, 1.5, float("nan")]}, ["three positive numbers"]),
+        ({"spacing": ["1", "1", "1"]}, ["three positive numbers"]),
+        ({"spacing": [1.5, 1.5, 3.0]}, ["axt2", "declared is [1.5, 1.5, 3.0]"]),
+        ({"axt2": None}, ["no image axt2"]),
+        ({"axt2": "./b/none.nii.gz"}, ["axt2", "is missing"]),
+        ({"axt2": "../outside.nii.gz"}, ["leaves the data root"]),
+        ({"axt2": "/etc/hostname"}, ["leaves the data root"]),
+        ({"adc": "./b/adc.nii.gz"}, ["adc", "is missing"]),
+        ({"text": 5}, ["text is missing or not text"]),
+        ({"text_isnull": 2}, ["text_isnull"]),
+        ({"patient": 12}, ["patient is not text"]),
+    ],
+)
+def test_a_broken_entry_is_refused_by_its_folder(root, changes, words):
+    refused(
+        with_train(root, entry("b") | changes if None not in changes.values() else entry("b", **changes)), "b ", *words
+    )
+
+
+@pytest.mark.parametrize("folder", [17, None, "", "a/b", "..", "a\\b"])
+def test_a_folder_must_be_one_plain_text_name(root, folder):
+    refused(with_train(root, entry("b") | {"folder": folder}), "train.json[0]", "not a plain name")
+
+
+def test_a_link_that_leads_out_of_the_root_is_refused(root, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "axt2.nii.gz"
+    (root / "b" / "axt2.nii.gz").rename(outside)
+    (root / "b" / "axt2.nii.gz").symlink_to(outside)
+    refused(with_train(root, entry("b")), "b ", "leaves the data root")
+
+
+def test_the_same_folder_twice_is_refused(root):
+    refused(with_train(root, entry("b"), entry("b")), "b ", "listed 2 times")
+
+
+def test_an_image_that_is_no_nifti_is_refused(root):
+    (root / "b" / "axt2.nii.gz").write_bytes(b"not an image")
+    refused(with_train(root, entry("b")), "b ", "cannot be read as NIfTI")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'[{"text": "Lesion in the left apex", ]', ["not valid JSON at line 1"]),
+        (b'{"text": "Lesion in the left apex"}', ["not a list"]),
+        (b'["Lesion in the left apex"]', ["train.json[0]", "not a case"]),
+        (b"[\xff\xfe]", ["not UTF-8"]),
+    ],
+)
+def test_a_file_that_is_no_datalist_is_refused_without_quoting_it(root, content, words):
+    (root / "train.json").write_bytes(content)
+    refused(lambda: read_datalist(root / "train.json", root), *words)
+
+
+def test_a_missing_datalist_says_where_it_belongs(root):
+    refused(lambda: read_datalist(root / "none.json", root), "none.json", "put the datalist at")
+
+
+def test_all_problems_of_a_root_are_told_at_once(root):
+    write_datalist(root / "train.json", [entry("0017", pirads=[1, 1]), entry("b", spacing=[0, 1, 1])])
+    write_datalist(root / "test.json", [entry("b"), entry("c", axt2="../x.nii.gz")])
+    write_clinical(root / "clinical.xlsx", sheet(["0017", None, None, "train"], ["d", 2, None, "maybe"]))
+    message = refused(
+        lambda: read_splits(root),
+        "not one-hot",
+        "three positive numbers",
+        "leaves the data root",
+        "b is in both train and test",
+        "both empty",
+        "PosPIRADS is 2",
+        "Label is 'maybe'",
+        "d is in the clinical sheet but in no datalist",
+        "c has no row",
+    )
+    assert message.startswith(f"{root}: ")
+
+
+@pytest.mark.parametrize("train_patient", ["P1", None])
+def test_a_patient_is_never_in_both_lists(train_patient):
+    train = [entry("P1" if train_patient is None else "a", patient=train_patient), entry("x", patient="P2")]
+    refused(lambda: check_split(train, [entry("b", patient="P1")]), "P1", "both train and test")
+    check_split(train, [entry("b", patient="P3")])
+
+
+def test_leading_zeros_survive_writing_and_reading_a_sheet(root):
+    frame = read_clinical(root / "clinical.xlsx")
+    assert list(frame["folder"]) == ["0017", "b", "c"]
+    assert sheet_labels(frame).to_dict() == {"0017": True, "b": False, "c": False}
+
+
+@pytest.mark.parametrize("name", ["NA", "null", "1e5", "TRUE", "007"])
+def test_a_name_that_looks_like_something_else_stays_a_name(tmp_path, name):
+    write_clinical(tmp_path / "clinical.xlsx", sheet([name, 1, None, "positive"]))
+    assert list(read_clinical(tmp_path / "clinical.xlsx")["folder"]) == [name]
+    (tmp_path / "table.csv").write_text(f"folder,report\n{name},\n")
+    assert read_table(tmp_path / "table.csv").to_dict("records") == [{"folder": name, "report": None}]
+
+
+def test_a_number_in_the_sheet_matches_only_the_folder_with_these_very_digits(tmp_path):
+    sheet([17, 1, None, "train"]).to_excel(tmp_path / "clinical.xlsx", index=False)
+    frame = read_clinical(tmp_path / "clinical.xlsx")
+    assert check_sheet(frame, [entry("17")]) is None
+    refused(lambda: check_sheet(frame, [entry("0017")]), "0017 is 17", "leading zeros", "as Text and type 0017")
+    refused(lambda: check_sheet(frame, [entry("17"), entry("017")]), "017 has no row")
+
+
+@pytest.mark.parametrize("cell", [17.5, pd.Timestamp("2024-01-02"), True])
+def test_a_folder_that_excel_made_something_else_of_is_refused(tmp_path, cell):
+    sheet([cell, 1, None, "train"]).to_excel(tmp_path / "clinical.xlsx", index=False)
+    refused(lambda: read_clinical(tmp_path / "clinical.xlsx"), "row 2", "format the column as Text")
+
+
+def test_a_folder_number_too_long_for_excel_is_not_matched_to_another_one(tmp_path):
+    sheet([1234567890123456789, 1, None, "train"]).to_excel(tmp_path / "clinical.xlsx", index=False)
+    frame = read_clinical(tmp_path / "clinical.xlsx")
+    refused(lambda: check_sheet(frame, [entry("1234567890123456780")]), "1234567890123456780", "has no row")
+
+
+def test_a_sheet_with_an_unknown_a_missing_or_a_double_column_is_refused(tmp_path):
+    path = tmp_path / "clinical.xlsx"
+    sheet(["a", 1, None, "train"]).rename(columns={"PosISUP": "PosIsup"}).to_excel(path, index=False)
+    refused(lambda: read_clinical(path), "unknown column 'PosIsup'", "no column PosISUP")
+    pd.DataFrame([["a", "b"]], columns=["folder", "folder"]).to_excel(path, index=False)
+    refused(lambda: read_clinical(path), "'folder' is there more than once")
+
+
+def test_the_same_folder_in_two_rows_is_refused(tmp_path):
+    write_clinical(tmp_path / "clinical.xlsx", sheet(["a", 1, None, "train"], ["a", 0, None, "train"]))
+    refused(lambda: read_clinical(tmp_path / "clinical.xlsx"), "a has 2 rows")
+
+
+def test_labels_fall_back_on_isup_only_where_pirads_is_empty(tmp_path):
+    rows = [["a", 1, 0, "train"], ["b", 0, 1, "test"], ["c", None, 1, "positive"], ["d", "1.0", None, "negative"]]
+    write_clinical(tmp_path / "clinical.xlsx", sheet(*rows))
+    assert list(sheet_labels(read_clinical(tmp_path / "clinical.xlsx"))) == [True, False, True, True]
+
+
+def test_tables_are_read_with_semicolons_quotes_and_empty_rows(tmp_path):
+    (tmp_path / "t.csv").write_text('\ufefffolder;report\n01;"left, apex\nline; two"\n;\n02; \n', encoding="utf-8")
+    records = read_table(tmp_path / "t.csv").to_dict("records")
+    assert records == [{"folder": "01", "report": "left, apex\nline; two"}, {"folder": "02", "report": None}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("t.csv", b"\xff\xfe\x00"), ("t.xlsx", b"PK no"), ("t.csv", b""), ("t.csv", None)]
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    refused(lambda: read_table(tmp_path / name), name)
+
+
+def test_a_report_in_the_wrong_column_is_not_quoted(tmp_path):
+    report = SECRET + ", 12 mm, PI-RADS 4, no extension beyond the capsule."
+    sheet([report, report, None, report]).to_excel(tmp_path / "clinical.xlsx", index=False)
+    refused(lambda: read_clinical(tmp_path / "clinical.xlsx"), "characters)")
+
+
+def test_merged_datalists_are_read_by_name(root):
+    for name in ("train", "test"):
+        entries = json.loads((root / f"{name}.json").read_text())
+        merged = [case | {"text": "embeddings/1.safetensors"} for case in entries]
+        write_datalist(root / f"{name}_merged.json", merged)
+    train, _ = read_splits(root, names=("train_merged.json", "test_merged.json"), check_files=False)
+    assert train[0]["text"] == "embeddings/1.safetensors"
