@@ -36,6 +36,7 @@ class JointLoss(nn.Module):
         class_logits: Tensor | None = None,
         pirads: Tensor | None = None,
         text_isnull: Tensor | None = None,
+        reports: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare noise (B, C, X, Y, Z) and class.
 
@@ -44,6 +45,7 @@ class JointLoss(nn.Module):
             class_logits: (B, 2), or None for networks without a class head.
             pirads: (B, 2) one-hot [negative, positive].
             text_isnull: (B,), 1 where the case has no report: its class cannot be read from it and is not asked.
+            reports: R as this batch's share of the optimizer step, (), where the caller knows it; else it is counted.
 
         Returns:
             the loss to minimise, and its parts for the log, detached: `noise`, and `class` before weighting.
@@ -54,7 +56,8 @@ class JointLoss(nn.Module):
             return loss, parts
         has_report = 1.0 - text_isnull.float()
         focal = self.focal(class_logits, pirads * TARGET_SCALE).sum(dim=1)
-        class_loss = (focal * has_report).sum() / self._share(has_report.sum())
+        share = self._share(has_report.sum()) if reports is None else reports
+        class_loss = (focal * has_report).sum() / share
         parts["class"] = class_loss.detach()
         return loss + self.class_weight * class_loss, parts
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core import multiarray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,6 +30,19 @@ from scripts.problems import UserError
 logger = logging.getLogger(__name__)
 
 FORMAT = "ccella-ldm-1"
+
+# MAISI's and the authors' scale factor is a MetaTensor that still carries an image header. MONAI lets its own classes
+# pass `weights_only`; NumPy's plain arrays and numbers are as harmless, under the names of NumPy 2 and of NumPy 1.
+HARMLESS = [
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"},
+    *(
+        (function, f"{module}.multiarray.{function.__name__}")
+        for function in (multiarray.scalar, multiarray._reconstruct)
+        for module in ("numpy._core", "numpy.core")
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def load_pretrained_unet(
     Raises:
         UserError: missing or unreadable file, or its convolutions are of another size.
     """
-    path = _existing(path)
+    path = _existing(path, FETCH_THEM)
     state = _read_tensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)["unet_state_dict"]
     prefix = "unet."
     theirs = {name.removeprefix(prefix): tensor for name, tensor in with_unet_prefix(state).items() if prefix in name}
@@ -140,13 +155,20 @@ def with_unet_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"unet.{name}": tensor for name, tensor in state.items()}
 
 
-def _existing(path: str | os.PathLike[str]) -> Path:
+TRAIN_THEM = (
+    "train them with bundles/ccella_ldm/configs/train.yaml, which writes model.safetensors into "
+    "bundles/ccella_ldm/models, or give the path of a file that you have"
+)
+FETCH_THEM = (
+    "github.com/NVIDIA-Medtech/NV-Generate-CTMR says where NVIDIA keeps MAISI's diffusion U-Net and under which licence "
+    "(its own, non-commercial in part); put the file into bundles/ccella_ldm/models, or leave pretrained_unet empty"
+)
+
+
+def _existing(path: str | os.PathLike[str], otherwise: str = TRAIN_THEM) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            f"weights {path} are missing; train them with bundles/ccella_ldm/configs/train.yaml, which writes "
-            "model.safetensors into bundles/ccella_ldm/models, or give the path of a file that you have"
-        )
+        raise UserError(f"weights {path} are missing; {otherwise}")
     return path
 
 
@@ -160,7 +182,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a `.pt` dict with `unet_state_dict`; the optimizer's state beside it is mapped, not read."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError):
         raise UserError(
             f"{path} cannot be read as a checkpoint of tensors and plain values; it may be cut short, or hold other "

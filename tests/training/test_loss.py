@@ -1,0 +1,106 @@
+"""The joint loss against numbers worked out by hand."""
+
+import math
+
+import ignite.distributed as idist
+import pytest
+import torch
+
+from scripts.training.loss import JointLoss
+
+NOISE = torch.zeros(2, 1, 2, 2, 2)
+
+
+def test_noise_part_is_the_mean_absolute_difference():
+    predicted = torch.full_like(NOISE, 0.5)
+    predicted[0] = -1.5
+    loss, parts = JointLoss()(predicted, NOISE)
+    assert loss.item() == pytest.approx(1.0)
+    assert parts.keys() == {"noise"}
+
+
+def test_class_part_with_even_odds():
+    # p = 1/2 for both: (1/2)^2 * ln 2 * 100 = 17.3287, times 0.75 for the positive and 0.25 for the negative case.
+    logits, pirads, isnull = torch.zeros(2, 2), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0])
+    loss, parts = JointLoss(class_weight=1e-4)(NOISE, NOISE, logits, pirads, isnull)
+    unit = 0.25 * math.log(2) * 100
+    assert parts["class"].item() == pytest.approx((0.75 * unit + 0.25 * unit) / 2)
+    assert loss.item() == pytest.approx(1e-4 * parts["class"].item())
+
+
+def test_class_part_with_odds_of_three_to_one():
+    # softmax(0, ln 3) = (1/4, 3/4). A positive case: 0.75 * (1/4)^2 * ln(4/3) * 100 = 1.34850;
+    # a negative case: 0.25 * (3/4)^2 * ln 4 * 100 = 19.49477.
+    logits = torch.tensor([[0.0, math.log(3.0)]] * 2)
+    pirads, isnull = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0])
+    _, parts = JointLoss()(NOISE, NOISE, logits, pirads, isnull)
+    assert parts["class"].item() == pytest.approx((1.34850 + 19.49477) / 2, rel=1e-5)
+
+
+def test_cases_without_a_report_count_neither_above_nor_below_the_line():
+    logits = torch.tensor([[0.3, -0.2], [5.0, -5.0]])
+    pirads = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    joint = JointLoss()
+    _, alone = joint(NOISE[:1], NOISE[:1], logits[:1], pirads[:1], torch.tensor([0]))
+    _, masked = joint(NOISE, NOISE, logits, pirads, torch.tensor([0, 1]))
+    assert masked["class"].item() == pytest.approx(alone["class"].item())
+
+
+def test_a_batch_without_any_report_has_no_class_loss():
+    loss, parts = JointLoss()(NOISE, NOISE, torch.ones(2, 2), torch.eye(2), torch.ones(2))
+    assert loss.item() == 0
+    assert parts["class"].item() == 0
+
+
+def test_weight_zero_leaves_the_noise_alone():
+    logits = torch.ones(2, 2, requires_grad=True)
+    loss, parts = JointLoss(class_weight=0)(NOISE + 1, NOISE, logits, torch.eye(2), torch.zeros(2))
+    assert loss.item() == 1
+    assert parts.keys() == {"noise"}
+
+
+def test_gradient_of_the_logits_is_weighted_once():
+    logits = torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gradients = []
+    for weight in (1e-4, 1e-2):
+        loss, _ = JointLoss(weight)(NOISE, NOISE, logits, torch.eye(2), torch.zeros(2))
+        gradients.append(torch.autograd.grad(loss, logits)[0])
+    torch.testing.assert_close(gradients[1], 100 * gradients[0])
+
+
+def joint_batch():
+    generator = torch.Generator().manual_seed(3)
+    noise_pred, noise = torch.randn(2, 4, 1, 2, 2, 2, generator=generator)
+    logits = torch.randn(4, 2, generator=generator)
+    pirads, isnull = torch.eye(2)[[0, 1, 1, 0]], torch.tensor([0, 1, 0, 0])
+    return noise_pred, noise, logits, pirads, isnull
+
+
+def gradient(batch):
+    """Gradient of the loss by a factor on the prediction and by one on the logits."""
+    noise_pred, noise, logits, pirads, isnull = batch
+    weight = torch.ones(2, requires_grad=True)
+    loss, _ = JointLoss(class_weight=1.0)(noise_pred * weight[0], noise, logits * weight[1], pirads, isnull)
+    return torch.autograd.grad(loss, weight)[0]
+
+
+def test_two_ranks_learn_as_one_process_with_the_joint_batch(monkeypatch):
+    batch = joint_batch()
+    expected = gradient(batch)
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(idist, "all_reduce", lambda count: torch.tensor(3.0))
+    ranks = [gradient([part[half] for part in batch]) for half in (slice(0, 2), slice(2, 4))]
+    torch.testing.assert_close(sum(ranks) / 2, expected)
+
+
+def test_validation_never_waits_for_another_rank(monkeypatch):
+    def refuse(count):
+        raise AssertionError("a rank with fewer batches would wait for ever")
+
+    batch = joint_batch()
+    with torch.no_grad():
+        _, alone = JointLoss()(*batch)
+        monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(idist, "all_reduce", refuse)
+        _, parts = JointLoss()(*batch)
+    assert parts["class"] == alone["class"]

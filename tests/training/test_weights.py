@@ -1,0 +1,251 @@
+"""Weights go out and come back the same, and a file that does not fit says why."""
+
+import json
+import logging
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.data import MetaTensor
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from scripts.networks.ccella import CCELLA
+from scripts.networks.variants import VARIANTS
+from scripts.problems import UserError
+from scripts.training.weights import load_pretrained_unet, load_weights, read_header, save_weights
+
+UNET = {
+    "num_channels": [8, 16],
+    "attention_levels": [False, True],
+    "num_head_channels": [0, 8],
+    "num_res_blocks": 1,
+    "norm_num_groups": 4,
+}
+TINY = {
+    **UNET,
+    "width": 16,
+    "layers": 2,
+    "heads": 2,
+    "num_latents": 4,
+    "input_dim": 12,
+    "time_channel": 8,
+    "time_embed_dim": 20,
+    "class_hidden": 6,
+}
+
+
+def make(variant="CCELLA", seed=0, **options):
+    torch.manual_seed(seed)
+    return CCELLA(variant, **{**TINY, **options})
+
+
+def save(path, network, **changes):
+    save_weights(path, network.state_dict(), **{"config": network.config, "scale_factor": 1.25, **changes})
+    return path
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_and_what_is_said_beside_them_come_back(tmp_path, variant):
+    network, other = make(variant), make(variant, seed=1)
+    path = save(tmp_path / "model.safetensors", network, objective="rflow", spacing=[1.25, 1.25, 1.875])
+    weights = load_weights(path, other)
+    assert same(network.state_dict(), other.state_dict())
+    assert weights.scale_factor == 1.25
+    assert weights.objective == "rflow"
+    assert weights.config == json.loads(json.dumps(network.config))
+    assert weights.meta["spacing"] == [1.25, 1.25, 1.875]
+    assert read_header(path) == weights
+    assert CCELLA(**weights.config).config == network.config
+
+
+def test_the_file_is_plain_safetensors_with_json_metadata(tmp_path):
+    path = save(tmp_path / "model.safetensors", make())
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        assert set(file.keys()) == set(make().state_dict())
+    assert json.loads(metadata["scale_factor"]) == 1.25
+    assert json.loads(metadata["config"])["variant"] == "CCELLA"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_authors_checkpoints_load(tmp_path, variant):
+    network, other = make(variant), make(variant, seed=1)
+    state = network.state_dict()
+    if not VARIANTS[variant].adapter:
+        state = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
+    optimizer = torch.optim.AdamW(network.parameters())
+    torch.save(
+        {
+            "unet_state_dict": state,
+            "scale_factor": torch.tensor(0.75),
+            "epoch": 3,
+            "num_train_timesteps": 1000,
+            "optimizer": optimizer.state_dict(),
+            "scheduler": torch.optim.lr_scheduler.PolynomialLR(optimizer).state_dict(),
+        },
+        tmp_path / "authors.pt",
+    )
+    weights = load_weights(tmp_path / "authors.pt", other)
+    assert weights.scale_factor == 0.75
+    assert weights.objective == "ddpm"
+    assert same(network.state_dict(), other.state_dict())
+
+
+def test_a_scale_factor_that_carries_an_image_header_loads(tmp_path):
+    network = make("MAISI")
+    latents = MetaTensor(
+        torch.tensor([1.0, 3.0]), meta={"pixdim": torch.ones(3).numpy(), "units": torch.ones(1).numpy()[0]}
+    )
+    torch.save({"unet_state_dict": network.state_dict(), "scale_factor": 1 / latents.std()}, tmp_path / "a.pt")
+    assert load_weights(tmp_path / "a.pt", make("MAISI", seed=1)).scale_factor == pytest.approx(2**-0.5)
+
+
+@pytest.mark.parametrize("built", VARIANTS)
+@pytest.mark.parametrize("stored", VARIANTS)
+def test_a_file_of_another_variant_is_named(tmp_path, built, stored):
+    alike = {"L1ONLY": "CCELLA"}
+    path = save(tmp_path / "model.safetensors", make(stored))
+    network = make(built, seed=1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    if alike.get(built, built) == alike.get(stored, stored):
+        assert load_weights(path, network).scale_factor == 1.25
+    else:
+        expected = alike.get(stored, stored)
+        with pytest.raises(
+            UserError, match=rf"looks like variant {expected}, .* is {built}; .*{expected.lower()}\.yaml"
+        ):
+            load_weights(path, network)
+        assert same(before, network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_dim": 10}, r"embeddings 10 wide, but the network takes 12"),
+        ({"layers": 3}, r"another depth.*cascade_blocks\.2.*in the file"),
+        ({"layers": 1}, r"another depth.*cascade_blocks\.1.*in the network"),
+        ({"num_channels": [8, 24]}, r"another size.*24"),
+    ],
+)
+def test_other_sizes_are_told(tmp_path, change, message):
+    stored = make(**change)
+    path = save(tmp_path / "model.safetensors", stored)
+    with pytest.raises(UserError, match=message):
+        load_weights(path, make())
+
+
+def test_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.safetensors are missing; train them"):
+        load_weights(tmp_path / "nothing.safetensors", make())
+    with pytest.raises(UserError, match=r"unet\.pt are missing; .*NVIDIA"):
+        load_pretrained_unet(make(), tmp_path / "unet.pt")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+@pytest.mark.parametrize("keep", [0, 100, -1000])
+def test_a_file_cut_short_is_told(tmp_path, name, keep):
+    network, path = make(), tmp_path / name
+    if path.suffix == ".pt":
+        torch.save({"unet_state_dict": network.state_dict(), "scale_factor": 1.0}, path)
+    else:
+        save(path, network)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"cannot be read.*cut short"):
+        load_weights(path, network)
+
+
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "harm"), "w"))
+
+    torch.save({"unet_state_dict": {}, "scale_factor": Harmful()}, tmp_path / "harmful.pt")
+    with pytest.raises(UserError, match="refused"):
+        load_weights(tmp_path / "harmful.pt", make())
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan")])
+def test_without_a_usable_scale_factor_nothing_is_loaded(tmp_path, value):
+    network = make()
+    checkpoint = {"unet_state_dict": make(seed=1).state_dict(), "scale_factor": value}
+    torch.save(checkpoint, tmp_path / "model.pt")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(UserError, match=r"scale.factor"):
+        load_weights(tmp_path / "model.pt", network)
+    assert same(before, network.state_dict())
+
+
+def test_files_of_other_kinds_are_told(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "vae.pt")
+    with pytest.raises(UserError, match="no unet_state_dict"):
+        load_weights(tmp_path / "vae.pt", make())
+    save_file({"a": torch.ones(1)}, tmp_path / "vae.safetensors", metadata={"config": "{}"})
+    with pytest.raises(UserError, match="not a file of denoiser weights"):
+        read_header(tmp_path / "vae.safetensors")
+
+
+def maisi_unet(**options):
+    """A U-Net as NVIDIA publishes it: no text, no class vector, body regions in the time embedding."""
+    torch.manual_seed(5)
+    regions = {"include_top_region_index_input": True, "include_bottom_region_index_input": True}
+    network = DiffusionModelUNetMaisi(
+        **{"spatial_dims": 3, "in_channels": 4, "out_channels": 4, "include_spacing_input": True, **UNET}
+        | regions
+        | options
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def test_a_published_maisi_unet_loads_and_behaves_the_same(tmp_path, caplog):
+    theirs, network = maisi_unet(), make("RADMAISI").eval()
+    torch.save({"unet_state_dict": theirs.state_dict(), "scale_factor": 1.0, "epoch": 1}, tmp_path / "maisi.pt")
+    with caplog.at_level(logging.INFO):
+        skipped, missing = load_pretrained_unet(network, tmp_path / "maisi.pt")
+    assert {name.split(".")[0] for name in skipped} == {"top_region_index_layer", "bottom_region_index_layer"}
+    assert {name.split(".")[0] for name in missing} == {"pirads_layer"}
+    assert "top_region_index_layer.0.weight" in caplog.text
+    assert "pirads_layer.0.weight" in caplog.text
+
+    # Without what the region layers say, their network is ours, whatever the class.
+    for layer in (theirs.top_region_index_layer, theirs.bottom_region_index_layer):
+        torch.nn.init.zeros_(layer[2].weight)
+        torch.nn.init.zeros_(layer[2].bias)
+    x, time = torch.randn(2, 4, 8, 8, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
+    spacing, region = torch.tensor([[0.5, 0.5, 0.5625]] * 2), torch.eye(4)[:2]
+    with torch.no_grad():
+        ours = network(x, time, spacing_tensor=spacing, pirads=torch.eye(2)).noise_pred
+        expected = theirs(
+            x, time, top_region_index_tensor=region, bottom_region_index_tensor=region, spacing_tensor=100 * spacing
+        )
+    torch.testing.assert_close(ours, expected)
+
+
+def test_a_maisi_unet_gives_a_network_with_text_all_but_its_attention(tmp_path):
+    torch.save({"unet_state_dict": maisi_unet().state_dict()}, tmp_path / "maisi.pt")
+    network = make()
+    _, missing = load_pretrained_unet(network, tmp_path / "maisi.pt", freeze=True)
+    assert all("pirads_layer" in name or "attention" in name for name in missing)
+    learning = {name for name, parameter in network.unet.named_parameters() if parameter.requires_grad}
+    assert learning == set(missing) | {n for n in network.unet.state_dict() if n.endswith("time_emb_proj.weight")}
+    assert all(parameter.requires_grad for parameter in network.ella.parameters())
+
+
+def test_own_weights_serve_as_a_pretrained_unet(tmp_path):
+    path = save(tmp_path / "model.safetensors", make("DECOUPLED"))
+    network = make("CCELLA", seed=1)
+    assert load_pretrained_unet(network, path) == ([], [])
+    assert same(make("DECOUPLED").unet.state_dict(), network.unet.state_dict())
+
+
+def test_a_unet_of_another_size_is_refused(tmp_path):
+    torch.save({"unet_state_dict": maisi_unet(in_channels=8).state_dict()}, tmp_path / "maisi.pt")
+    with pytest.raises(UserError, match=r"conv_in.*\(8, 8, 3, 3, 3\) in the file and \(8, 4, 3, 3, 3\)"):
+        load_pretrained_unet(make(), tmp_path / "maisi.pt")
