@@ -1,0 +1,216 @@
+"""Images: reading them checked and scaled to 0..1, and writing volumes in scanner-like units."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    Compose,
+    EnsureTyped,
+    LoadImaged,
+    MapTransform,
+    Orientationd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+)
+
+from scripts.files import atomic
+from scripts.problems import Problems, UserError
+
+# What 1.0 means when a volume is written: T2w and high-b in the scanner's arbitrary units, ADC in 1e-6 mm²/s.
+SCANNER_UNITS = {"axt2": 962, "b1600": 117, "adc": 3000}
+QUANTITATIVE = ("adc",)  # its intensities mean the same in every image: a fixed range instead of percentiles
+SPACING_TOLERANCE = 1e-3  # mm; headers hold float32
+
+
+class CheckImaged(MapTransform):
+    """Make sure that loaded images (1, X, Y, Z) are one channel, finite, not constant and on the declared grid."""
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int] | None, factor: int) -> None:
+        super().__init__(keys)
+        self.spatial_size = None if spatial_size is None else tuple(spatial_size)
+        self.factor = factor
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return `data` unchanged.
+
+        Raises:
+            UserError: everything that is wrong with the images of this case.
+        """
+        problems = Problems("images")
+        for key in self.key_iterator(data):
+            image: MetaTensor = data[key]
+            case = f"{data.get('folder', '')}/{key}"
+            if image.shape[0] != 1:
+                problems.add(case, f"has {image.shape[0]} channels", "one 3D volume a file is expected")
+                continue
+            _check_grid(
+                problems,
+                case,
+                image.shape[1:],
+                image.pixdim.tolist(),
+                data.get("spacing"),
+                self.spatial_size,
+                self.factor,
+            )
+            if not torch.isfinite(image).all():
+                problems.add(case, "contains NaN or infinite values", "export the image again")
+            elif image.min() == image.max():
+                problems.add(case, f"is constant (every voxel is {image.min().item():g})", "export the image again")
+        problems.raise_if_any()
+        return dict(data)
+
+
+def _check_grid(
+    problems: Problems,
+    case: str,
+    shape: Iterable[int],
+    spacing: Iterable[float],
+    declared: Sequence[float] | None,
+    spatial_size: tuple[int, ...] | None,
+    factor: int,
+) -> None:
+    """Note where an image (RAS axes) is not on the grid that the datalist and the network want."""
+    shape, spacing = tuple(shape), tuple(spacing)
+    if len(shape) != 3:
+        problems.add(case, f"has {len(shape)} dimensions", "one 3D volume a file is expected")
+        return
+    if spatial_size is not None and shape != spatial_size:
+        problems.add(case, f"has size {_by(shape)}, not {_by(spatial_size)}", "resample it (python -m scripts.prepare)")
+    elif any(n % factor for n in shape):
+        problems.add(case, f"has size {_by(shape)}, not divisible by {factor}", "crop or pad it to such a size")
+    if declared is not None and not np.allclose(spacing, declared, rtol=0, atol=SPACING_TOLERANCE):
+        problems.add(
+            case,
+            f"has spacing {_by(np.round(spacing, 4))} mm, the datalist says {_by(declared)}",
+            "correct the datalist, or resample the image (python -m scripts.prepare)",
+        )
+
+
+def _by(numbers: Iterable[float]) -> str:
+    return "×".join(f"{n:g}" for n in numbers)
+
+
+class ImageTransforms(Compose):
+    """A `Compose` whose failures name the case and say what is wrong, instead of which transform was running."""
+
+    def __call__(self, input_: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
+        """Load one case.
+
+        Raises:
+            UserError: an image is missing, unreadable, truncated or not usable.
+        """
+        try:
+            return super().__call__(input_, *args, **kwargs)
+        except (RuntimeError, OSError) as error:
+            root: BaseException = error
+            while root.__cause__ is not None and not isinstance(root, UserError):
+                root = root.__cause__
+            if isinstance(root, UserError):
+                raise root from None
+            # Only the kind of the error is passed on: its text may quote anything that stood in the datalist.
+            raise UserError(
+                f"case {input_.get('folder', '')}: an image cannot be read ({type(root).__name__}); "
+                "the file is missing, truncated or no image: copy it again"
+            ) from None
+
+
+def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = None, factor: int = 4) -> Compose:
+    """Preprocessing of the method: RAS, float32, 0..1.
+
+    T2w and high-b: percentiles 0..99.5 to 0..1, clipped; ADC: 0..3000 (1e-6 mm²/s) to 0..1, clipped.
+
+    Args:
+        keys: the sequences to load, e.g. ("axt2", "adc").
+        spatial_size: voxels that every image must have; None allows any size divisible by `factor`.
+        factor: what the network divides every axis by.
+
+    Returns:
+        A transform from a case (a dict with a path per key, optionally `folder` and `spacing`) to the same dict with
+        a `MetaTensor` (1, X, Y, Z), float32 in 0..1, per key.
+    """
+    relative = [key for key in keys if key not in QUANTITATIVE]
+    absolute = [key for key in keys if key in QUANTITATIVE]
+    steps: list[Any] = [
+        LoadImaged(keys, reader="NibabelReader", ensure_channel_first=True),
+        Orientationd(keys, axcodes="RAS", labels=None),
+        EnsureTyped(keys, dtype=torch.float32),
+        CheckImaged(keys, spatial_size, factor),
+    ]
+    if relative:
+        steps.append(ScaleIntensityRangePercentilesd(relative, lower=0, upper=99.5, b_min=0, b_max=1, clip=True))
+    if absolute:
+        steps.append(ScaleIntensityRanged(absolute, a_min=0, a_max=SCANNER_UNITS["adc"], b_min=0, b_max=1, clip=True))
+    return ImageTransforms(steps)
+
+
+def check_images(
+    cases: Iterable[Mapping[str, Any]], keys: Sequence[str], spatial_size: Sequence[int] | None = None, factor: int = 4
+) -> Problems:
+    """Look at the headers of all images, which is quick, before anything heavy starts.
+
+    What only the voxels tell (NaN, constant, truncated) is found when a case is loaded.
+    """
+    problems = Problems("images")
+    size = None if spatial_size is None else tuple(spatial_size)
+    for case in cases:
+        grids = set()
+        for key in keys:
+            name = f"{case.get('folder', '')}/{key}"
+            if key not in case:
+                problems.add(name, "is not in the datalist", f"add it, or leave {key} out of the sequences")
+                continue
+            try:
+                image = nib.load(case[key])
+            except FileNotFoundError:
+                problems.add(name, f"{Path(case[key]).name} is missing", "copy it into the case's folder")
+                continue
+            except (OSError, EOFError, nib.filebasedimages.ImageFileError):
+                problems.add(name, f"{Path(case[key]).name} cannot be read", "the file is damaged: copy it again")
+                continue
+            order = np.argsort(
+                nib.io_orientation(image.affine)[:, 0]
+            )  # file axes in the order right, anterior, superior
+            shape, zooms = np.array(image.shape), np.array(image.header.get_zooms())
+            if len(shape) == 3:
+                shape, zooms = shape[order], zooms[order]
+            _check_grid(problems, name, shape.tolist(), zooms.tolist(), case.get("spacing"), size, factor)
+            grids.add((image.shape, image.affine.round(3).tobytes()))
+        if len(grids) > 1:
+            problems.add(str(case.get("folder", "")), "its sequences lie on different grids", "resample them together")
+    return problems
+
+
+def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:
+    """Values 0..1 (clipped) to int16 in the scanner-like units of `sequence`.
+
+    Raises:
+        UserError: the sequence is not known.
+    """
+    if sequence not in SCANNER_UNITS:
+        raise UserError(f"sequence {sequence!r} is not known; known are {', '.join(SCANNER_UNITS)}")
+    values = torch.as_tensor(volume).detach().to("cpu", torch.float32).clamp(0, 1) * SCANNER_UNITS[sequence]
+    return values.round().to(torch.int16).numpy()
+
+
+def save_volume(
+    path: str | os.PathLike[str], volume: torch.Tensor | np.ndarray, affine: torch.Tensor | np.ndarray, sequence: str
+) -> None:
+    """Write a volume (X, Y, Z) in 0..1 as int16 NIfTI in mm, q-form and s-form set; complete or not at all."""
+    values = to_scanner(volume, sequence)
+    if values.ndim != 3:
+        raise ValueError(f"a volume (X, Y, Z) is expected, not {values.ndim} dimensions")
+    image = nib.Nifti1Image(values, np.asarray(affine, dtype=np.float64))
+    image.set_qform(image.affine, code="scanner")
+    image.set_sform(image.affine, code="scanner")
+    image.header.set_xyzt_units("mm", "sec")
+    with atomic(path) as temporary:
+        nib.save(image, temporary)

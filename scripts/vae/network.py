@@ -1,0 +1,103 @@
+"""The autoencoder of MAISI (Guo et al., arXiv 2409.11169), its weights on disk, and its two directions."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from scripts.files import atomic
+from scripts.problems import UserError
+
+REFERENCE: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 1,
+    "latent_channels": 4,
+    "num_channels": (64, 128, 256),
+    "num_res_blocks": (2, 2, 2),
+    "norm_num_groups": 32,
+    "norm_eps": 1e-6,
+    "attention_levels": (False, False, False),
+    "with_encoder_nonlocal_attn": False,
+    "with_decoder_nonlocal_attn": False,
+    # These change memory, not results. Half-precision norms need autocast; splits need sizes that they divide.
+    "norm_float16": False,
+    "num_splits": 1,
+    "dim_split": 1,
+    "save_mem": False,
+}
+FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
+WHERE = (
+    "the published weights are model_maisi_autoencoder_epoch273_alternative.pt of NVIDIA's MAISI (Hugging Face: "
+    "nvidia/NV-Generate-CT, or the MONAI bundle maisi_ct_generative), under NVIDIA's non-commercial licence; put the "
+    "file into bundles/vae/models/, or train your own with the train config of the vae bundle"
+)
+
+
+def maisi_vae(**overrides: Any) -> AutoencoderKlMaisi:
+    """The MAISI autoencoder; without arguments in its published size (20.9 M parameters).
+
+    Input (B, 1, X, Y, Z), sizes divisible by 4; latent (B, 4, X/4, Y/4, Z/4). Its `config` holds the arguments.
+    """
+    config = REFERENCE | overrides
+    network = AutoencoderKlMaisi(**config)
+    network.config = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
+    return network
+
+
+def save_vae(network: AutoencoderKlMaisi, path: str | os.PathLike[str]) -> None:
+    """Write the weights as safetensors with the network's arguments beside them; complete or not at all."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic(path) as temporary:
+        save_file(state, temporary, {"config": json.dumps(network.config)})
+
+
+def load_vae(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
+    """Load weights (.safetensors, or .pt as published) into `network`, strictly; returns it in evaluation mode.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds the weights of another architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"VAE weights {path} are missing: {WHERE}")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise UserError(f"VAE weights {path} cannot be read ({type(error).__name__}): copy the file again") from None
+    for key in ("unet_state_dict", "state_dict", "network"):  # as MAISI's and our training scripts wrap them
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    own = network.state_dict()
+    strange = sorted(own.keys() ^ state.keys())
+    other = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    if strange or other:
+        example = strange[0] if strange else min(other)
+        raise UserError(
+            f"VAE weights {path} are of another architecture: {len(strange)} names and {len(other)} shapes differ "
+            f"(first: {example}); check network_def, for the demo weights list configs/demo.yaml after the config"
+        )
+    network.load_state_dict(state)
+    return network.eval()
+
+
+class Reconstructor(nn.Module):
+    """Image to image through the latent mean: what `verify_net_in_out`, validation and evaluation see."""
+
+    def __init__(self, vae: AutoencoderKlMaisi) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 1, X, Y, Z) in 0..1 to its reconstruction, same shape, clipped to 0..1."""
+        mu, _ = self.vae.encode(image)
+        return self.vae.decode(mu).clamp(0, 1)

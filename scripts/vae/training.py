@@ -1,0 +1,225 @@
+"""What the VAE's training adds to MONAI's trainer: the loss, the sampler, randomness by epoch, and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.engines import PrepareBatch
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from scripts.files import atomic
+from scripts.problems import UserError
+from scripts.vae.network import load_vae, save_vae
+from scripts.vae.volumes import VolumeDataset
+
+logger = logging.getLogger(__name__)
+
+
+class ImageBatch(PrepareBatch):
+    """An autoencoder's batch: the image (B, 1, X, Y, Z) is the input and the target."""
+
+    def __call__(
+        self, batchdata: Mapping[str, Any], device: Any = None, non_blocking: bool = False, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Move the images to `device`."""
+        image = batchdata["image"].to(device, non_blocking=non_blocking, **kwargs)
+        return image, image
+
+
+def prepare(network: AutoencoderKlMaisi, initial_weights: str | None, seed: int) -> nn.Module:
+    """The network with its first weights, from a file or drawn by `seed`, on its device and wrapped for all ranks."""
+    if initial_weights is None:
+        torch.manual_seed(seed)
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    else:
+        load_vae(network, initial_weights)
+    return idist.auto_model(network)
+
+
+def first_differences(volume: torch.Tensor) -> list[torch.Tensor]:
+    """Differences between neighbours along the three axes of (B, C, X, Y, Z)."""
+    return [volume.diff(dim=axis) for axis in (2, 3, 4)]
+
+
+class VAELoss(nn.Module):
+    """Faithful values and edges, small latents: L1 + g·L1 of the image gradients + multi-scale L1 + k·KL.
+
+    L1 alone lets a small network smooth away what is small. Averages over 2- and 4-fold coarser voxels carry no noise,
+    so what is left there is the contrast of lesions; the gradients keep their edges.
+
+    KL is to the standard normal, the mean over latent elements (not the sum: the weight then does not depend on size).
+    """
+
+    def __init__(self, kl_weight: float = 1e-4, gradient_weight: float = 0.5, coarse_weight: float = 1.0) -> None:
+        super().__init__()
+        self.kl_weight, self.gradient_weight, self.coarse_weight = kl_weight, gradient_weight, coarse_weight
+
+    def parts(
+        self, prediction: tuple[torch.Tensor, torch.Tensor, torch.Tensor], image: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Each unweighted term, a scalar."""
+        reconstruction, mu, sigma = (tensor.float() for tensor in prediction)
+        error = reconstruction - image
+        coarse = functional.avg_pool3d(error, 2)
+        return {
+            "l1": error.abs().mean(),
+            "gradient": torch.stack([d.abs().mean() for d in first_differences(error)]).mean(),
+            "coarse": coarse.abs().mean() + functional.avg_pool3d(coarse, 2).abs().mean(),
+            "kl": 0.5 * (mu**2 + sigma**2 - 2 * sigma.log() - 1).mean(),
+        }
+
+    def forward(self, prediction: tuple[torch.Tensor, torch.Tensor, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of the VAE's output (reconstruction, mu, sigma) against `image` (B, 1, X, Y, Z)."""
+        parts = self.parts(prediction, image)
+        return (
+            parts["l1"]
+            + self.gradient_weight * parts["gradient"]
+            + self.coarse_weight * parts["coarse"]
+            + self.kl_weight * parts["kl"]
+        )
+
+
+def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
+    """Shuffled batches; each volume is seen once an epoch, on one rank; `batch_size` is for each rank."""
+    sampler = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
+    return DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        drop_last=len(sampler) >= batch_size,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class EpochSeeds:
+    """Handler: makes order, patches and latent noise functions of seed, epoch, step and rank.
+
+    Nothing random then needs saving: a resumed run draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(self, loader: DataLoader, dataset: VolumeDataset, seed: int) -> None:
+        self.loader, self.dataset, self.seed = loader, dataset, seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.start_step)
+
+    def start_epoch(self, engine: Engine) -> None:
+        """Pass the epoch on."""
+        self.loader.sampler.set_epoch(engine.state.epoch)
+        self.dataset.epoch = engine.state.epoch
+
+    def start_step(self, engine: Engine) -> None:
+        """Seed the noise of the latents."""
+        torch.manual_seed((self.seed * 1_000_003 + engine.state.iteration) * 1_009 + idist.get_rank())
+
+
+class Resume:
+    """Handler: saves everything that training needs and the weights alone, and goes on from there when started again.
+
+    `<folder>/checkpoint.pt` holds the parts' states, `<folder>/model.safetensors` the network. Both are replaced only
+    by complete files, so that a run can be killed at any moment.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], network: AutoencoderKlMaisi, parts: Mapping[str, Any], every: int = 1
+    ) -> None:
+        self.folder, self.network, self.every = Path(folder), network, every
+        self.parts = {"network": network, **parts}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Take up the last checkpoint, if there is one.
+
+        Raises:
+            UserError: the checkpoint belongs to another network.
+        """
+        path = self.folder / "checkpoint.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+        except (RuntimeError, KeyError, ValueError):
+            raise UserError(f"{path} belongs to another network or optimizer: choose another model_dir") from None
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        logger.info(f"resumed from {path} after epoch {engine.state.epoch}")
+
+    def save(self, engine: Engine) -> None:
+        """Write checkpoint and weights; rank 0 only."""
+        if idist.get_rank() != 0:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        with atomic(self.folder / "checkpoint.pt") as temporary:
+            torch.save(state, temporary)
+        save_vae(self.network, self.folder / "model.safetensors")
+
+
+class StopOnNaN:
+    """Handler: stops training before a NaN loss reaches a checkpoint."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Look at the step's loss.
+
+        Raises:
+            UserError: it is not finite; the message names the cases of the batch.
+        """
+        if not torch.isfinite(engine.state.output["loss"]):
+            folders = ", ".join(engine.state.batch["folder"])
+            raise UserError(
+                f"the loss is not finite at step {engine.state.iteration} (cases {folders}); the last checkpoint is "
+                "kept: lower lr, or use amp bf16 or fp32, and start again"
+            )
+
+
+class Progress:
+    """Handler: one log line every `every` seconds with epoch, step, mean loss since the last line, and images/s."""
+
+    def __init__(self, batch_size: int, every: float = 30.0) -> None:
+        self.batch_size, self.every = batch_size * idist.get_world_size(), every
+        self.since, self.losses = time.monotonic(), []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Count one step."""
+        self.losses.append(engine.state.output["loss"].detach())
+        seconds = time.monotonic() - self.since
+        if seconds < self.every:
+            return
+        state = engine.state
+        total = state.max_epochs * state.epoch_length
+        logger.info(
+            f"epoch {state.epoch}/{state.max_epochs}, step {state.iteration}/{total}, "
+            f"loss {torch.stack(self.losses).mean():.5f}, {len(self.losses) * self.batch_size / seconds:.2f} images/s"
+        )
+        self.since, self.losses = time.monotonic(), []

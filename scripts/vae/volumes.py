@@ -1,0 +1,130 @@
+"""The VAE's data set: every sequence of every case is one volume of one channel."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from scripts.data.cases import read_datalist
+from scripts.data.images import check_images, image_transforms
+from scripts.problems import UserError
+from scripts.vae.memory import available
+from scripts.vae.network import FACTOR
+
+logger = logging.getLogger(__name__)
+
+
+def list_volumes(
+    dataset_dir: str | os.PathLike[str], datalists: Sequence[str], sequences: Sequence[str]
+) -> list[dict[str, Any]]:
+    """All volumes of the datalists `dataset_dir`/<name>, in their order: folder, sequence, path, spacing.
+
+    Reports and labels are left behind: no error or log of the VAE can hold them.
+
+    Raises:
+        UserError: everything that is wrong with the datalists and with the images' headers.
+    """
+    cases = []
+    for name in datalists:
+        cases += read_datalist(Path(dataset_dir) / name, dataset_dir, keys=sequences)
+    check_images(cases, sequences, factor=FACTOR).raise_if_any()
+    return [
+        {"folder": case["folder"], "sequence": sequence, "path": case[sequence], "spacing": case["spacing"]}
+        for case in cases
+        for sequence in sequences
+    ]
+
+
+def split(volumes: Sequence[Mapping[str, Any]], held_out: int, seed: int) -> tuple[list[Any], list[Any]]:
+    """Volumes to train on and to validate on, by case: `held_out` cases, drawn by `seed`, are kept for validation.
+
+    Raises:
+        UserError: no case would be left to train on.
+    """
+    folders = sorted({volume["folder"] for volume in volumes})
+    if not 0 < held_out < len(folders):
+        raise UserError(f"{held_out} validation cases of {len(folders)} leave nothing to train on: lower val_cases")
+    kept = set(np.random.default_rng(seed).permutation(folders)[:held_out].tolist())
+    return [v for v in volumes if v["folder"] not in kept], [v for v in volumes if v["folder"] in kept]
+
+
+class VolumeDataset(Dataset):
+    """Volumes in 0..1, whole or as random patches, kept in memory in half precision when they fit.
+
+    Item: `image` (1, X, Y, Z) float32, `folder`, `sequence`, and `affine` (4, 4) where volumes are whole.
+    A patch and its flip depend on seed, epoch and index only, so neither workers nor ranks change them.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        patch: Sequence[int] | None = None,
+        seed: int = 0,
+        augment: bool = False,
+        cache: bool = True,
+    ) -> None:
+        """Take `data` from `list_volumes`.
+
+        Args:
+            data: the volumes.
+            patch: voxels of a random patch, multiples of 4; None for whole volumes.
+            seed: of patches and flips.
+            augment: flip left and right at random.
+            cache: keep volumes in memory if half of what is free holds them.
+
+        Raises:
+            UserError: the patch does not divide; or, with a cache, everything that is wrong with the images.
+        """
+        if patch is not None and (len(patch) != 3 or any(n < FACTOR or n % FACTOR for n in patch)):
+            raise UserError(f"patch {patch} must be three multiples of {FACTOR}, or null for whole volumes")
+        self.data = list(data)
+        self.patch, self.seed, self.augment = patch, seed, augment
+        self.epoch = 0
+        self.transforms = {s: image_transforms((s,), factor=FACTOR) for s in {v["sequence"] for v in self.data}}
+        self.kept: list[torch.Tensor] | None = self._fill() if cache and self.data else None
+
+    def load(self, index: int) -> torch.Tensor:
+        """The whole volume as a `MetaTensor` (1, X, Y, Z), float32 in 0..1."""
+        volume = self.data[index]
+        name = volume["sequence"]
+        case = {"folder": volume["folder"], name: volume["path"], "spacing": volume["spacing"]}
+        return self.transforms[name](case)[name]
+
+    def _fill(self) -> list[torch.Tensor] | None:
+        needed = 2 * len(self.data) * math.prod(self.load(0).shape)
+        if needed > available(torch.device("cpu")) / 2:
+            logger.info(f"{len(self.data)} volumes need {needed / 2**30:.1f} GiB: they are read anew every epoch")
+            return None
+        kept, errors = [], []
+        for index in tqdm(range(len(self.data)), desc="reading volumes", disable=None):
+            try:
+                kept.append(self.load(index).as_tensor().half())
+            except UserError as error:
+                errors.append(str(error))
+        if errors:
+            raise UserError("\n".join(errors))
+        return kept
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        volume = self.data[index]
+        image = self.load(index).as_tensor() if self.kept is None else self.kept[index]
+        random = np.random.default_rng([self.seed, self.epoch, index])
+        if self.patch is not None:
+            size = [min(want, have) for want, have in zip(self.patch, image.shape[1:], strict=True)]
+            start = [int(random.integers(have - n + 1)) for n, have in zip(size, image.shape[1:], strict=True)]
+            image = image[(slice(None), *(slice(a, a + n) for a, n in zip(start, size, strict=True)))]
+        if self.augment and random.random() < 0.5:
+            image = image.flip(1)
+        return {"image": image.float(), "folder": volume["folder"], "sequence": volume["sequence"]}
