@@ -54,8 +54,8 @@ class Guidance:
             e = e(0,0) + w_r·(e(r,0) - e(0,0)) + w_c·(e(r,c) - e(r,0))
 
         r is the report and c the class, 0 the empty report and the zeroed class (Brooks et al., arXiv 2211.09800,
-        eq. 3). A condition that the variant does not have takes the other one's weight, which makes its terms vanish; so do
-        equal weights, and then two answers are enough.
+        eq. 3). A condition that the variant does not have takes the other one's weight, which makes its terms vanish;
+        so do equal weights, and then two answers are enough.
         """
         report, class_ = self.report, self.class_
         if not self.interval[0] <= timestep <= self.interval[1] or not (variant.adapter or variant.class_vector):
@@ -206,5 +206,5 @@ def guided_prediction(
         classes,
         None if spacing is None else spacing.repeat(repeats, 1),
     )
-    weights = answers.new_tensor([term.weight for term in terms]).view(repeats, 1, 1, 1, 1, 1)
-    return (weights * answers.view(repeats, *x.shape)).float().sum(dim=0)
+    weights = torch.tensor([term.weight for term in terms], device=x.device)
+    return torch.tensordot(weights, answers.float().view(repeats, *x.shape), dims=1)

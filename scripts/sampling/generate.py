@@ -1,0 +1,178 @@
+"""The pieces that MONAI's evaluator is made of to generate volumes: batch, inferer, and the handler that writes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from scripts.data.images import save_volume, to_scanner
+from scripts.data.latents import fingerprint
+from scripts.data.outputs import Record, montage, read_record, write_merged, write_rank_sheets
+from scripts.networks.ccella import CCELLA
+from scripts.problems import UserError
+from scripts.sampling.jobs import Job, Jobs
+from scripts.sampling.loop import Sample, case_generator, sample
+from scripts.sampling.recipe import LATENT_CHANNELS, Recipe
+from scripts.training.objective import PRECISIONS
+from scripts.training.weights import Weights
+from scripts.vae.decode import decode
+
+logger = logging.getLogger(__name__)
+
+
+class JobBatch(PrepareBatch):
+    """A list of jobs as the inferer takes it: seeds (B,), the jobs as targets, and what conditions them."""
+
+    def __call__(
+        self,
+        batchdata: Sequence[Job],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Sequence[Job], tuple[()], dict[str, Any]]:
+        """Seeds stay on the CPU, where the noise is drawn."""
+        conditions = {
+            "embeddings": [job.embedding for job in batchdata],
+            "pirads": torch.tensor([job.pirads for job in batchdata], dtype=torch.float32, device=device),
+            "spacing": torch.tensor([job.entry["spacing"] for job in batchdata], dtype=torch.float32, device=device),
+        }
+        return torch.tensor([job.seed for job in batchdata]), batchdata, (), conditions
+
+
+class LatentInferer(Inferer):
+    """Runs the sampling loop; its latents are those of the VAE, divided by the scale factor."""
+
+    def __init__(self, recipe: Recipe, jobs: Jobs, weights: Weights) -> None:
+        self.recipe, self.null, self.scale_factor = recipe, jobs.null, weights.scale_factor
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: CCELLA,
+        embeddings: Sequence[Tensor],
+        pirads: Tensor,
+        spacing: Tensor,
+    ) -> Sample:
+        """Latents (B, C, X, Y, Z) and class logits (B, 2) for seeds (B,)."""
+        recipe, dtype = self.recipe, PRECISIONS[self.recipe.amp]
+        device = next(network.parameters()).device
+        steps = tqdm(total=len(recipe.schedule), desc="sampling", unit="step", leave=False, disable=None)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None), steps:
+            latents, logits = sample(
+                network,
+                recipe.schedule,
+                recipe.shape,
+                embeddings,
+                [case_generator(seed) for seed in inputs.tolist()],
+                null=self.null,
+                pirads=pirads,
+                spacing=spacing,
+                guidance=recipe.guidance,
+                on_step=lambda done, total: steps.update(),
+            )
+        return Sample(latents / self.scale_factor, logits)
+
+
+class VolumeWriter:
+    """Decodes and writes every case of a batch when it is sampled, and the sheets and datalists at the end."""
+
+    def __init__(self, recipe: Recipe, jobs: Jobs, vae: nn.Module) -> None:
+        """Take the VAE, in evaluation mode on its device.
+
+        Raises:
+            UserError: it is not the VAE whose latents the network was trained on.
+        """
+        self.recipe, self.jobs, self.vae = recipe, jobs, vae
+        trained, given = recipe.meta.get("vae_fingerprint"), fingerprint(vae.state_dict())
+        if trained is not None and trained != given:
+            raise UserError(
+                f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {given}; give the VAE "
+                "that encoded the training images"
+            )
+
+    def attach(self, engine: Engine) -> None:
+        """Write after every batch."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Decode the batch's latents one volume at a time and write them."""
+        batch, output = engine.state.output[CommonKeys.LABEL], engine.state.output[CommonKeys.PRED]
+        positive = None if output.class_logits is None else output.class_logits.softmax(dim=1)[:, 1].tolist()
+        for index, job in enumerate(batch):
+            self._write(job, output.latents[index], None if positive is None else positive[index])
+
+    @torch.inference_mode()
+    def _write(self, job: Job, latent: Tensor, probability: float | None) -> None:
+        recipe, folder = self.recipe, self.jobs.output_dir / job.folder
+        dtype = PRECISIONS[recipe.amp]
+        shown = []
+        # The record comes last: until then the case counts as not made.
+        (folder / "generated.json").unlink(missing_ok=True)
+        for sequence, part in zip(recipe.sequences, latent.split(LATENT_CHANNELS), strict=True):
+            with torch.autocast(latent.device.type, dtype, enabled=dtype is not None):
+                volume = decode(self.vae, part[None])[0, 0].float().cpu()
+            save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence)
+            shown.append(to_scanner(volume, sequence))
+        record = Record(
+            folder=job.folder,
+            source=job.source,
+            split=job.split,
+            replicate=job.replicate,
+            seed=job.seed,
+            pirads_real=job.pirads.index(1) if 1 in job.pirads else None,
+            pirads_synth=None if probability is None else int(probability > 0.5),
+            probability=probability,
+            label=job.label,
+            sequences=list(recipe.sequences),
+            entry=job.entry,
+            settings=job.settings,
+        )
+        titles = [title(record, sequence) for sequence in recipe.sequences]
+        montage(shown, titles, recipe.spacing, self.jobs.output_dir / f"{job.folder}.png")
+        record.write(self.jobs.output_dir)
+
+    def finish(self) -> None:
+        """Write this rank's sheets, and once all ranks are done the merged sheet and the datalists; tell where."""
+        output_dir = self.jobs.output_dir
+        records = [record for job in self.jobs.all if (record := read_record(output_dir, job.folder)) is not None]
+        if self.jobs.typed:
+            for record in records:
+                print(f"{output_dir / record.folder}.png  {predicted(record)}")
+                for sequence in record.sequences:
+                    print(f"{output_dir / record.folder / sequence}.nii.gz")
+            return
+        write_rank_sheets(output_dir, idist.get_rank(), records)
+        idist.barrier()
+        if idist.get_rank() == 0:
+            merged = write_merged(output_dir)
+            print(f"{len(merged)} volumes, synthsheet_all.xlsx and datalists are in {output_dir}")
+
+
+def predicted(record: Record) -> str:
+    """The predicted class in words."""
+    if record.pirads_synth is None:
+        return "class not predicted by this variant"
+    return f"PI-RADS {'3-5' if record.pirads_synth else '1-2'} (probability of 3-5: {record.probability:.2f})"
+
+
+def title(record: Record, sequence: str) -> str:
+    """A picture's title: the case and how it was made, and nothing of the report."""
+    settings, guidance = record.settings, record.settings["guidance"]
+    parts = [
+        f"{record.folder} {sequence}",
+        f"seed {settings['seed']}" + (f".{record.replicate}" if record.replicate else ""),
+        f"{settings['scheduler']}, {settings['steps']} steps",
+        f"guidance {guidance['report']:g} / {guidance['class_']:g}",
+        *([predicted(record)] if record.pirads_synth is not None else []),
+    ]
+    return "  ·  ".join(parts)

@@ -1,0 +1,309 @@
+"""What is to be generated: one job for each volume, from a typed report or from the cases of datalists."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import nibabel as nib
+import numpy as np
+from torch import Tensor
+
+from scripts.data.cases import is_folder_name, one_hot, read_clinical, read_datalist, sheet_labels
+from scripts.data.outputs import grid_affine, read_record
+from scripts.data.reports import ReportEncoder, normalise_report, read_embedding, report_argument
+from scripts.files import inside
+from scripts.problems import Problems, UserError
+from scripts.sampling.loop import case_seed
+from scripts.sampling.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+EMPTY_REPORT = Path("embeddings", "empty.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One volume to make.
+
+    Attributes:
+        folder: where it goes; `source` is the real case, "" for a typed report.
+        replicate: number of the volume among those of one report.
+        embedding: the report's, (T, D); None for variants that read no report.
+        pirads: one-hot [negative, positive], [0, 0] where the class is not known.
+        affine: (4, 4) of the volume, in mm.
+        settings: all that decides how the volume looks.
+    """
+
+    folder: str
+    source: str
+    split: str
+    replicate: int
+    seed: int
+    embedding: Tensor | None
+    pirads: list[int]
+    label: str | None
+    affine: np.ndarray
+    entry: dict[str, Any]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """This rank's share: all its jobs, those still to do, and the empty report's embedding where guidance needs it."""
+
+    all: list[Job]
+    todo: list[Job]
+    null: Tensor | None
+    output_dir: Path
+    typed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What volumes are made from: a report, as text or as the file of its embedding, and what is known of the case."""
+
+    folder: str
+    split: str = ""
+    text: str | None = field(default=None, repr=False)
+    path: Path | None = None
+    embedding: Tensor | None = None
+    pirads: list[int] = field(default_factory=lambda: [0, 0])
+    label: str | None = None
+    image: Path | None = None
+    entry: dict[str, Any] = field(default_factory=dict)
+
+
+def make_jobs(
+    recipe: Recipe,
+    *,
+    dataset_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    report: Any,
+    report_file: str | os.PathLike[str] | None,
+    positive: bool | None,
+    case_name: str,
+    splits: Sequence[str],
+    text_encoder: str | os.PathLike[str] | None,
+    padded_reports: bool,
+    replicates: int,
+) -> Jobs:
+    """Find, check and embed the reports, and list this rank's volumes; arguments as in inference.yaml.
+
+    Raises:
+        UserError: everything that is wrong with the cases; volumes in `output_dir` that were made in another way.
+    """
+    if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 1:
+        raise UserError(f"replicates is {replicates!r}; give a whole number of volumes for each report, at least 1")
+    root, output_dir = Path(dataset_dir), Path(output_dir)
+    typed = report is not None or report_file is not None
+    if typed:
+        sources = [typed_source(recipe, report_argument(report, report_file), case_name, positive)]
+    else:
+        sources = listed_sources(recipe, root, splits, text_encoder)
+    pairs = [(source, replicate) for source in sources for replicate in range(replicates)]
+    pairs = pairs[idist.get_rank() :: idist.get_world_size()]
+    null = None
+    if recipe.variant.adapter:
+        reader = _ReportReader(recipe, text_encoder, padded_reports)
+        pairs = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in pairs]
+        if recipe.needs_null:
+            stored = root / EMPTY_REPORT
+            null = reader.read(Source("", path=stored if not typed and stored.is_file() else None))
+    jobs = [_make_job(recipe, source, replicate) for source, replicate in pairs]
+    return Jobs(jobs, jobs if typed else unfinished(jobs, output_dir), null, output_dir, typed)
+
+
+def typed_source(recipe: Recipe, report: str, case_name: str, positive: bool | None) -> Source:
+    """A report from the command line.
+
+    Raises:
+        UserError: the name cannot be a folder's, or the variant needs a class that is not given.
+    """
+    if not is_folder_name(case_name):
+        raise UserError(f"case_name {case_name!r} is not a plain name of a folder")
+    if recipe.variant.class_vector == "own" and positive is None:
+        raise UserError("this variant takes the class instead of predicting it; give --positive true or false")
+    text, absent = normalise_report(report)
+    if absent:
+        logger.warning("the report is empty: it is treated as absent, so the volume is of no particular patient")
+    return Source(case_name, text=text, pirads=[0, 0] if positive is None else one_hot(bool(positive)))
+
+
+# ---- datalists -------------------------------------------------------------------------------------------------------
+
+
+def listed_sources(
+    recipe: Recipe, root: Path, splits: Sequence[str], text_encoder: str | os.PathLike[str] | None
+) -> list[Source]:
+    """The cases of `<split>_merged.json`, or of `<split>.json` where there is a text encoder or no need of reports.
+
+    Raises:
+        UserError: every problem of every case.
+    """
+    problems = Problems(str(root))
+    sources: list[Source] = []
+    for split in splits:
+        merged, plain = root / f"{split}_merged.json", root / f"{split}.json"
+        path = merged if merged.is_file() else plain
+        if path is plain and recipe.variant.adapter and text_encoder is None:
+            todo = f"embed the reports (python -m scripts.encode_reports --data_dir {root}), or give text_encoder"
+            problems.add(merged.name, "is missing", todo)
+            continue
+        for case in read_datalist(path, root, keys=(), check_files=False, problems=problems):
+            embedded = path is merged and recipe.variant.adapter
+            report = _embedding_path(root, case, problems) if embedded else None
+            sources.append(_listed_source(case, split, report, recipe.sequences[0]))
+    if (root / "clinical.xlsx").is_file():
+        sources = _with_sheet(sources, root / "clinical.xlsx", problems)
+    if not problems and not sources:
+        problems.add(", ".join(splits), "hold no case", "give --report, or a dataset_dir with cases")
+    problems.raise_if_any()
+    return sources
+
+
+def _embedding_path(root: Path, case: dict[str, Any], problems: Problems) -> Path | None:
+    # A report in place of a path must not be quoted.
+    text = case.get("text")
+    if not isinstance(text, str) or Path(text).suffix not in (".safetensors", ".npy") or len(text) > 500:
+        problems.add(case["folder"], "text is not the path of an embedding", "encode the reports again")
+        return None
+    try:
+        path = inside(root, text)
+    except ValueError as error:
+        problems.add(case["folder"], f"report embedding: {error}")
+        return None
+    if not path.is_file():
+        problems.add(case["folder"], f"report embedding {path.name} is missing", "encode the reports again")
+    return path
+
+
+def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequence: str) -> Source:
+    image = Path(case[sequence]) if case.get(sequence) else None
+    return Source(
+        folder=case["folder"],
+        split=split,
+        text=case.get("text") if report is None else None,
+        path=report,
+        pirads=case["pirads"],
+        image=image if image is not None and image.is_file() else None,
+        entry={key: case[key] for key in ("dataset", "patient") if key in case},
+    )
+
+
+def _with_sheet(sources: list[Source], path: Path, problems: Problems) -> list[Source]:
+    """The sources with class and Label of the clinical sheet, which are what the authors call real."""
+    frame = read_clinical(path, problems=problems)
+    if problems:
+        return sources
+    classes, labels = sheet_labels(frame).to_dict(), frame.set_index("folder")["Label"].to_dict()
+    for source in sources:
+        if source.folder not in classes:
+            problems.add(source.folder, f"has no row in {path.name}", "add one")
+    return [
+        replace(source, pirads=one_hot(bool(classes[source.folder])), label=labels[source.folder])
+        for source in sources
+        if source.folder in classes
+    ]
+
+
+# ---- reports ---------------------------------------------------------------------------------------------------------
+
+
+class _ReportReader:
+    """Reads embeddings, or makes them with the text encoder, which is loaded when the first report needs it."""
+
+    def __init__(self, recipe: Recipe, text_encoder: str | os.PathLike[str] | None, padded: bool) -> None:
+        self.recipe, self.text_encoder, self.padded = recipe, text_encoder, padded
+        self.encoder: ReportEncoder | None = None
+        self.known: dict[str | Path, Tensor] = {}
+
+    def read(self, source: Source) -> Tensor:
+        """The embedding (T, D) of a report; equal reports share one tensor.
+
+        Raises:
+            UserError: no encoder for a text, or an embedding of another width.
+        """
+        key = source.path or source.text or ""
+        if key not in self.known:
+            embedding = read_embedding(source.path) if source.path else self._encode(source.text or "")
+            if embedding.shape[-1] != self.recipe.embedding_width:
+                raise UserError(
+                    f"{source.folder or 'the empty report'}: the report's embedding is {embedding.shape[-1]} wide, the "
+                    f"network reads {self.recipe.embedding_width}; use the text encoder of the training run"
+                )
+            self.known[key] = embedding
+        return self.known[key]
+
+    def _encode(self, text: str) -> Tensor:
+        if self.text_encoder is None:
+            raise UserError(
+                "a report must be embedded, but text_encoder is not set; give the folder or hub name of the encoder "
+                "that the network was trained with (google/flan-t5-xxl for the reference)"
+            )
+        if self.encoder is None:
+            self.encoder = ReportEncoder(self.text_encoder)
+            trained = self.recipe.meta.get("encoder_fingerprint")
+            if trained and trained != self.encoder.fingerprint:
+                raise UserError(
+                    f"text_encoder {self.text_encoder} is not the one that the network was trained with: its "
+                    f"fingerprint is {self.encoder.fingerprint}, not {trained}"
+                )
+        return self.encoder.encode([text], padded=self.padded)[0]
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
+    like, like_shape = _ras_grid(source.image) if source.image else (None, None)
+    report = None
+    if source.embedding is not None:
+        report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
+    return Job(
+        folder=source.folder if replicate == 0 else f"{source.folder}_{replicate}",
+        source=source.folder if source.split else "",
+        split=source.split,
+        replicate=replicate,
+        seed=case_seed(recipe.seed, source.folder, replicate),
+        embedding=source.embedding,
+        pirads=source.pirads,
+        label=source.label,
+        affine=grid_affine(recipe.size, recipe.spacing, like, like_shape),
+        entry={**source.entry, "spacing": list(recipe.spacing)},
+        settings={**recipe.settings, "report": report},
+    )
+
+
+def _ras_grid(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Affine and shape of an image's grid with its axes in the order and direction R, A, S; only the header is read."""
+    image = nib.load(path)
+    orientation = nib.io_orientation(image.affine)
+    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
+    return affine, tuple(image.shape[int(axis)] for axis in np.argsort(orientation[:, 0]))
+
+
+def unfinished(jobs: Sequence[Job], output_dir: Path) -> list[Job]:
+    """The jobs whose volume is not there yet.
+
+    Raises:
+        UserError: a volume is there that was made in another way.
+    """
+    problems = Problems(f"volumes in {output_dir}")
+    todo = []
+    for job in jobs:
+        record = read_record(output_dir, job.folder)
+        if record is None:
+            todo.append(job)
+        elif (record.source, record.settings, record.seed) != (job.source, job.settings, job.seed):
+            names = [name for name in job.settings if record.settings.get(name) != job.settings[name]]
+            what = f"was made with other {', '.join(names) or 'source'}"
+            problems.add(job.folder, what, "give another output_dir, or remove the folder")
+    problems.raise_if_any()
+    return todo

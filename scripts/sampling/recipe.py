@@ -1,0 +1,189 @@
+"""How volumes are generated: grid, schedule and guidance, checked against the weights' header, before any network."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.data.cases import is_spacing
+from scripts.data.images import SCANNER_UNITS
+from scripts.networks.variants import Variant, find_variant
+from scripts.problems import Problems, UserError
+from scripts.sampling.loop import Guidance
+from scripts.sampling.schedule import Schedule, make_scheduler
+from scripts.training.objective import PRECISIONS
+from scripts.training.weights import Weights, read_header
+from scripts.vae.network import FACTOR, WHERE
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_SIZE, REFERENCE_SPACING = (256, 256, 128), (0.5, 0.5, 0.5625)
+LATENT_CHANNELS = 4
+# A field of view that differs by less than this factor from the training data's is taken as the same.
+VIEW_TOLERANCE = 1.15
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How volumes are generated.
+
+    Attributes:
+        variant: what the network reads.
+        meta: what the weights' header says beside the weights; empty for the authors' files.
+        shape: (C, X, Y, Z) of a latent, four channels for each sequence.
+        size, spacing: voxels and mm of a volume.
+        settings: what decides how a volume looks, for its record.
+    """
+
+    variant: Variant
+    meta: dict[str, Any]
+    embedding_width: int | None
+    schedule: Schedule
+    guidance: Guidance
+    sequences: tuple[str, ...]
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    amp: str
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def needs_null(self) -> bool:
+        """Whether the empty report's embedding is asked for."""
+        return self.variant.adapter and self.guidance.needs_dropout(self.variant)[0]
+
+
+def make_recipe(
+    *,
+    model_file: str | os.PathLike[str],
+    vae_file: str | os.PathLike[str],
+    network_config: dict[str, Any],
+    channels: Sequence[str] | None,
+    size: Sequence[int] | None,
+    spacing: Sequence[float] | None,
+    scheduler: str,
+    steps: int,
+    guidance_report: float,
+    guidance_class: float,
+    guidance_interval: Sequence[float],
+    amp: str,
+    seed: int,
+) -> Recipe:
+    """Check the options against each other and against the weights' header.
+
+    Args:
+        network_config: the arguments of `CCELLA` as the config gives them.
+        channels, size, spacing: None takes what the weights were trained on; the others as in inference.yaml.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    header = _header(Path(model_file))
+    if not Path(vae_file).is_file():
+        raise UserError(f"VAE weights {vae_file} are missing: {WHERE}")
+    trained = header.meta.get("latent_shape")
+    if size is None:
+        size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
+    spacing = spacing or header.meta.get("spacing") or REFERENCE_SPACING
+    sequences = tuple(channels or header.meta.get("channels") or ("axt2",))
+    network_config = {**network_config, **header.config}
+    _check(size, spacing, sequences, network_config, amp)
+    variant = find_variant(network_config.get("variant", "CCELLA"))
+    guidance = Guidance(guidance_report, guidance_class, tuple(guidance_interval))
+    shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
+    _warn_about_guidance(header.meta, variant, guidance)
+    if trained and header.meta.get("spacing"):
+        _warn_about_view(size, spacing, [FACTOR * n for n in trained[-3:]], header.meta["spacing"])
+    return Recipe(
+        variant=variant,
+        meta=header.meta,
+        embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
+        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:]),
+        guidance=guidance,
+        sequences=sequences,
+        shape=shape,
+        size=tuple(size),
+        spacing=tuple(spacing),
+        amp=amp,
+        seed=seed,
+        settings={
+            "model": file_digest(model_file),
+            "vae": file_digest(vae_file),
+            "scheduler": scheduler,
+            "steps": steps,
+            "guidance": asdict(guidance),
+            "size": list(size),
+            "spacing": list(spacing),
+            "sequences": list(sequences),
+            "amp": amp,
+            "seed": seed,
+        },
+    )
+
+
+def _header(path: Path) -> Weights:
+    """The header of our weights; the authors' `.pt` files have none, they are read whole when they are loaded."""
+    if path.suffix != ".safetensors" and path.is_file():
+        return Weights(scale_factor=float("nan"))
+    return read_header(path)
+
+
+def _check(
+    size: Sequence[int], spacing: Sequence[float], sequences: Sequence[str], network: dict[str, Any], amp: str
+) -> None:
+    problems = Problems("inference")
+    # The U-Net halves the latent once less than it has levels.
+    factor = FACTOR * 2 ** (len(network.get("num_channels", range(4))) - 1)
+    if len(size) != 3 or not all(isinstance(n, int) and n > 0 and n % factor == 0 for n in size):
+        problems.add("size", f"is {list(size)}", f"give three multiples of {factor}, by which this network divides")
+    if not is_spacing(list(spacing)):
+        problems.add("spacing", f"is {list(spacing)}", "give three positive numbers in mm")
+    for name in sorted(set(sequences) - set(SCANNER_UNITS)):
+        problems.add("channels", f"{name!r} is not known", f"known are {', '.join(SCANNER_UNITS)}")
+    channels = network.get("in_channels", LATENT_CHANNELS)
+    if channels != LATENT_CHANNELS * len(sequences):
+        what = f"are {len(sequences)}, but the network makes latents of {channels // LATENT_CHANNELS}"
+        problems.add("channels", what, "name those it was trained on, in that order")
+    if amp not in PRECISIONS:
+        problems.add("amp", f"is {amp!r}", f"choose one of {', '.join(PRECISIONS)}")
+    problems.raise_if_any()
+
+
+def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:
+    """Guidance compares with the network's answer to nothing, which only condition dropout teaches."""
+    if (guidance.report, guidance.class_) != (1, 1) and not (variant.adapter or variant.class_vector):
+        logger.warning("this variant reads neither report nor class: the guidance weights have no effect")
+    elif any(guidance.needs_dropout(variant)) and not any(meta.get("trained_with_dropout", {}).values()):
+        logger.warning(
+            "guidance is on, but these weights were not trained with condition dropout: they have never seen a case "
+            "without report and class, so the direction that guidance amplifies is arbitrary and may do harm. "
+            "Set guidance_report and guidance_class to 1, or train with dropout."
+        )
+
+
+def _warn_about_view(
+    size: Sequence[int], spacing: Sequence[float], trained_size: Sequence[int], trained_spacing: Sequence[float]
+) -> None:
+    view, trained = (np.multiply(*pair) for pair in ((size, spacing), (trained_size, trained_spacing)))
+    if np.any(np.maximum(view / trained, trained / view) > VIEW_TOLERANCE):
+        logger.warning(
+            "the field of view is %s mm, but the weights were trained on %s mm: expect anatomy of a wrong size",
+            *("×".join(f"{n:g}" for n in extent) for extent in (view, trained)),
+        )
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Sixteen hexadecimal digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()[:16]
