@@ -3,12 +3,14 @@
 The folder is `$CCELLA_REFERENCE`, by default `../shared/reference` beside the repository.
 """
 
+import inspect
 import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from safetensors import safe_open
 
 from scripts.networks.ccella import CCELLA, CONDITION_SCALE
@@ -30,14 +32,23 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, dict[str, torch.Tensor]]
         return file.metadata(), groups
 
 
+def build(metadata: dict[str, str]) -> CCELLA:
+    """Build the network of a file; settings that neither our network nor MONAI's knows concern other variants."""
+    known = inspect.signature(CCELLA).parameters.keys() | inspect.signature(DiffusionModelUNetMaisi).parameters.keys()
+    config = {key: value for key, value in json.loads(metadata["config"]).items() if key in known}
+    return CCELLA(metadata["variant"], **{key: value for key, value in config.items() if key != "variant"}).eval()
+
+
 @pytest.mark.skipif(not FILES, reason=f"no reference files (*.safetensors) in {FOLDER}; set CCELLA_REFERENCE")
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_agrees_with_the_authors(path):
     metadata, groups = read(path)
-    network = CCELLA(metadata["variant"], **json.loads(metadata["config"])).eval()
+    network = build(metadata)
     network.load_state_dict(with_unet_prefix(groups["weights"]), strict=True)
     # The files hold what enters the U-Net; our interface takes one-hot classes and spacing in mm.
-    inputs = groups["input"]
+    inputs = {
+        name: groups["input"][name] for name in groups["input"] if name in inspect.signature(network.forward).parameters
+    }
     for name in {"pirads", "spacing_tensor"} & inputs.keys():
         inputs[name] = inputs[name] / CONDITION_SCALE
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ignite.distributed as idist
-import torch
 import torch.nn.functional as F
 from monai.losses import FocalLoss
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ class JointLoss(nn.Module):
     loss = mean |noise_pred - noise| + w / R * sum over cases with a report, classes of
            a_c * (1 - p_c)^2 * (-log p_c) * 100 y_c,   a = (0.25, 0.75), p = softmax(logits), y = one-hot
 
-    R counts the cases with a report, over all ranks: ranks then train as one process with their joint batch would.
+    R is the number of cases with a report, at least 1.
 
     Args:
         class_weight: w; with 0, or without logits, the loss is the noise's alone.
@@ -45,6 +43,8 @@ class JointLoss(nn.Module):
             class_logits: (B, 2), or None for networks without a class head.
             pirads: (B, 2) one-hot [negative, positive].
             text_isnull: (B,), 1 where the case has no report: its class cannot be read from it and is not asked.
+            reports: R, where it is not this batch's own: a share of a larger batch, spread over ranks or passes,
+                needs the larger batch's R in proportion.
             reports: R as this batch's share of the optimizer step, (), where the caller knows it; else it is counted.
 
         Returns:
@@ -60,13 +60,3 @@ class JointLoss(nn.Module):
         class_loss = (focal * has_report).sum() / share
         parts["class"] = class_loss.detach()
         return loss + self.class_weight * class_loss, parts
-
-    @staticmethod
-    def _share(count: Tensor) -> Tensor:
-        """Give the number of reports a rank, averaged over ranks, as gradients are; at least one in all.
-
-        Validation may give ranks different numbers of batches, so there (no gradients) each rank counts for itself.
-        """
-        ranks = idist.get_world_size() if torch.is_grad_enabled() else 1
-        total = idist.all_reduce(count.clone()) if ranks > 1 else count
-        return total.clamp(min=1) / ranks

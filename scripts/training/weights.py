@@ -6,7 +6,6 @@ Nothing is ever unpickled: `.pt` files are read with `weights_only=True`.
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from collections.abc import Mapping
@@ -26,8 +25,6 @@ from scripts.files import atomic
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
 from scripts.problems import UserError
-
-logger = logging.getLogger(__name__)
 
 FORMAT = "ccella-ldm-1"
 
@@ -92,14 +89,15 @@ def read_header(path: str | os.PathLike[str]) -> Weights:
     Raises:
         UserError: missing or unreadable file, another format, or no scale factor.
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); it may be cut short: copy or train it again") from None
-    if header.pop("format", None) != FORMAT:
+    if metadata.pop("format", None) != json.dumps(FORMAT):
         raise UserError(f"{path} is not a file of denoiser weights; give the model.safetensors that training exported")
+    header = {name: json.loads(value) for name, value in metadata.items()}
     config = header.pop("config", {})
     return Weights(_scale_factor(path, header.pop("scale_factor", None)), config, header)
 
@@ -108,44 +106,21 @@ def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
     """Load a file into the network, strictly: ours (.safetensors) or the authors' checkpoint (.pt, .pth).
 
     Raises:
-        UserError: missing or unreadable file, no scale factor, weights of another variant, width or size.
+        UserError: missing or unreadable file, no scale factor, weights of another variant, width, size or setting.
     """
-    path = _existing(path)
+    path = existing(path)
     if path.suffix == ".safetensors":
-        weights, state = read_header(path), _read_tensors(path)
+        weights, state = read_header(path), read_tensors(path)
     else:
-        checkpoint = _read_checkpoint(path)
+        checkpoint = read_checkpoint(path)
         state = checkpoint["unet_state_dict"]
         meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
         weights = Weights(_scale_factor(path, checkpoint.get("scale_factor")), meta=meta)
     state = with_unet_prefix(state)
     _check_fit(path, state, network)
+    _check_settings(path, weights.config, network)
     network.load_state_dict(state, strict=True)
     return weights
-
-
-def load_pretrained_unet(
-    network: CCELLA, path: str | os.PathLike[str], freeze: bool = False
-) -> tuple[list[str], list[str]]:
-    """Load a MAISI U-Net from MONAI, or any checkpoint read by `load_weights`, into the network's U-Net.
-
-    What both have in the same shape is copied. What only one has is left out and logged: a published MAISI file has
-    layers for body regions and modality, and its time embedding is wider or narrower than one with a class vector.
-
-    Args:
-        freeze: what was copied does not learn; what was not copied does.
-
-    Returns:
-        the names in the file that were skipped, and the names in the U-Net that stay as they were.
-
-    Raises:
-        UserError: missing or unreadable file, or its convolutions are of another size.
-    """
-    path = _existing(path, FETCH_THEM)
-    state = _read_tensors(path) if path.suffix == ".safetensors" else _read_checkpoint(path)["unet_state_dict"]
-    prefix = "unet."
-    theirs = {name.removeprefix(prefix): tensor for name, tensor in with_unet_prefix(state).items() if prefix in name}
-    return _merge_unet(path, theirs, network, freeze)
 
 
 def with_unet_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,28 +134,38 @@ TRAIN_THEM = (
     "train them with bundles/ccella_ldm/configs/train.yaml, which writes model.safetensors into "
     "bundles/ccella_ldm/models, or give the path of a file that you have"
 )
-FETCH_THEM = (
-    "github.com/NVIDIA-Medtech/NV-Generate-CTMR says where NVIDIA keeps MAISI's diffusion U-Net and under which licence "
-    "(its own, non-commercial in part); put the file into bundles/ccella_ldm/models, or leave pretrained_unet empty"
-)
 
 
-def _existing(path: str | os.PathLike[str], otherwise: str = TRAIN_THEM) -> Path:
+def existing(path: str | os.PathLike[str], otherwise: str = TRAIN_THEM) -> Path:
+    """Give the path of a weights file.
+
+    Raises:
+        UserError: there is none; `otherwise` says what to do.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights {path} are missing; {otherwise}")
     return path
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); it may be cut short: copy or train it again") from None
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a `.pt` dict with `unet_state_dict`; the optimizer's state beside it is mapped, not read."""
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a `.pt` dict with `unet_state_dict`; the optimizer's state beside it is mapped, not read.
+
+    Raises:
+        UserError: it cannot be read, holds other objects than tensors and plain values, or no such weights.
+    """
     try:
         with torch.serialization.safe_globals(HARMLESS):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -242,48 +227,16 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None
         )
 
 
-# The parts of the U-Net's time embedding, in the order in which they stand side by side.
-EMBEDDINGS = ("time_embed", "pirads_layer", "top_region_index_layer", "bottom_region_index_layer", "spacing_layer")
+def _check_settings(path: Path, config: Mapping[str, Any], network: CCELLA) -> None:
+    """Compare the settings that change what the network computes and no parameter's shape.
 
-
-def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freeze: bool) -> tuple[list[str], list[str]]:
-    own = network.unet.state_dict()
-    merged: dict[str, Tensor] = {}
-    wrong = []
-    for name in own.keys() & theirs.keys():
-        if name.endswith("time_emb_proj.weight"):
-            merged[name] = _transplant_columns(own, theirs, name)
-        elif own[name].shape == theirs[name].shape:
-            merged[name] = theirs[name]
-        else:
-            wrong.append(name)
-    if wrong or "conv_in.conv.weight" not in merged:
-        name = min(wrong, default="conv_in.conv.weight")
-        found = tuple(theirs[name].shape) if name in theirs else "absent"
-        raise UserError(
-            f"{path} is a U-Net of another size: {name} is {found} in the file and {tuple(own[name].shape)} in the "
-            "network; give a U-Net whose channels and levels are those of network_def"
-        )
-    network.unet.load_state_dict({**own, **merged}, strict=True)
-    skipped, missing = sorted(theirs.keys() - merged.keys()), sorted(own.keys() - merged.keys())
-    if freeze:
-        for name, parameter in network.unet.named_parameters():
-            # A projection of the time embedding has columns for the class, which are new and must learn.
-            parameter.requires_grad_(name in missing or name.endswith("time_emb_proj.weight"))
-    logger.info("%s: %d U-Net parameters copied, %d skipped, %d new", path, len(merged), len(skipped), len(missing))
-    for kind, names in (("skipped, not in this network", skipped), ("new, not in the file", missing)):
-        if names:
-            logger.info("%s: %s", kind, ", ".join(names))
-    return skipped, missing
-
-
-def _transplant_columns(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> Tensor:
-    """Give the projection (C, E) of the time embedding, with the columns of each part that both networks have.
-
-    Columns of parts that are new start at zero, so that the network begins as the one that was trained.
+    Raises:
+        UserError: one of them differs from the file's.
     """
-    sides = []
-    for state in (own, theirs):
-        parts = [part for part in EMBEDDINGS if f"{part}.2.weight" in state]
-        sides.append(dict(zip(parts, state[name].chunk(len(parts), dim=1), strict=True)))
-    return torch.cat([sides[1].get(part, torch.zeros_like(columns)) for part, columns in sides[0].items()], dim=1)
+    for name in ("heads", "num_head_channels", "norm_num_groups"):
+        own = network.config[name]
+        if name in config and json.loads(json.dumps(own)) != config[name]:
+            raise UserError(
+                f"{path} was trained with {name} {config[name]}, but the network has {own}; "
+                "make the sizes in network_def those of the training run"
+            )

@@ -1,0 +1,92 @@
+"""A U-Net that was trained elsewhere gives ours its weights, as far as they fit, and the rest is told."""
+
+import logging
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+
+from scripts.networks.ccella import CCELLA
+from scripts.problems import UserError
+from scripts.training.pretrained import load_pretrained_unet
+from scripts.training.weights import save_weights
+
+UNET = {
+    "num_channels": [8, 16],
+    "attention_levels": [False, True],
+    "num_head_channels": [0, 8],
+    "num_res_blocks": 1,
+    "norm_num_groups": 4,
+}
+
+
+def make(variant="CCELLA", seed=0):
+    torch.manual_seed(seed)
+    adapter = {"width": 16, "layers": 1, "heads": 2, "num_latents": 4, "input_dim": 12, "class_hidden": 6}
+    return CCELLA(variant, **UNET, **adapter, time_channel=8, time_embed_dim=20)
+
+
+def maisi_unet(**options):
+    """A U-Net as NVIDIA publishes it: no text, no class vector, body regions in the time embedding."""
+    torch.manual_seed(5)
+    regions = {"include_top_region_index_input": True, "include_bottom_region_index_input": True}
+    network = DiffusionModelUNetMaisi(
+        **{"spatial_dims": 3, "in_channels": 4, "out_channels": 4, "include_spacing_input": True, **UNET}
+        | regions
+        | options
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network.eval()
+
+
+def test_a_published_maisi_unet_loads_and_behaves_the_same(tmp_path, caplog):
+    theirs, network = maisi_unet(), make("RADMAISI").eval()
+    torch.save({"unet_state_dict": theirs.state_dict(), "scale_factor": 1.0, "epoch": 1}, tmp_path / "maisi.pt")
+    with caplog.at_level(logging.INFO):
+        skipped, missing = load_pretrained_unet(network, tmp_path / "maisi.pt")
+    assert {name.split(".")[0] for name in skipped} == {"top_region_index_layer", "bottom_region_index_layer"}
+    assert {name.split(".")[0] for name in missing} == {"pirads_layer"}
+    assert "top_region_index_layer.0.weight" in caplog.text
+    assert "pirads_layer.0.weight" in caplog.text
+
+    # Without what the region layers say, their network is ours, whatever the class.
+    for layer in (theirs.top_region_index_layer, theirs.bottom_region_index_layer):
+        torch.nn.init.zeros_(layer[2].weight)
+        torch.nn.init.zeros_(layer[2].bias)
+    x, time = torch.randn(2, 4, 8, 8, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
+    spacing, region = torch.tensor([[0.5, 0.5, 0.5625]] * 2), torch.eye(4)[:2]
+    with torch.no_grad():
+        ours = network(x, time, spacing_tensor=spacing, pirads=torch.eye(2)).noise_pred
+        expected = theirs(
+            x, time, top_region_index_tensor=region, bottom_region_index_tensor=region, spacing_tensor=100 * spacing
+        )
+    torch.testing.assert_close(ours, expected)
+
+
+def test_a_maisi_unet_gives_a_network_with_text_all_but_its_attention(tmp_path):
+    torch.save({"unet_state_dict": maisi_unet().state_dict()}, tmp_path / "maisi.pt")
+    network = make()
+    _, missing = load_pretrained_unet(network, tmp_path / "maisi.pt", freeze=True)
+    assert all("pirads_layer" in name or "attention" in name for name in missing)
+    learning = {name for name, parameter in network.unet.named_parameters() if parameter.requires_grad}
+    assert learning == set(missing) | {n for n in network.unet.state_dict() if n.endswith("time_emb_proj.weight")}
+    assert all(parameter.requires_grad for parameter in network.ella.parameters())
+
+
+def test_own_weights_serve_as_a_pretrained_unet(tmp_path):
+    source, network, path = make("DECOUPLED"), make("CCELLA", seed=1), tmp_path / "model.safetensors"
+    save_weights(path, source.state_dict(), config=source.config, scale_factor=1.0)
+    assert load_pretrained_unet(network, path) == ([], [])
+    torch.testing.assert_close(network.unet.state_dict(), source.unet.state_dict(), rtol=0, atol=0)
+
+
+def test_a_missing_file_says_where_it_comes_from(tmp_path):
+    with pytest.raises(UserError, match=r"unet\.pt are missing; .*NVIDIA.*licence"):
+        load_pretrained_unet(make(), tmp_path / "unet.pt")
+
+
+def test_a_unet_of_another_size_is_refused(tmp_path):
+    torch.save({"unet_state_dict": maisi_unet(in_channels=8).state_dict()}, tmp_path / "maisi.pt")
+    with pytest.raises(UserError, match=r"conv_in.*\(8, 8, 3, 3, 3\) in the file and \(8, 4, 3, 3, 3\)"):
+        load_pretrained_unet(make(), tmp_path / "maisi.pt")
