@@ -43,9 +43,8 @@ class JointLoss(nn.Module):
             class_logits: (B, 2), or None for networks without a class head.
             pirads: (B, 2) one-hot [negative, positive].
             text_isnull: (B,), 1 where the case has no report: its class cannot be read from it and is not asked.
-            reports: R, where it is not this batch's own: a share of a larger batch, spread over ranks or passes,
-                needs the larger batch's R in proportion.
-            reports: R as this batch's share of the optimizer step, (), where the caller knows it; else it is counted.
+            reports: R, (), where it is not this batch's own: a part of a larger batch that is spread over ranks or
+                passes needs the larger batch's R in proportion.
 
         Returns:
             the loss to minimise, and its parts for the log, detached: `noise`, and `class` before weighting.
@@ -56,7 +55,7 @@ class JointLoss(nn.Module):
             return loss, parts
         has_report = 1.0 - text_isnull.float()
         focal = self.focal(class_logits, pirads * TARGET_SCALE).sum(dim=1)
-        share = self._share(has_report.sum()) if reports is None else reports
-        class_loss = (focal * has_report).sum() / share
+        count = has_report.sum().clamp(min=1) if reports is None else reports
+        class_loss = (focal * has_report).sum() / count
         parts["class"] = class_loss.detach()
         return loss + self.class_weight * class_loss, parts

@@ -1,0 +1,387 @@
+"""Training examples of the latent diffusion model: latents and report embeddings, checked first, then drawn from.
+
+Every random number of an example (the latent's noise, the diffusion noise, the timestep, what is dropped) comes from a
+generator of its own, seeded by the run's seed, the epoch and the case. An example is therefore the same whatever the
+batch, the rank, the number of processes and workers, and a resumed run needs no random state to go on bit by bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from scripts.data.cases import SPACING_TOLERANCE, patient_of, read_datalist
+from scripts.data.latents import find_latent, read_latent
+from scripts.data.reports import pad_embeddings, read_embedding, read_encoder_fingerprint
+from scripts.files import inside
+from scripts.networks.variants import find_variant
+from scripts.problems import Problems, UserError
+
+EMPTY_REPORT = Path("embeddings", "empty.safetensors")
+STACKED = ("latent", "noise", "uniform", "pirads", "spacing", "text_isnull", "class_keep")
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One exam: where its latents and its report's embedding lie, and what conditions it.
+
+    Attributes:
+        latents: one file a channel, in the order of the channels.
+        embedding: the report's embedding, None for networks that read no report.
+        pirads: one-hot [negative, positive].
+        spacing: voxel size of the image in mm.
+        text_isnull: the case has no report; its embedding is the empty report's.
+        fingerprint: of the VAE that made the latents, where the files tell it.
+        encoder: fingerprint of the text encoder that made the embedding, where the file tells it.
+    """
+
+    folder: str
+    patient: str
+    latents: tuple[Path, ...]
+    embedding: Path | None
+    pirads: tuple[int, int]
+    spacing: tuple[float, float, float]
+    text_isnull: bool
+    fingerprint: str | None
+    encoder: str | None
+
+
+# ---- reading and checking --------------------------------------------------------------------------------------------
+
+
+def read_training_cases(
+    dataset_dir: str | os.PathLike[str],
+    latent_dir: str | os.PathLike[str],
+    *,
+    channels: Sequence[str] = ("axt2",),
+    variant: str = "CCELLA",
+    embedding_width: int = 4096,
+    factor: int = 8,
+    datalist: str = "train_merged.json",
+) -> list[TrainingCase]:
+    """Read a datalist of embedded reports and check everything that training will read, before anything heavy starts.
+
+    Args:
+        dataset_dir: the data root, which holds the datalist and the embeddings.
+        latent_dir: the folder of the latents.
+        channels: the sequences that are generated together.
+        variant: of the network; some read no report, and then no embedding is looked for.
+        embedding_width: of the report embeddings that the network reads.
+        factor: the network halves the latent so often that every size must divide by this.
+        datalist: the datalist's name inside the data root.
+
+    Raises:
+        UserError: every problem of every case.
+    """
+    root = Path(dataset_dir)
+    problems = Problems(str(root / datalist))
+    if not (root / datalist).is_file():
+        problems.add(datalist, "is missing", f"embed the reports: python -m scripts.encode_reports --data_dir {root}")
+        problems.raise_if_any()
+    entries = read_datalist(root / datalist, root, keys=(), check_files=False, problems=problems)
+    if not entries:
+        problems.add(datalist, "holds no case", "prepare exams or make a phantom first")
+    widths = _Widths(root, embedding_width if find_variant(variant).adapter else None, problems)
+    if widths.expected is not None:
+        widths.check("empty report", str(EMPTY_REPORT))
+    shapes: Counter[tuple[int, ...]] = Counter()
+    cases = [_read_case(entry, Path(latent_dir), channels, factor, widths, shapes, problems) for entry in entries]
+    if len(shapes) > 1:
+        sizes = ", ".join(f"{shape} in {count} files" for shape, count in shapes.most_common())
+        problems.add("latents", f"differ in size: {sizes}", "prepare all exams onto one grid and encode them again")
+    _check_made_by("VAE", {case.folder: case.fingerprint for case in cases if case.latents}, problems)
+    _check_made_by("text encoder", {case.folder: case.encoder for case in cases if case.embedding}, problems)
+    problems.raise_if_any()
+    return cases
+
+
+def _read_case(
+    entry: dict[str, Any],
+    latent_dir: Path,
+    channels: Sequence[str],
+    factor: int,
+    widths: _Widths,
+    shapes: Counter[tuple[int, ...]],
+    problems: Problems,
+) -> TrainingCase:
+    folder = entry["folder"]
+    paths, prints = [], set()
+    for channel in channels:
+        try:
+            path = find_latent(latent_dir, folder, channel)
+            latent = read_latent(path)
+        except UserError as error:
+            problems.add(folder, str(error))
+            continue
+        paths.append(path)
+        prints.add(latent.fingerprint)
+        if entry["spacing"] and not torch.allclose(
+            torch.tensor(latent.spacing), torch.tensor(entry["spacing"]), rtol=0, atol=SPACING_TOLERANCE
+        ):
+            what = f"latent of {channel} was made from an image of spacing {[round(n, 4) for n in latent.spacing]} mm"
+            problems.add(folder, what, f"the datalist says {entry['spacing']}: correct one of them")
+        shape = tuple(latent.mu.shape)
+        shapes[shape] += 1
+        if any(size % factor for size in shape[1:]):
+            problems.add(folder, f"latent of {channel} has shape {shape}", f"every size must divide by {factor}")
+    if len(prints) > 1:
+        problems.add(folder, "its latents come from different VAEs", "encode all channels with one VAE")
+    embedding = widths.check(folder, entry.get("text")) if widths.expected is not None else None
+    return TrainingCase(
+        folder=folder,
+        patient=patient_of(entry),
+        latents=tuple(paths),
+        embedding=embedding,
+        pirads=tuple(entry["pirads"]),
+        spacing=tuple(entry["spacing"]),
+        text_isnull=bool(entry.get("text_isnull")),
+        fingerprint=next(iter(prints), None),
+        encoder=read_encoder_fingerprint(embedding) if embedding else None,
+    )
+
+
+class _Widths:
+    """Checks each distinct embedding file once."""
+
+    def __init__(self, root: Path, expected: int | None, problems: Problems) -> None:
+        self.root, self.expected, self.problems = root, expected, problems
+        self.known: dict[str, Path] = {}
+
+    def check(self, case: str, text: Any) -> Path | None:
+        """The embedding's path; a problem is noted where it is no readable embedding of the expected width."""
+        if text in self.known:
+            return self.known[text]
+        todo = "embed the reports with the text encoder that the network was made for"
+        # A report in place of a path must not be quoted: only the file's state is told.
+        if not isinstance(text, str) or Path(text).suffix not in (".safetensors", ".npy") or len(text) > 500:
+            self.problems.add(case, "text is not the path of an embedding", "train from train_merged.json")
+            return None
+        try:
+            path = inside(self.root, text)
+            width = read_embedding(path).shape[-1]
+        except (OSError, ValueError) as error:
+            self.problems.add(case, f"report embedding: {error}", todo)
+            return None
+        if width != self.expected:
+            self.problems.add(case, f"report embedding has width {width}, the network reads {self.expected}", todo)
+        self.known[text] = path
+        return path
+
+
+def _check_made_by(maker: str, prints: dict[str, str | None], problems: Problems) -> None:
+    """All cases must come from the same network, told by its fingerprint."""
+    if len(set(prints.values())) < 2:
+        return
+    usual = Counter(prints.values()).most_common(1)[0][0]
+    for folder, found in prints.items():
+        if found != usual:
+            what = f"was encoded by {maker} {found or '(unknown)'}, most cases by {usual or '(unknown)'}"
+            problems.add(folder, what, f"encode all cases with one {maker}")
+
+
+def split_cases(
+    cases: Sequence[TrainingCase], fraction: float, seed: int
+) -> tuple[list[TrainingCase], list[TrainingCase]]:
+    """Hold back a share of the patients for validation: (training cases, held-out cases), none empty unless asked.
+
+    Raises:
+        UserError: the fraction is not in [0, 1), or it leaves a part empty.
+    """
+    if not 0 <= fraction < 1:
+        raise UserError(f"val_fraction is {fraction}; it must be at least 0 and below 1")
+    patients = sorted({case.patient for case in cases})
+    order = torch.randperm(len(patients), generator=_generator(seed, "validation")).tolist()
+    held = {patients[i] for i in order[: round(fraction * len(patients))]}
+    parts = [c for c in cases if c.patient not in held], [c for c in cases if c.patient in held]
+    if not parts[0] or (fraction and not parts[1]):
+        raise UserError(
+            f"val_fraction {fraction} of {len(patients)} patients leaves {len(parts[0])} cases for training and "
+            f"{len(parts[1])} for validation; add cases or change val_fraction"
+        )
+    return parts
+
+
+# ---- examples --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """How often a condition is left out of an example, so that guidance can be used when sampling.
+
+    Attributes:
+        report: probability that only the report is replaced by the empty report.
+        class_: probability that only the class vector is zeroed.
+        both: probability of both together; what is left is the unconditional model.
+    """
+
+    report: float = 0.0
+    class_: float = 0.0
+    both: float = 0.0
+
+    def __post_init__(self) -> None:
+        shares = (self.report, self.class_, self.both)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise UserError(f"the dropout probabilities are {shares}; each must be at least 0, their sum at most 1")
+
+    def decide(self, uniform: float) -> tuple[bool, bool]:
+        """(report dropped, class dropped) from one uniform number in [0, 1)."""
+        both = uniform < self.both
+        report = self.both <= uniform < self.both + self.report
+        class_ = self.both + self.report <= uniform < self.both + self.report + self.class_
+        return both or report, both or class_
+
+
+class Slot(NamedTuple):
+    """A place in an optimizer step: which case, in which epoch, and what it counts there (see `batches.py`)."""
+
+    epoch: int
+    index: int
+    case_weight: float
+    report_weight: float
+
+
+class LatentDataset(Dataset[dict[str, Any]]):
+    """Examples drawn from cases.
+
+    Args:
+        cases: as `read_training_cases` gives them.
+        dataset_dir: the data root, for the empty report's embedding.
+        seed: of the run.
+        dropout: how often conditions are left out.
+        fresh_noise: draw each latent anew in every epoch; else one draw serves all epochs, as the authors store it.
+        cache: keep all latents and embeddings in memory.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        dataset_dir: str | os.PathLike[str],
+        *,
+        seed: int,
+        dropout: Dropout | None = None,
+        fresh_noise: bool = True,
+        cache: bool = True,
+    ) -> None:
+        self.cases = list(cases)
+        self.seed = seed
+        self.dropout = dropout or Dropout()
+        self.fresh_noise = fresh_noise
+        self.reads_reports = any(case.embedding is not None for case in self.cases)
+        self.empty = read_embedding(Path(dataset_dir) / EMPTY_REPORT) if self.reads_reports else None
+        self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._embeddings: dict[Path, Tensor] = {}
+        if cache:
+            self._latents = {case.folder: _load(case) for case in self.cases}
+            paths = {case.embedding for case in self.cases if case.embedding is not None}
+            self._embeddings = {path: read_embedding(path) for path in paths}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, slot: Slot | int) -> dict[str, Any]:
+        """One example.
+
+        Returns:
+            latent (C, X, Y, Z) before scaling, noise of that shape, uniform () in [0, 1) for the timestep, pirads (2,),
+            spacing (3,) in mm, embedding (T, D) or None, text_isnull () 1 where no report is given, class_keep () bool,
+            case_weight and report_weight as in the slot, folder.
+        """
+        if isinstance(slot, int):
+            slot = Slot(0, slot, 1.0, 1.0)
+        case = self.cases[slot.index]
+        no_report, no_class = self.dropped(slot.epoch, slot.index)
+        latent = self.latent(slot.epoch if self.fresh_noise else 0, slot.index)
+        generator = _generator(self.seed, slot.epoch, case.folder, "diffusion")
+        return {
+            "latent": latent,
+            "uniform": torch.rand((), generator=generator),
+            "noise": torch.randn(latent.shape, generator=generator),
+            "pirads": torch.tensor(case.pirads, dtype=torch.float32),
+            "spacing": torch.tensor(case.spacing, dtype=torch.float32),
+            "embedding": self.empty if no_report else self._embedding(case),
+            "text_isnull": torch.tensor(no_report),
+            "class_keep": torch.tensor(not no_class),
+            "case_weight": slot.case_weight,
+            "report_weight": slot.report_weight,
+            "folder": case.folder,
+        }
+
+    def latent(self, epoch: int, index: int) -> Tensor:
+        """The latent (C, X, Y, Z) of a case as drawn in an epoch: mu + sigma·eps."""
+        case = self.cases[index]
+        mu, sigma = self._latents.get(case.folder) or _load(case)
+        if sigma is None:
+            return mu
+        return mu + sigma * torch.randn(mu.shape, generator=_generator(self.seed, epoch, case.folder, "latent"))
+
+    def dropped(self, epoch: int, index: int) -> tuple[bool, bool]:
+        """Whether the example of this epoch has (no report, no class), by dropout or because the case has none."""
+        case = self.cases[index]
+        uniform = torch.rand((), generator=_generator(self.seed, epoch, case.folder, "dropout")).item()
+        no_report, no_class = self.dropout.decide(uniform)
+        return no_report or case.text_isnull, no_class
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape (C, X, Y, Z) of every latent."""
+        return tuple(self.latent(0, 0).shape)
+
+    def _embedding(self, case: TrainingCase) -> Tensor | None:
+        if case.embedding is None:
+            return None
+        return self._embeddings[case.embedding] if self._embeddings else read_embedding(case.embedding)
+
+
+class TimestepGrid(Dataset[dict[str, Any]]):
+    """Held-out examples for validation: every case once in each of `buckets` equal parts of the timesteps.
+
+    The draws are the same in every epoch, so validation losses of different epochs and runs compare.
+    """
+
+    def __init__(self, examples: LatentDataset, buckets: int) -> None:
+        self.examples, self.buckets = examples, buckets
+
+    def __len__(self) -> int:
+        return len(self.examples) * self.buckets
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        case, bucket = divmod(index, self.buckets)
+        example = self.examples[case]
+        return example | {"uniform": (bucket + example["uniform"]) / self.buckets}
+
+
+def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Examples as one batch: tensors stacked, embeddings padded to the longest (`text_mask` True on real tokens)."""
+    batch: dict[str, Any] = {key: torch.stack([example[key] for example in examples]) for key in STACKED}
+    batch["embedding"], batch["text_mask"] = None, None
+    if examples[0]["embedding"] is not None:
+        batch["embedding"], batch["text_mask"] = pad_embeddings([example["embedding"] for example in examples])
+    for key in ("case_weight", "report_weight"):
+        batch[key] = torch.tensor([example[key] for example in examples], dtype=torch.float32)
+    batch["folder"] = [example["folder"] for example in examples]
+    return batch
+
+
+def _load(case: TrainingCase) -> tuple[Tensor, Tensor | None]:
+    """mu and sigma (C, X, Y, Z) of all channels; sigma is None where a file holds one draw only."""
+    latents = [read_latent(path) for path in case.latents]
+    mu = torch.cat([latent.mu.float() for latent in latents])
+    if any(latent.sigma is None for latent in latents):
+        return mu, None
+    return mu, torch.cat([latent.sigma.float() for latent in latents])
+
+
+def _generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by all the parts together."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

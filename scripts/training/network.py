@@ -1,0 +1,50 @@
+"""The network as training starts with it: where its weights come from, and several processes that train it together."""
+
+from __future__ import annotations
+
+import os
+
+import ignite.distributed as idist
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scripts.networks.ccella import CCELLA
+from scripts.training.pretrained import load_pretrained_unet
+from scripts.training.weights import load_weights
+
+
+def start_network(
+    network: CCELLA,
+    device: torch.device,
+    *,
+    initial_weights: str | os.PathLike[str] | None = None,
+    pretrained_unet: str | os.PathLike[str] | None = None,
+    freeze_unet: bool = False,
+) -> CCELLA:
+    """The network on its device, with random weights or those of a file.
+
+    Args:
+        initial_weights: weights of the whole network, to fine-tune.
+        pretrained_unet: weights of a U-Net alone, such as MAISI's.
+        freeze_unet: the pretrained U-Net does not learn.
+
+    Raises:
+        UserError: a file that is missing or does not fit.
+    """
+    if initial_weights:
+        load_weights(initial_weights, network)
+    if pretrained_unet:
+        load_pretrained_unet(network, pretrained_unet, freeze=freeze_unet)
+    return network.to(device)
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network for the trainer: gradients are averaged over the processes where there are several.
+
+    Every parameter gets a gradient in every pass, so no search for unused ones is needed.
+    """
+    if idist.get_world_size() == 1:
+        return network
+    device = idist.device()
+    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)

@@ -1,0 +1,109 @@
+"""From a batch of examples to a loss: noise is added, the network is asked, and its answer is weighed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from monai.engines.utils import PrepareBatch
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
+
+from scripts.data.ldm_dataset import LatentDataset
+from scripts.problems import UserError
+from scripts.sampling.schedule import noise_process, training_timesteps
+from scripts.training.loss import JointLoss
+from scripts.training.optim import scale_factor
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def latent_scale(dataset: LatentDataset, count: int) -> float:
+    """1/std of the latents of `count` cases, evenly spread over the list and shared out over the ranks."""
+    picks = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().long().tolist()
+    return scale_factor(dataset.latent(0, index) for index in picks[idist.get_rank() :: idist.get_world_size()])
+
+
+class NoisyBatch(PrepareBatch):
+    """Makes the network's input and what it should answer.
+
+    Args:
+        objective: `ddpm` (the network answers with the noise) or `rflow` (with the velocity, latent minus noise).
+        scale_factor: what latents are multiplied by, so that their variance is about 1.
+    """
+
+    def __init__(self, objective: str, scale_factor: float) -> None:
+        self.objective = objective
+        self.scale_factor = scale_factor
+        self.process = noise_process(objective)
+
+    def __call__(
+        self,
+        batchdata: dict[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Tensor], tuple[()], dict[str, Tensor | None]]:
+        """Noisy latents (B, C, X, Y, Z), the targets for `WeightedLoss`, and the network's other arguments."""
+        batch = {
+            key: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            for key, value in batchdata.items()
+        }
+        latents, noise = batch["latent"] * self.scale_factor, batch["noise"]
+        timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:])
+        inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
+        targets = {
+            "answer": noise if self.objective == "ddpm" else latents - noise,
+            **{key: batch[key] for key in ("uniform", "pirads", "text_isnull", "case_weight", "report_weight")},
+        }
+        conditions = {
+            "timesteps": timesteps,
+            "text_encoding": batch["embedding"],
+            "text_mask": batch["text_mask"],
+            "spacing_tensor": batch["spacing"],
+            "pirads": batch["pirads"],
+            "class_keep": batch["class_keep"],
+        }
+        return inputs, targets, (), conditions
+
+
+class PreciseInferer(SimpleInferer):
+    """Asks the network in the chosen precision: `fp32`, `bf16` or `fp16`, on any device.
+
+    The trainer's own `amp` serves CUDA only; it is switched on beside this for `fp16`, whose gradients need scaling.
+    """
+
+    def __init__(self, amp: str = "fp32") -> None:
+        super().__init__()
+        if amp not in PRECISIONS:
+            raise UserError(f"amp is {amp!r}; it must be one of {', '.join(PRECISIONS)}")
+        self.dtype = PRECISIONS[amp]
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the network answers."""
+        with torch.autocast(inputs.device.type, self.dtype, enabled=self.dtype is not None):
+            return super().__call__(inputs, network, *args, **kwargs)
+
+
+class WeightedLoss(nn.Module):
+    """The joint loss of a batch, weighed so that all batches of an optimizer step sum to the loss of the whole step.
+
+    `parts` keeps the last batch's noise loss (and class loss before weighting), for the log.
+    """
+
+    def __init__(self, class_weight: float) -> None:
+        super().__init__()
+        self.joint = JointLoss(class_weight)
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, prediction: tuple[Tensor, Tensor | None], targets: dict[str, Tensor]) -> Tensor:
+        """Loss () of a prediction (noise or velocity, class logits); `StepSampler` says what the weights mean."""
+        answer, logits = prediction
+        share = targets["case_weight"].sum()
+        reports = share / targets["report_weight"][0]
+        loss, self.parts = self.joint(
+            answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports
+        )
+        return share * loss

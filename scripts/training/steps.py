@@ -1,0 +1,91 @@
+"""What happens around each optimizer step: clipping before it; moving average and learning rate after it."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from scripts.problems import UserError
+
+
+def polynomial_decay(optimizer: Optimizer, steps: int, power: float = 2.0, warmup: int = 0) -> LRScheduler:
+    """Learning rate lr·(1 - n/steps)^power after n steps (CCELLA: power 2), rising linearly over the first `warmup`.
+
+    The rate follows from the step's number alone, so a run that is continued with more epochs follows the longer curve.
+    """
+
+    def factor(done: int) -> float:
+        rise = min(1.0, (done + 1) / (warmup + 1))
+        return rise * (1 - min(done, steps) / steps) ** power
+
+    return LambdaLR(optimizer, factor)
+
+
+class OptimizerStep:
+    """Clips the gradient's norm before the optimizer's step; updates moving average and learning rate after it.
+
+    With gradient accumulation only the passes that end a step count.
+
+    Args:
+        network: whose gradients are clipped; not wrapped by data parallelism.
+        schedule: of the learning rate, one value a step.
+        average: the weights' moving average, or None.
+        gradient_clip: largest norm of the gradient; 0 leaves it as it is.
+    """
+
+    def __init__(
+        self, network: nn.Module, schedule: LRScheduler, average: AveragedModel | None, gradient_clip: float
+    ) -> None:
+        self.network, self.schedule, self.average, self.gradient_clip = network, schedule, average, gradient_clip
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.before)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.after)
+
+    def before(self, engine: Engine) -> None:
+        """Clip, when the backward pass that ends a step is done."""
+        if not self._ends_step(engine) or not self.gradient_clip:
+            return
+        if engine.scaler is not None:
+            engine.scaler.unscale_(engine.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+
+    def after(self, engine: Engine) -> None:
+        """Follow the weights, when the optimizer has stepped."""
+        if not self._ends_step(engine):
+            return
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.schedule.step()
+
+    @staticmethod
+    def _ends_step(engine: Engine) -> bool:
+        return engine.state.iteration % engine.accumulation_steps == 0
+
+
+class StopOnNan:
+    """Ends training when the loss is not finite; the last checkpoint was written before and stays as it is."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Look at the loss before it reaches the weights.
+
+        Raises:
+            UserError: it is NaN or infinite; names the batch's cases.
+        """
+        loss = engine.state.output["loss"]
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
+                f"the batch holds the cases {', '.join(engine.state.batch['folder'])}. The last checkpoint is intact: "
+                "look at these cases' latents, or go on with a lower lr or with amp fp32"
+            )
