@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
@@ -17,7 +18,6 @@ from torch import nn
 
 from scripts.files import atomic
 from scripts.problems import UserError
-from scripts.training.distributed import rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +43,10 @@ class EpochState:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._share)
 
     def _seed(self, engine: Engine) -> None:
-        torch.manual_seed((self.seed * 1_000_003 + engine.state.epoch) * world_size() + rank())
+        torch.manual_seed((self.seed * 1_000_003 + engine.state.epoch) * idist.get_world_size() + idist.get_rank())
 
     def _share(self, _: Engine) -> None:
-        if world_size() > 1:
+        if idist.get_world_size() > 1:
             for buffer in self.network.buffers():
                 dist.broadcast(buffer, 0)
 
@@ -102,7 +102,7 @@ class Checkpoints:
         logger.info(f"{self.arm}: going on after epoch {state['epoch']} of {engine.state.max_epochs}")
 
     def _save(self, engine: Engine) -> None:
-        if rank() > 0:
+        if idist.get_rank() > 0:
             return
         best = self.validator.state
         if best.best_metric_epoch == engine.state.epoch:

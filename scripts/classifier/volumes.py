@@ -13,6 +13,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.data import CacheDataset, MetaTensor
@@ -36,7 +37,6 @@ from scripts.data.cases import Case
 from scripts.data.grid import Grid, grid_affine, resample
 from scripts.data.images import CheckImaged, ImageTransforms
 from scripts.problems import UserError
-from scripts.training.distributed import rank, world_size
 
 STRIDE = 32  # EfficientNet halves every axis five times
 SPACING_TOLERANCE = 1e-3  # mm; headers hold float32
@@ -180,13 +180,14 @@ def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, s
     Raises:
         UserError: a process would get fewer than two cases a batch, which batch normalisation needs.
     """
-    share = min(batch_size, len(dataset)) // world_size()
+    processes = idist.get_world_size()
+    share = min(batch_size, len(dataset)) // processes
     if share < 2:
         raise UserError(
-            f"batch_size {batch_size} and {len(dataset)} training cases over {world_size()} processes leave {share} a "
-            "batch; batch normalisation needs 2: raise batch_size or use fewer processes"
+            f"batch_size {batch_size} and {len(dataset)} training cases over {processes} processes leave {share} a batch; "
+            "batch normalisation needs 2: raise batch_size or use fewer processes"
         )
-    sampler = DrawSampler(dataset, num_replicas=world_size(), rank=rank(), shuffle=True, seed=seed)
+    sampler = DrawSampler(dataset, num_replicas=processes, rank=idist.get_rank(), shuffle=True, seed=seed)
     # A short last batch is dropped, or its statistics would weigh too much; the next epoch shuffles again.
     return DataLoader(dataset, share, sampler=sampler, num_workers=num_workers, drop_last=True)
 
@@ -197,6 +198,7 @@ def rank_share(cases: Sequence[Case]) -> list[Case]:
     Raises:
         UserError: there are more processes than cases.
     """
-    if len(cases) < world_size():
-        raise UserError(f"{len(cases)} cases cannot be shared among {world_size()} processes; use fewer processes")
-    return list(cases[rank() :: world_size()])
+    processes = idist.get_world_size()
+    if len(cases) < processes:
+        raise UserError(f"{len(cases)} cases cannot be shared among {processes} processes; use fewer processes")
+    return list(cases[idist.get_rank() :: processes])

@@ -1,0 +1,255 @@
+"""Judges generated volumes against real ones: distances, classes, copies, and for phantoms report adherence.
+
+Everything is judged on the test reports, but copies, which are looked for among all generated volumes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scripts.data.cases import Case, cell_flag, cell_name, is_folder_name, is_positive, read_splits, read_table
+from scripts.data.images import image_transforms
+from scripts.data.outputs import read_record
+from scripts.data.phantom.analyser import agrees, analyse
+from scripts.data.phantom.anatomy import Lesion
+from scripts.data.phantom.dataset import read_findings
+from scripts.evaluation import features
+from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table, wilson
+from scripts.evaluation.copies import find_copies
+from scripts.evaluation.distances import frechet_distance, kernel_distance, with_interval
+from scripts.evaluation.features import Extractor
+from scripts.files import atomic
+from scripts.problems import Problems, UserError
+
+logger = logging.getLogger(__name__)
+
+SHEET = "synthsheet_all.xlsx"
+DISTANCES = {"frechet": frechet_distance, "kernel": kernel_distance}
+
+
+class Generated(NamedTuple):
+    """A generated volume: where it is, the real case whose report it was made from, and the predicted class."""
+
+    folder: str
+    image: str
+    case: Case
+    is_test: bool
+    predicted: float | None  # probability of the positive class, or the class itself; None without a class head
+
+
+def evaluate(
+    dataset_dir: str | os.PathLike[str],
+    generated_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    sequence: str = "axt2",
+    medicalnet_file: str | os.PathLike[str] = "",
+    radimagenet_file: str | os.PathLike[str] = "",
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Judge a generator's output; print tables, write `metrics.json` and `copies.csv`.
+
+    Args:
+        dataset_dir: real cases: train.json, test.json, clinical.xlsx; `lesions.csv` where they are phantoms.
+        generated_dir: what inference wrote: `synthsheet_all.xlsx` and `<folder>/<sequence>.nii.gz`.
+        output_dir: for the results.
+        sequence: axt2, b1600 or adc.
+        medicalnet_file: MedicalNet weights; with them, distances on its features.
+        radimagenet_file: RadImageNet weights; with them, distances on its features of slices in three planes.
+        device: for both networks.
+        seed: of the intervals.
+
+    Returns:
+        What metrics.json holds; every figure as value, low, high, n.
+
+    Raises:
+        UserError: everything that is wrong with the cases and volumes, before any network is made; weights are missing.
+    """
+    train, test = read_splits(dataset_dir, keys=(sequence,))
+    generated = read_generated(generated_dir, train, test, sequence)
+    extractors = _extractors(medicalnet_file, radimagenet_file, device)
+
+    result: dict[str, dict[str, dict[str, Estimate]]] = {}
+    real = {name: [(c["folder"], c[sequence]) for c in cases] for name, cases in (("train", train), ("test", test))}
+    result["distances"], copies, result["copies"] = _from_features(extractors, real, generated, sequence, seed)
+    result["class"] = _class_prediction(generated, seed)
+    if sequence == "axt2" and (Path(dataset_dir) / "lesions.csv").is_file():
+        result["adherence"] = _adherence(dataset_dir, generated, test)
+
+    output = Path(output_dir)
+    as_values = {name: {row: as_json(figures) for row, figures in rows.items()} for name, rows in result.items()}
+    with atomic(output / "copies.csv") as part:
+        copies.to_csv(part, index=False)
+    with atomic(output / "metrics.json") as part:
+        part.write_text(json.dumps(as_values, indent=1) + "\n", encoding="utf-8")
+    for name, rows in result.items():
+        if rows:
+            print(f"\n{name}\n{markdown(table(rows))}")
+    return as_values
+
+
+def read_generated(
+    root: str | os.PathLike[str], train: Sequence[Case], test: Sequence[Case], sequence: str
+) -> list[Generated]:
+    """The generated volumes, each with its real case.
+
+    Raises:
+        UserError: everything that is wrong with the sheet and the volumes' headers, or none is made from a test report.
+    """
+    root = Path(root)
+    if not (root / SHEET).is_file():
+        raise UserError(f"generated_dir {str(root)!r} holds no {SHEET}; give the folder that inference wrote")
+    sheet = read_table(root / SHEET)
+    problems = Problems(str(root))
+    if "folder" not in sheet:
+        raise UserError(f"{root / SHEET}: has no column folder; make the volumes again with inference")
+    known = {case["folder"]: case for case in [*train, *test]}
+    tested = {case["folder"] for case in test}
+    generated = []
+    for row in sheet.to_dict("records"):
+        folder = cell_name(row["folder"])
+        if folder is None or not is_folder_name(folder):
+            problems.add(SHEET, f"folder {row['folder']!r} is not a folder's name", "format the column as Text")
+            continue
+        record = read_record(root, folder)
+        source = record.source if record else folder
+        if source not in known:
+            problems.add(folder, "was made from no report of dataset_dir", "give the dataset_dir that it was made from")
+            continue
+        predicted = cell_flag(row["PIRADS_synth"]) if row.get("PIRADS_synth") is not None else None
+        if record and record.probability is not None:
+            predicted = record.probability
+        case = known[source]
+        image = root / folder / f"{sequence}.nii.gz"
+        _check_grid(image, folder, case[sequence], problems)
+        generated.append(Generated(folder, str(image), case, source in tested, predicted))
+    problems.raise_if_any()
+    if sum(g.is_test for g in generated) < 2:
+        raise UserError(f"{root}: fewer than two volumes are made from test reports; run inference on test.json")
+    return generated
+
+
+def _check_grid(path: Path, folder: str, real: str, problems: Problems) -> None:
+    """Volumes on another grid have other features, whatever they show."""
+    if not path.is_file():
+        problems.add(folder, f"{path.name} is missing", f"put it at {path}, or generate it again")
+        return
+    try:
+        header = nib.load(path).header
+    except Exception:  # nibabel raises whatever the broken bytes lead it to
+        problems.add(folder, f"{path.name} cannot be read as NIfTI", "generate it again")
+        return
+    wanted = nib.load(real).header
+    if header.get_data_shape() != wanted.get_data_shape():
+        problems.add(
+            folder, f"has size {header.get_data_shape()}, the real case {wanted.get_data_shape()}",
+            "generate on the real grid",
+        )  # fmt: skip
+
+
+# ---- features --------------------------------------------------------------------------------------------------------
+
+
+def _extractors(medicalnet: Any, radimagenet: Any, device: torch.device | str) -> dict[str, Extractor]:
+    extractors: dict[str, Extractor] = {"phantom": features.phantom()}
+    if medicalnet:
+        extractors["medicalnet"] = features.medicalnet(medicalnet, device)
+    if radimagenet:
+        for plane in features.PLANES:
+            extractors[f"radimagenet {plane}"] = features.radimagenet(radimagenet, plane, device)
+    return extractors
+
+
+def extract(
+    extractors: dict[str, Extractor], volumes: Iterable[tuple[str, str]], sequence: str, what: str
+) -> dict[str, Tensor]:
+    """Features (N, D), or (N, slices, D), of volumes given as (folder, path), by every extractor; each is read once."""
+    read = image_transforms((sequence,), factor=1)
+    found: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    for folder, path in tqdm(list(volumes), desc=what, disable=None):
+        volume = read({"folder": folder, sequence: path})[sequence].as_tensor()
+        for name, extractor in extractors.items():
+            found[name].append(extractor(volume))
+    return {name: torch.stack(rows) for name, rows in found.items()}
+
+
+def _from_features(
+    extractors: dict[str, Extractor],
+    real: dict[str, list[tuple[str, str]]],
+    generated: Sequence[Generated],
+    sequence: str,
+    seed: int,
+) -> tuple[dict[str, dict[str, Estimate]], pd.DataFrame, dict[str, dict[str, Estimate]]]:
+    """Distances of generated test volumes to real test volumes, and copies of training volumes.
+
+    Beside each distance stands that of real training volumes to real test volumes: what a perfect generator would get.
+    """
+    train = extract(extractors, real["train"], sequence, "real training volumes")
+    test = extract(extractors, real["test"], sequence, "real test volumes")
+    made = extract(extractors, [(g.folder, g.image) for g in generated], sequence, "generated volumes")
+    on_test = torch.tensor([g.is_test for g in generated])
+    distances = {}
+    for name in extractors:
+        rows = {"generated": made[name][on_test], "real train": train[name]}
+        for row, vectors in rows.items():
+            distances[f"{name}: {row} to real test"] = {
+                kind: with_interval(distance, vectors, test[name], seed=seed) for kind, distance in DISTANCES.items()
+            }
+    names = [g.folder for g in generated], [folder for folder, _ in real["train"]]
+    copies, share = find_copies(
+        made["phantom"], train["phantom"], test["phantom"], generated_names=names[0], train_names=names[1]
+    )
+    return distances, copies, {"all generated volumes": {"share nearer to a training case than real ones": share}}
+
+
+# ---- classes and reports ---------------------------------------------------------------------------------------------
+
+
+def _class_prediction(generated: Sequence[Generated], seed: int) -> dict[str, dict[str, Estimate]]:
+    """The class head's figures on the test reports, absent ones left out; each report counts once."""
+    by_report = {g.case["folder"]: g for g in generated if g.is_test and not g.case["text_isnull"]}
+    judged = [g for g in by_report.values() if g.predicted is not None]
+    if not judged:
+        return {}
+    labels = [int(is_positive(g.case)) for g in judged]
+    return {"PIRADS_synth": class_metrics(labels, [g.predicted for g in judged], seed=seed)}
+
+
+def _adherence(
+    dataset_dir: str | os.PathLike[str], generated: Sequence[Generated], test: Sequence[Case]
+) -> dict[str, dict[str, Estimate]]:
+    """Share of test volumes that show what their report says; beside it the analyser's own figures on real ones."""
+    findings = read_findings(dataset_dir)
+    index_lesion = {folder: lesions[0] if lesions else None for folder, lesions in findings.items()}
+
+    def judge(volumes: Iterable[tuple[str, str]], what: str) -> dict[str, Estimate]:
+        verdicts = [
+            _verdict(path, agrees, index_lesion[case]) for case, path in tqdm(list(volumes), what, disable=None)
+        ]
+        parts = ("presence", "zone", "side", "level", "all")
+        asked = {part: [verdict[part] for verdict in verdicts if part in verdict] for part in parts}
+        return {part: wilson(sum(answers), len(answers)) for part, answers in asked.items()}
+
+    return {
+        "generated": judge(
+            ((g.case["folder"], g.image) for g in generated if g.is_test and not g.case["text_isnull"]), "adherence"
+        ),
+        "real (the analyser's own accuracy)": judge(((c["folder"], c["axt2"]) for c in test), "analyser"),
+    }
+
+
+def _verdict(path: str, lesion: Lesion | None) -> dict[str, bool]:
+    image = nib.load(path)
+    return agrees(analyse(image.get_fdata(dtype="float32"), image.affine), lesion)
