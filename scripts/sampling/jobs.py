@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,15 +18,13 @@ from torch import Tensor
 
 from scripts.data.cases import is_folder_name, one_hot, read_clinical, read_datalist, sheet_labels
 from scripts.data.outputs import grid_affine, read_record
-from scripts.data.reports import ReportEncoder, normalise_report, read_embedding, report_argument
+from scripts.data.reports import EMPTY_REPORT, ReportEncoder, check_width, normalise_report, read_embedding
 from scripts.files import inside
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import Recipe
 
 logger = logging.getLogger(__name__)
-
-EMPTY_REPORT = Path("embeddings", "empty.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +84,7 @@ def make_jobs(
     *,
     dataset_dir: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
-    report: Any,
-    report_file: str | os.PathLike[str] | None,
+    report: str | None,
     positive: bool | None,
     case_name: str,
     splits: Sequence[str],
@@ -102,21 +100,24 @@ def make_jobs(
     if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 1:
         raise UserError(f"replicates is {replicates!r}; give a whole number of volumes for each report, at least 1")
     root, output_dir = Path(dataset_dir), Path(output_dir)
-    typed = report is not None or report_file is not None
+    typed = report is not None
     if typed:
-        sources = [typed_source(recipe, report_argument(report, report_file), case_name, positive)]
+        sources = [typed_source(recipe, report, case_name, positive)]
     else:
         sources = listed_sources(recipe, root, splits, text_encoder)
-    pairs = [(source, replicate) for source in sources for replicate in range(replicates)]
-    pairs = pairs[idist.get_rank() :: idist.get_world_size()]
+    shares = [(source, replicate) for source in sources for replicate in range(replicates)]
+    _check_names([_folder(source, replicate) for source, replicate in shares])
+    shares = shares[idist.get_rank() :: idist.get_world_size()]
     null = None
     if recipe.variant.adapter:
-        reader = _ReportReader(recipe, text_encoder, padded_reports)
-        pairs = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in pairs]
+        problems = Problems("report embeddings")
+        reader = _ReportReader(recipe, text_encoder, padded_reports, problems)
+        shares = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in shares]
         if recipe.needs_null:
             stored = root / EMPTY_REPORT
-            null = reader.read(Source("", path=stored if not typed and stored.is_file() else None))
-    jobs = [_make_job(recipe, source, replicate) for source, replicate in pairs]
+            null = reader.read(Source("empty report", path=stored if not typed and stored.is_file() else None))
+        problems.raise_if_any()
+    jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
     return Jobs(jobs, jobs if typed else unfinished(jobs, output_dir), null, output_dir, typed)
 
 
@@ -219,26 +220,29 @@ def _with_sheet(sources: list[Source], path: Path, problems: Problems) -> list[S
 class _ReportReader:
     """Reads embeddings, or makes them with the text encoder, which is loaded when the first report needs it."""
 
-    def __init__(self, recipe: Recipe, text_encoder: str | os.PathLike[str] | None, padded: bool) -> None:
-        self.recipe, self.text_encoder, self.padded = recipe, text_encoder, padded
+    def __init__(
+        self, recipe: Recipe, text_encoder: str | os.PathLike[str] | None, padded: bool, problems: Problems
+    ) -> None:
+        self.recipe, self.text_encoder, self.padded, self.problems = recipe, text_encoder, padded, problems
         self.encoder: ReportEncoder | None = None
-        self.known: dict[str | Path, Tensor] = {}
+        self.known: dict[str | Path, Tensor | None] = {}
 
-    def read(self, source: Source) -> Tensor:
-        """The embedding (T, D) of a report; equal reports share one tensor.
+    def read(self, source: Source) -> Tensor | None:
+        """The embedding (T, D) of a report, or None after noting a problem; equal reports share one tensor.
 
         Raises:
-            UserError: no encoder for a text, or an embedding of another width.
+            UserError: there is no encoder for a text, or it is not the one of the training run.
         """
         key = source.path or source.text or ""
         if key not in self.known:
-            embedding = read_embedding(source.path) if source.path else self._encode(source.text or "")
-            if embedding.shape[-1] != self.recipe.embedding_width:
-                raise UserError(
-                    f"{source.folder or 'the empty report'}: the report's embedding is {embedding.shape[-1]} wide, the "
-                    f"network reads {self.recipe.embedding_width}; use the text encoder of the training run"
-                )
-            self.known[key] = embedding
+            self.known[key] = None
+            embedding = self._encode(source.text or "") if source.path is None else None
+            try:
+                embedding = read_embedding(source.path) if embedding is None else embedding
+                check_width(embedding, self.recipe.embedding_width, source.path or self.text_encoder)
+                self.known[key] = embedding
+            except UserError as error:
+                self.problems.add(source.folder, str(error))
         return self.known[key]
 
     def _encode(self, text: str) -> Tensor:
@@ -249,8 +253,8 @@ class _ReportReader:
             )
         if self.encoder is None:
             self.encoder = ReportEncoder(self.text_encoder)
-            trained = self.recipe.meta.get("encoder_fingerprint")
-            if trained and trained != self.encoder.fingerprint:
+            trained = self.recipe.meta.get("encoder_fingerprint", self.encoder.fingerprint)
+            if trained != self.encoder.fingerprint:
                 raise UserError(
                     f"text_encoder {self.text_encoder} is not the one that the network was trained with: its "
                     f"fingerprint is {self.encoder.fingerprint}, not {trained}"
@@ -261,13 +265,25 @@ class _ReportReader:
 # ---- jobs ------------------------------------------------------------------------------------------------------------
 
 
+def _folder(source: Source, replicate: int) -> str:
+    return source.folder if replicate == 0 else f"{source.folder}_{replicate}"
+
+
+def _check_names(folders: Sequence[str]) -> None:
+    problems = Problems("folders of the volumes")
+    for folder, count in Counter(folders).items():
+        if count > 1:
+            problems.add(folder, f"would be written {count} times", "rename the case whose name is that of a replicate")
+    problems.raise_if_any()
+
+
 def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
     like, like_shape = _ras_grid(source.image) if source.image else (None, None)
     report = None
     if source.embedding is not None:
         report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
     return Job(
-        folder=source.folder if replicate == 0 else f"{source.folder}_{replicate}",
+        folder=_folder(source, replicate),
         source=source.folder if source.split else "",
         split=source.split,
         replicate=replicate,

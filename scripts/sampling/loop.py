@@ -206,5 +206,5 @@ def guided_prediction(
         classes,
         None if spacing is None else spacing.repeat(repeats, 1),
     )
-    weights = torch.tensor([term.weight for term in terms], device=x.device)
+    weights = torch.tensor([term.weight for term in terms], dtype=torch.float32, device=x.device)
     return torch.tensordot(weights, answers.float().view(repeats, *x.shape), dims=1)
