@@ -70,7 +70,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if path.is_dir():
-        _check_one_series(path)
+        _check_series(path)
     reader = ITKReader()
     image = reader.read(path)
     deviation = dict(image).get("ITK_non_uniform_sampling_deviation", 0.0)
@@ -80,15 +80,40 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
 
 
-def _check_one_series(path: Path) -> None:
-    """ITKReader takes the first of several series and only warns; which one is meant is for the user to say."""
+def _check_series(path: Path) -> None:
+    """Make sure that a folder holds one whole DICOM series.
+
+    ITKReader takes the first of several series, GDCM passes over files that it cannot read and fills slices that were
+    cut short: all of it without an error, and a prostate without its apex is the result.
+    """
     names = itk.GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
     names.AddSeriesRestriction("0008|0021")  # the series date, as ITKReader does
     names.SetDirectory(str(path))
-    count = len(names.GetSeriesUIDs())
-    if count != 1:
-        raise ImageError(f"is a folder with {count} DICOM series", "give every series a folder of its own")
+    series = names.GetSeriesUIDs()
+    if len(series) != 1:
+        raise ImageError(f"is a folder with {len(series)} DICOM series", "give every series a folder of its own")
+    slices = {Path(name).name for name in names.GetFileNames(series[0])}
+    for file in sorted(file for file in path.iterdir() if file.is_file()):
+        data = file.read_bytes()
+        if (data[128:132] == b"DICM" and file.name not in slices) or not _is_whole(data):
+            todo = "copy or export it again; take it out if it is no slice"
+            raise ImageError(f"has a slice that cannot be read or is cut short ({file.name})", todo)
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether the pixel data of a DICOM file, element (7FE0,0010), is as long as it declares (PS3.5, 7.1 and A.4).
+
+    True where there is no such element: in a deflated file, and in one that is no DICOM file.
+    """
+    at = data.find(b"\xe0\x7f\x10\x00")
+    if at < 0 or data[128:132] != b"DICM":
+        return True
+    start = at + (12 if data[at + 4 : at + 6] in (b"OB", b"OW") else 8)  # explicit or implicit value representation
+    length = int.from_bytes(data[start - 4 : start], "little")
+    if length == 0xFFFFFFFF:  # compressed: fragments up to a delimiter
+        return b"\xfe\xff\xdd\xe0" in data[start:]
+    return start + length <= len(data)
 
 
 def _check(array: np.ndarray, affine: np.ndarray) -> None:
