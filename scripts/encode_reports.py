@@ -1,0 +1,144 @@
+"""Embed the reports of a data root: one file for each distinct report, and the datalists that point at them.
+
+    python -m scripts.encode_reports --data_dir DATA --encoder models/flan-t5-xxl
+    torchrun --nproc_per_node=2 -m scripts.encode_reports --data_dir DATA --encoder models/flan-t5-xxl
+
+Reads `train.json` and `test.json`; writes `embeddings/<id>.safetensors`, `embeddings/empty.safetensors` (shared by all
+cases without a report), `train_merged.json` and `test_merged.json`. Started again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from tqdm import tqdm
+
+from scripts.cli import run
+from scripts.data.cases import read_datalist, write_datalist
+from scripts.data.reports import (
+    EMPTY_REPORT,
+    ReportEncoder,
+    normalise_report,
+    read_encoder_fingerprint,
+    write_embedding,
+)
+from scripts.problems import Problems, UserError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "test")
+REPORTS_A_ROUND = 256  # between two looks at the progress bar; what a kill can lose
+
+
+def encode_reports(
+    data_dir: str,
+    encoder: str = "google/flan-t5-xxl",
+    padded: bool = False,
+    max_tokens: int = 512,
+    dtype: str | None = None,
+    device: str | None = None,
+) -> None:
+    """Embed all reports of a data root and write the merged datalists.
+
+    Args:
+        data_dir: folder with `train.json` and `test.json` (one of them may be missing).
+        encoder: folder or hub name of a T5 encoder.
+        padded: store the states of the padded positions too, as the authors do: needed with their checkpoints.
+        max_tokens: longer reports lose their beginning.
+        dtype: "bf16" or "fp32"; by default bf16 on a GPU, fp32 on the CPU.
+        device: by default a GPU if the encoder fits into it, else the CPU.
+
+    Raises:
+        UserError: datalists with mistakes, or no such encoder.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    root = Path(data_dir)
+    lists = {split: _read(root, split) for split in SPLITS if (root / f"{split}.json").exists()}
+    if not lists:
+        raise UserError(f"{root}: has neither train.json nor test.json; python -m scripts.prepare makes them")
+    reports = {split: [_report(case) for case in cases] for split, cases in lists.items()}
+    if rank == 0:
+        _tell_absent(lists, reports)
+    if device is None and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    model = ReportEncoder(str(encoder), max_tokens=max_tokens, dtype=dtype, device=device)
+
+    files = {text: _file_of(text, model, padded) for texts in reports.values() for text in texts} | {"": EMPTY_REPORT}
+    version = model.fingerprint + ("-padded" if padded else "")
+    missing = [text for text in sorted(files, key=len) if read_encoder_fingerprint(root / files[text]) != version]
+    if world > 1:
+        distributed.init_process_group("gloo", timeout=datetime.timedelta(days=2))
+        distributed.barrier()  # every rank has seen the same files before one writes
+    # Neighbours in length go to different ranks, which evens out the work.
+    _write(root, {text: files[text] for text in missing[rank::world]}, model, padded, version, quiet=rank > 0)
+    if world > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+    if rank == 0:
+        for split, cases in lists.items():
+            merged = [
+                case | {"text": files[text], "text_isnull": int(not text)}
+                for case, text in zip(cases, reports[split], strict=True)
+            ]
+            write_datalist(root / f"{split}_merged.json", merged)
+        logger.info(
+            "%s: %d embeddings of width %d (%d new) and %s",
+            root, len(files), model.width, len(missing), ", ".join(f"{split}_merged.json" for split in lists),
+        )  # fmt: skip
+
+
+def _read(root: Path, split: str) -> list[dict[str, Any]]:
+    """A checked datalist with its entries as they stand, image paths included."""
+    path = root / f"{split}.json"
+    read_datalist(path, root, keys=(), check_files=False)
+    cases = json.loads(path.read_text(encoding="utf-8-sig"))
+    problems = Problems(str(path))
+    for case in cases:
+        if case["text"].startswith("embeddings/") and case["text"].endswith((".safetensors", ".npy")):
+            problems.add(case["folder"], "text is the path of an embedding", "give the list that holds the reports")
+    problems.raise_if_any()
+    return cases
+
+
+def _report(case: dict[str, Any]) -> str:
+    """The case's report, "" where it is absent."""
+    return "" if case["text_isnull"] else normalise_report(case["text"])[0]
+
+
+def _tell_absent(lists: dict[str, list[dict[str, Any]]], reports: dict[str, list[str]]) -> None:
+    pairs = [pair for split in lists for pair in zip(lists[split], reports[split], strict=True)]
+    blank = sum(not text and not case["text_isnull"] for case, text in pairs)
+    flagged = sum(bool(case["text_isnull"] and case["text"].strip()) for case, _ in pairs)
+    logger.info("%d cases, %d without a report", len(pairs), sum(not text for _, text in pairs))
+    if blank:
+        logger.warning("%d reports are empty or white space and are treated as absent", blank)
+    if flagged:
+        logger.warning("%d reports are marked as absent (text_isnull 1) though they have text; it is not used", flagged)
+
+
+def _file_of(text: str, model: ReportEncoder, padded: bool) -> str:
+    """Where an embedding goes: its name tells encoder, padding and report apart without showing any of them."""
+    digest = hashlib.sha256(f"{model.fingerprint}{padded}{text}".encode()).hexdigest()
+    return f"embeddings/{digest[:32]}.safetensors" if text else EMPTY_REPORT
+
+
+def _write(root: Path, files: dict[str, str], model: ReportEncoder, padded: bool, version: str, *, quiet: bool) -> None:
+    texts = list(files)
+    with tqdm(total=len(texts), desc="reports", disable=quiet) as progress:
+        for start in range(0, len(texts), REPORTS_A_ROUND):
+            chunk = texts[start : start + REPORTS_A_ROUND]
+            for text, embedding in zip(chunk, model.encode(chunk, padded), strict=True):
+                write_embedding(root / files[text], embedding, version)
+                progress.update()
+
+
+if __name__ == "__main__":
+    run(encode_reports)

@@ -1,0 +1,176 @@
+"""A typed report arrives as it was typed, through a real `python -m monai.bundle run` and through the Python API."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from monai.bundle import create_workflow
+
+from scripts.data.report_argument import report_argument
+from scripts.problems import UserError
+
+CONFIG = """
+report: null
+report_file: null
+out: null
+initialize:
+- {_target_: scripts.data.reports.hide_report}
+run:
+- {_target_: tests.data.test_report_argument.store, text: "@got", path: "@out"}
+got: {_target_: scripts.data.reports.report_argument, report_file: "@report_file"}
+"""
+TRAP = "$__import__('pathlib').Path('trap').touch()"
+REPORTS = [
+    "left, apex: 5 mm",
+    "left, apex",
+    "007",
+    "1e3",
+    "True",
+    "None",
+    "[1,2]",
+    '"quoted"',
+    "{'a':1}",
+    "{'_target_': 'os.mkdir', 'path': 'trap'}",
+    "PSA 4.5",
+    "lesion #1, PI-RADS::4",
+    "linke Hälfte, 前列腺 🩻",
+    "two\nlines\n\n- of text ",
+    "@x",
+    "@report",
+    TRAP,
+    "$import os",
+    "a %b @c $d \\n \\",
+    "-5 mm",
+    " ",
+    "(" * 5000,
+]
+
+
+def store(text: str | None, path: str) -> None:
+    """What the throw-away config runs: keep the text as bytes, or no file where there is none."""
+    if text is not None:
+        Path(path).write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+@pytest.fixture
+def bundle(tmp_path, monkeypatch, repo_root):
+    """A throw-away bundle in the current folder, with tests importable as the config's target."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/x.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(repo_root))
+    return tmp_path
+
+
+def run_bundle(monkeypatch, *options: str) -> bytes | None:
+    """`python -m monai.bundle run …` inside this process; what arrived."""
+    monkeypatch.setattr(sys, "argv", ["monai", "run", "--config_file", "configs/x.yaml", "--out", "got", *options])
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    return Path("got").read_bytes() if Path("got").exists() else None
+
+
+@pytest.mark.parametrize("text", REPORTS)
+@pytest.mark.parametrize("form", ["--report {}", "--report={}", "-report={}"])
+def test_a_report_arrives_byte_for_byte(bundle, monkeypatch, capfd, text, form):
+    options = [part.replace("{}", text) for part in form.split(" ")]
+    assert run_bundle(monkeypatch, *options) == text.encode()
+    assert not Path("trap").exists()
+    # Only for texts long enough that they cannot be in a log by chance.
+    if len(text) > 8:
+        assert text not in "".join(capfd.readouterr())
+
+
+def test_a_report_that_looks_like_an_option_needs_the_equals_sign(bundle, monkeypatch):
+    assert run_bundle(monkeypatch, "--report=--weird") == b"--weird"
+    with pytest.raises(UserError, match="begins with a dash"):
+        report_argument(argv=["x", "--report", "--weird"])
+    with pytest.raises(UserError, match="--report has no text"):
+        report_argument(argv=["x", "--report"])
+
+
+@pytest.mark.parametrize("text", ["%a", "see @#1", "%#x"])
+def test_what_monai_refuses_goes_through_a_file(bundle, monkeypatch, text):
+    with pytest.raises((KeyError, ValueError)):
+        run_bundle(monkeypatch, "--report", text)
+    Path("report.txt").write_text(text, encoding="utf-8")
+    assert run_bundle(monkeypatch, "--report_file", "report.txt") == text.encode()
+
+
+def test_no_report_is_none(bundle, monkeypatch):
+    assert run_bundle(monkeypatch) is None
+
+
+def test_a_real_process(bundle, repo_root):
+    text = "left, apex: 5 mm #1 $x 'é'"
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/x.yaml", "--out", "got"]
+    environment = os.environ | {"PYTHONPATH": str(repo_root)}
+    subprocess.run([*command, "--report", text], env=environment, timeout=120, check=False, capture_output=True)
+    assert Path("got").read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize("text", [t for t in REPORTS if "::" not in t] + ["lesion #1"])
+def test_the_python_api_hands_text_through_unevaluated(bundle, text):
+    workflow = create_workflow(config_file="configs/x.yaml", out="got", report=text)
+    workflow.run()
+    assert Path("got").read_bytes() == text.encode()
+    assert not Path("trap").exists()
+
+
+@pytest.mark.parametrize("text", ["%a", "see @#1", "a::b # é", TRAP])
+def test_bytes_pass_the_python_api_untouched(bundle, text):
+    create_workflow(config_file="configs/x.yaml", out="got", report=text.encode()).run()
+    assert Path("got").read_bytes() == text.encode()
+
+
+def test_the_command_line_of_another_program_is_not_read(bundle, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["pytest", "--report", "of something else"])
+    assert report_argument() is None
+    assert report_argument("mine") == "mine"
+
+
+def test_both_sources_are_refused(tmp_path):
+    with pytest.raises(UserError, match="give one"):
+        report_argument("a", tmp_path / "r.txt")
+
+
+@pytest.mark.parametrize("value", [5, ("left", "apex"), True])
+def test_a_value_that_is_no_text_is_refused_without_showing_it(value):
+    with pytest.raises(UserError, match="not text") as caught:
+        report_argument(value)
+    assert str(value) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("ä, 5 mm\r\n".encode(), "ä, 5 mm\r\n"),
+        (b"\xef\xbb\xbfleft", "left"),
+        ("left ä".encode("utf-16"), "left ä"),
+    ],
+)
+def test_files_are_unicode(tmp_path, data, text, caplog):
+    (tmp_path / "r.txt").write_bytes(data)
+    assert report_argument(report_file=tmp_path / "r.txt") == text
+    assert caplog.text == ""
+
+
+def test_other_files_are_latin_1_and_that_is_said(tmp_path, caplog):
+    (tmp_path / "r.txt").write_bytes("Größe 5 mm".encode("latin-1"))
+    assert report_argument(report_file=tmp_path / "r.txt") == "Größe 5 mm"
+    assert "Latin-1" in caplog.text
+    assert "5 mm" not in caplog.text
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.txt"):
+        report_argument(report_file=tmp_path / "none.txt")
+
+
+def test_an_empty_report_is_told(tmp_path, caplog):
+    assert report_argument(" \n") == " \n"
+    assert "treated as absent" in caplog.text
