@@ -75,14 +75,17 @@ def run_bundle(monkeypatch, *options: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("text", REPORTS)
-@pytest.mark.parametrize("form", ["--report {}", "--report={}", "-report={}"])
-def test_a_report_arrives_byte_for_byte(bundle, monkeypatch, capfd, text, form):
-    options = [part.replace("{}", text) for part in form.split(" ")]
-    assert run_bundle(monkeypatch, *options) == text.encode()
+def test_a_report_arrives_byte_for_byte(bundle, monkeypatch, capfd, text):
+    assert run_bundle(monkeypatch, "--report", text) == text.encode()
     assert not Path("trap").exists()
     # Only for texts long enough that they cannot be in a log by chance.
     if len(text) > 8:
         assert text not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("option", ["--report=", "-report="])
+def test_other_forms_of_the_option(bundle, monkeypatch, option):
+    assert run_bundle(monkeypatch, "--report", "first", f"{option}left=apex, 007") == b"left=apex, 007"
 
 
 def test_a_report_that_looks_like_an_option_needs_the_equals_sign(bundle, monkeypatch):

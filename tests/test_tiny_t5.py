@@ -1,0 +1,73 @@
+"""The tiny T5 is made the same way each time, and loads like any other T5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, T5EncoderModel
+
+from scripts.tiny_t5 import findings_vector, make, training_reports
+
+SETTING = {"reports": 80, "steps": 2, "width": 16, "vocabulary": 400}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("t5")
+    make(str(path), **SETTING)
+    return path
+
+
+def test_the_same_command_gives_the_same_files(folder, tmp_path):
+    make(str(tmp_path), **SETTING)
+    names = sorted(path.name for path in folder.iterdir())
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
+    assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_it_loads_as_t5(folder):
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
+    batch = tokenizer(["Left base.", "PI-RADS 4, right apex."], padding=True, return_tensors="pt")
+    assert encoder(**batch).last_hidden_state.shape == (*batch.input_ids.shape, 16)
+    assert batch.input_ids[0].tolist().count(tokenizer.eos_token_id) == 1
+    assert encoder.config.model_type == "t5"
+
+
+def test_words_and_numbers_are_apart_and_case_does_not_matter(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("LEFT,12mm") == tokenizer.tokenize("left , 12 mm")
+    assert tokenizer.truncation_side == "left"
+
+
+def test_targets_tell_the_findings():
+    texts, targets = training_reports(50, seed=0)
+    assert all(texts)
+    assert targets.shape == (50, 18)
+    assert torch.equal(targets[:, 12:17].sum(1), torch.ones(50))
+    # PI-RADS 1 and 2 have no lesion, the others have.
+    assert torch.equal(targets[:, :12].sum(1) > 0, targets[:, 14:17].sum(1) > 0)
+
+
+def test_the_shipped_encoder_is_small_and_tells_sides_apart(repo_root):
+    folder = Path(repo_root) / "bundles/ccella_ldm/models/demo_t5"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
+    texts = [f"{size} mm lesion, {side} {level} PZ." for side in ("left", "right") for level in ("base", "apex")
+             for size in (8, 14)]  # fmt: skip
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        first = encoder(**batch).last_hidden_state[:, 0]
+    assert 0.5 < first.std() < 2
+    same, other = torch.dist(first[0], first[1]), torch.dist(first[0], first[4])
+    assert other > 2 * same
+
+
+def test_findings_vector_is_in_centimetres_by_sector():
+    from scripts.data.phantom.anatomy import sample_findings
+
+    findings = next(f for f in map(sample_findings, range(99)) if len(f.lesions) == 2)
+    values = findings_vector(findings)[:12]
+    assert max(values) == pytest.approx(findings.lesions[0].diameter_mm / 10)
+    assert sum(value > 0 for value in values) == 2
