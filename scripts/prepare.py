@@ -117,7 +117,8 @@ def prepare(
     columns = {"folder": folder_column, "report": report_column, "pirads": pirads_column, "isup": isup_column}
     columns |= {"patient": patient_column} | _centre_columns(centre_columns, centre_world)
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
-    _check_options(Path(images_dir), Path(output_dir), columns, test_fraction)
+    _check_folders(Path(images_dir), Path(output_dir))
+    _check_options(columns, test_fraction, seed, adc_unit)
 
     problems = Problems("prepare")
     rows = _read_rows(Path(table), columns, problems)
@@ -167,16 +168,25 @@ def _centre_columns(names: Sequence[str] | None, world: str | None) -> dict[str,
     return dict(zip("xyz", map(str, names), strict=True))
 
 
-def _check_options(images_dir: Path, output_dir: Path, columns: Mapping[str, str | None], test_fraction: float) -> None:
-    problems = Problems("prepare")
+def _check_folders(images_dir: Path, output_dir: Path) -> None:
     if not images_dir.is_dir():
-        problems.add("--images_dir", f"{images_dir} is not a folder", "give the folder that holds the exams")
+        raise UserError(f"--images_dir {images_dir} is not a folder; give the one that holds the exams")
     if images_dir.resolve() == output_dir.resolve():
-        problems.add("--output_dir", "is the folder of the exams", "give another one, so that no exam is overwritten")
+        raise UserError("--output_dir is the folder of the exams; give another one, so that no exam is overwritten")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output_dir {output_dir} is a file; give a folder")
+
+
+def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any) -> None:
+    problems = Problems("prepare")
     if columns["pirads"] is None and columns["isup"] is None:
         problems.add("--pirads_column", "and --isup_column are both missing", "name at least one column with labels")
-    if not 0 <= test_fraction < 1:
+    if not isinstance(test_fraction, (int, float)) or not 0 <= test_fraction < 1:
         problems.add("--test_fraction", f"is {test_fraction}", "give a share from 0 to below 1, e.g. 0.2")
+    if not isinstance(seed, int) or seed < 0:
+        problems.add("--seed", f"is {seed}", "give a whole number")
+    if not isinstance(adc_unit, (int, float)) or not adc_unit > 0:
+        problems.add("--adc_unit", f"is {adc_unit}", "give mm²/s of one grey level, e.g. 1e-6")
     problems.raise_if_any()
 
 
