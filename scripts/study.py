@@ -1,0 +1,209 @@
+"""The whole chain from nothing, on the phantom: VAE -> latents -> LDM -> volumes -> evaluation -> five classifier arms.
+
+    python -m scripts.study --output_dir out/study [--size long]
+
+Every stage is a command that a user would type, with its own log; a stage that is done is not done again, and the
+training stages go on from their last checkpoint. It ends with one HTML page on which every figure has its interval.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from scripts.classifier.arms import ARMS
+from scripts.cli import run
+from scripts.data.outputs import find_records, montage
+from scripts.demo import read_volume
+from scripts.page import Page, Section
+from scripts.problems import UserError
+from scripts.stages import Stage, bundle, module, run_stages
+
+SHOWN = 6  # generated test cases on the page
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; the networks are those of the `demo` overlays in every size."""
+
+    cases: int
+    encoder_reports: int
+    encoder_steps: int
+    vae_epochs: int
+    ldm_epochs: int
+    classifier_epochs: int
+
+
+SIZES = {
+    "smoke": Size(cases=40, encoder_reports=200, encoder_steps=20, vae_epochs=1, ldm_epochs=1, classifier_epochs=1),
+    "short": Size(
+        cases=300, encoder_reports=6000, encoder_steps=600, vae_epochs=10, ldm_epochs=50, classifier_epochs=6
+    ),
+    "long": Size(
+        cases=2500, encoder_reports=30_000, encoder_steps=4000, vae_epochs=4, ldm_epochs=60, classifier_epochs=20
+    ),
+}
+
+
+def study(output_dir: str = "out/study", size: str = "short", seed: int = 0) -> None:
+    """Run what is not done yet and write `<output_dir>/index.html`.
+
+    Args:
+        output_dir: gets everything: data, weights, volumes, logs, the page.
+        size: `short` (under an hour on two cores), `long`, or `smoke` (minutes; tests the chain, means nothing).
+        seed: of the phantom data and of every training.
+
+    Raises:
+        UserError: no such size, or a stage failed.
+    """
+    if size not in SIZES:
+        raise UserError(f"size is {size!r}; give one of {', '.join(SIZES)}")
+    folder = Path(output_dir).resolve() / size
+    chain = [*generator_stages(folder, SIZES[size], seed), *classifier_stages(folder, SIZES[size], seed)]
+    seconds = run_stages(chain, folder)
+    write_page(folder, SIZES[size], seconds)
+    print(f"\nOne page with everything: {folder / 'index.html'}")
+
+
+def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
+    """Give the stages from data to judged volumes."""
+    data, encoder, vae, ldm = folder / "data", folder / "t5", folder / "vae", folder / "ldm"
+    vae_file, latents = vae / "model.safetensors", folder / "latents"
+    return [
+        Stage("phantom", module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=0.25)),
+        Stage("encoder", module("tiny_t5", output_dir=encoder, reports=size.encoder_reports, steps=size.encoder_steps)),
+        Stage("embed", module("encode_reports", data_dir=data, encoder=encoder), ("phantom", "encoder")),
+        Stage(
+            "vae_train",
+            bundle(
+                "vae", "train", ("demo",),
+                dataset_dir=data, model_dir=vae, epochs=size.vae_epochs, val_interval=2, seed=seed,
+            ),
+            ("phantom",),
+        ),
+        Stage(
+            "vae_evaluate",
+            bundle(
+                "vae", "evaluate", ("demo",),
+                dataset_dir=data, weights=vae_file, output_dir=folder / "vae_evaluation",
+            ),
+            ("vae_train",),
+        ),
+        Stage(
+            "vae_encode",
+            bundle(
+                "vae", "inference", ("demo",),
+                dataset_dir=data, weights=vae_file, output_dir=latents, mode="encode",
+            ),
+            ("vae_train",),
+        ),
+        Stage(
+            "ldm_train",
+            bundle(
+                "ccella_ldm", "train", ("demo",),
+                dataset_dir=data, latent_dir=latents, ckpt_dir=ldm, epochs=size.ldm_epochs, seed=seed,
+            ),
+            ("vae_encode", "embed"),
+        ),
+        Stage(
+            "generate",
+            bundle(
+                "ccella_ldm", "inference", ("demo",),
+                dataset_dir=data, output_dir=folder / "volumes", model_file=ldm / "model.safetensors",
+                vae_file=vae_file, text_encoder=encoder, batch_size=8,
+            ),
+            ("ldm_train",),
+        ),
+        Stage(
+            "ldm_evaluate",
+            bundle(
+                "ccella_ldm", "evaluate",
+                dataset_dir=data, generated_dir=folder / "volumes", output_dir=folder / "ldm_evaluation",
+            ),
+            ("generate",),
+        ),
+    ]  # fmt: skip
+
+
+def classifier_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
+    """Give the stages of the five arms: each is trained, then tested once on the real test cases; then the table."""
+    stages = []
+    for arm in ARMS:
+        values = {
+            "dataset_dir": folder / "data", "models_dir": folder / "classifier",
+            "real": int(arm.real), "synthetic": int(arm.synthetic), "synthetic_labels": int(arm.synthetic_labels),
+        }  # fmt: skip
+        train = bundle(
+            "classifier", "train", ("demo",),
+            **values, synthetic_dir=folder / "volumes", epochs=size.classifier_epochs, seed=seed,
+        )  # fmt: skip
+        test = bundle("classifier", "inference", ("demo",), **values, output_dir=folder / "arms")
+        stages += [
+            Stage(f"train_{arm.name}", train, ("generate",)),
+            Stage(f"test_{arm.name}", test, (f"train_{arm.name}",)),
+        ]
+    tests = tuple(f"test_{arm.name}" for arm in ARMS)
+    return [*stages, Stage("arms", module("classifier.arms", results_dir=folder / "arms"), tests)]
+
+
+def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
+    """Write `index.html` from what the stages left."""
+    page = Page(
+        "What synthetic volumes are worth: a study on the prostate phantom",
+        f"{size.cases} phantom patients; every network was trained here, from nothing. "
+        "Figures in brackets are 95 % intervals.",
+    )
+    volumes = page.section("Volumes generated from test reports")
+    _pictures(folder, volumes)
+    vae = json.loads((folder / "vae_evaluation" / "metrics.json").read_text())
+    page.section("Autoencoder: reconstructions of test cases").table(_flat(vae))
+    judged = json.loads((folder / "ldm_evaluation" / "metrics.json").read_text())
+    titles = {
+        "distances": "Distance to real test volumes",
+        "adherence": "Does the volume show what its report says?",
+        "class": "Class that the adapter predicts from the report",
+        "copies": "Copies of training cases",
+    }
+    for part, title in titles.items():
+        if judged.get(part):
+            page.section(title).table(_estimates(judged[part]))
+    arms = pd.read_csv(folder / "arms" / "arms.csv").fillna("–")
+    page.section("Five classifier arms, tested on real test cases").table(arms)
+    page.section("Minutes for each stage").table(
+        pd.DataFrame({"stage": list(seconds), "minutes": [round(value / 60, 1) for value in seconds.values()]})
+    )
+    page.write(folder / "index.html")
+
+
+def _pictures(folder: Path, section: Section) -> None:
+    """Show some generated test cases, each beside the real case whose report it was made from."""
+    reports = {case["folder"]: case["text"] for case in json.loads((folder / "data" / "test.json").read_text())}
+    shown = [record for record in find_records(folder / "volumes") if record.split == "test"][:SHOWN]
+    for record in shown:
+        paths = folder / "data" / record.source / "axt2.nii.gz", folder / "volumes" / record.folder / "axt2.nii.gz"
+        (real, spacing, _), (made, _, _) = map(read_volume, paths)
+        picture = folder / "pictures" / f"{record.folder}.png"
+        montage([real, made], ["the real case", "generated from its report"], spacing, picture)
+        section.quote(reports[record.source] or "(no report)").figure(picture, record.folder)
+
+
+def _estimates(rows: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+    """Give a table with one row for each thing judged and `value (low to high)` in each column."""
+    shown = {
+        row: {name: f"{e['value']:.3g} ({e['low']:.3g} to {e['high']:.3g})" for name, e in figures.items()}
+        for row, figures in rows.items()
+    }
+    return pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
+
+
+def _flat(figures: dict[str, object]) -> pd.DataFrame:
+    """Give a table of one figure a row."""
+    frame = pd.json_normalize(figures, sep=" ").T.reset_index()
+    return frame.set_axis(["figure", "value"], axis=1)
+
+
+if __name__ == "__main__":
+    run(study)
