@@ -29,22 +29,18 @@ SHOWN = 6  # generated test cases on the page
 class Size:
     """How much of everything; the networks are those of the `demo` overlays in every size."""
 
-    cases: int
-    encoder_reports: int
+    cases: int  # phantom patients, a quarter of them for the test
+    reports: int  # written for the text encoder alone, of other patients
     encoder_steps: int
     vae_epochs: int
     ldm_epochs: int
-    classifier_epochs: int
+    arm_epochs: int
 
 
 SIZES = {
-    "smoke": Size(cases=40, encoder_reports=200, encoder_steps=20, vae_epochs=1, ldm_epochs=1, classifier_epochs=1),
-    "short": Size(
-        cases=300, encoder_reports=6000, encoder_steps=600, vae_epochs=10, ldm_epochs=50, classifier_epochs=6
-    ),
-    "long": Size(
-        cases=2500, encoder_reports=30_000, encoder_steps=4000, vae_epochs=4, ldm_epochs=60, classifier_epochs=20
-    ),
+    "smoke": Size(cases=40, reports=200, encoder_steps=20, vae_epochs=1, ldm_epochs=1, arm_epochs=1),
+    "short": Size(cases=300, reports=6000, encoder_steps=600, vae_epochs=10, ldm_epochs=50, arm_epochs=6),
+    "long": Size(cases=2500, reports=30_000, encoder_steps=4000, vae_epochs=4, ldm_epochs=60, arm_epochs=20),
 }
 
 
@@ -74,7 +70,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
     vae_file, latents = vae / "model.safetensors", folder / "latents"
     return [
         Stage("phantom", module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=0.25)),
-        Stage("encoder", module("tiny_t5", output_dir=encoder, reports=size.encoder_reports, steps=size.encoder_steps)),
+        Stage("encoder", module("tiny_t5", output_dir=encoder, reports=size.reports, steps=size.encoder_steps)),
         Stage("embed", module("encode_reports", data_dir=data, encoder=encoder), ("phantom", "encoder")),
         Stage(
             "vae_train",
@@ -138,7 +134,7 @@ def classifier_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
         }  # fmt: skip
         train = bundle(
             "classifier", "train", ("demo",),
-            **values, synthetic_dir=folder / "volumes", epochs=size.classifier_epochs, seed=seed,
+            **values, synthetic_dir=folder / "volumes", epochs=size.arm_epochs, seed=seed,
         )  # fmt: skip
         test = bundle("classifier", "inference", ("demo",), **values, output_dir=folder / "arms")
         stages += [
