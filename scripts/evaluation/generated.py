@@ -136,6 +136,8 @@ def read_generated(
         _check_grid(image, folder, case[sequence], problems)
         generated.append(Generated(folder, str(image), case, source in tested, predicted))
     problems.raise_if_any()
+    if len(train) < 2 or len(test) < 2:
+        raise UserError(f"{len(train)} training, {len(test)} test cases: distances need two of each")
     if sum(g.is_test for g in generated) < 2:
         raise UserError(f"{root}: fewer than two volumes are made from test reports; run inference on test.json")
     return generated
@@ -199,6 +201,10 @@ def _from_features(
     train = extract(extractors, real["train"], sequence, "real training volumes")
     test = extract(extractors, real["test"], sequence, "real test volumes")
     made = extract(extractors, [(g.folder, g.image) for g in generated], sequence, "generated volumes")
+    # Phantom features have units of their own: they are compared in standard deviations of the real training volumes.
+    mean, deviation = train["phantom"].mean(0), train["phantom"].std(0).clamp_min(1e-6)
+    for vectors in (train, test, made):
+        vectors["phantom"] = (vectors["phantom"] - mean) / deviation
     on_test = torch.tensor([g.is_test for g in generated])
     distances = {}
     for name in extractors:
@@ -235,9 +241,8 @@ def _adherence(
     index_lesion = {folder: lesions[0] if lesions else None for folder, lesions in findings.items()}
 
     def judge(volumes: Iterable[tuple[str, str]], what: str) -> dict[str, Estimate]:
-        verdicts = [
-            _verdict(path, agrees, index_lesion[case]) for case, path in tqdm(list(volumes), what, disable=None)
-        ]
+        pairs = tqdm(list(volumes), what, disable=None)
+        verdicts = [_verdict(path, index_lesion[case]) for case, path in pairs]
         parts = ("presence", "zone", "side", "level", "all")
         asked = {part: [verdict[part] for verdict in verdicts if part in verdict] for part in parts}
         return {part: wilson(sum(answers), len(answers)) for part, answers in asked.items()}

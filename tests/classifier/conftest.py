@@ -1,4 +1,4 @@
-"""A tiny data root and a generator's output made from it, with a class that can be seen: positives have a dark centre."""
+"""A tiny data root and a generator's output made from it; positives have a dark centre."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def write_synthetic(root: Path, real_root: Path) -> pd.DataFrame:
         positive = (number // 2) % 2 == 1
         write_volume(root / f"{number:03d}" / "axt2.nii.gz", positive, rng)
         predicted = positive != (number % 5 == 0)
-        rows.append({"folder": f"{number:03d}", "PIRADS_real": int(positive), "PIRADS_synth": int(predicted), "Label": "x"})
+        rows.append(
+            {"folder": f"{number:03d}", "PIRADS_real": int(positive), "PIRADS_synth": int(predicted), "Label": "x"}
+        )
     frame = pd.DataFrame(rows)
     frame.to_excel(root / "synthsheet_all.xlsx", index=False)
     return frame

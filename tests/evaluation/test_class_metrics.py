@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+
+from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table, wilson
+from scripts.problems import UserError
+
+# 3 true positives, 1 false negative, 2 false positives, 4 true negatives
+LABELS = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]
+SCORES = [0.9, 0.8, 0.5, 0.3, 0.7, 0.6, 0.4, 0.2, 0.1, 0.0]
+
+
+def test_shares_are_those_of_the_table_counted_by_hand():
+    metrics = class_metrics(LABELS, SCORES)
+    expected = {"accuracy": 7 / 10, "sensitivity": 3 / 4, "specificity": 4 / 6, "ppv": 3 / 5, "npv": 4 / 5}
+    assert {name: metrics[name].value for name in expected} == pytest.approx(expected)
+    assert {name: metrics[name].n for name in expected} == {
+        "accuracy": 10, "sensitivity": 4, "specificity": 6, "ppv": 5, "npv": 5,
+    }  # fmt: skip
+
+
+def test_roc_auc_is_the_share_of_pairs_in_the_right_order():
+    pairs = [float(p > n) for p in SCORES[:4] for n in SCORES[4:]]
+    assert class_metrics(LABELS, SCORES)["roc_auc"].value == pytest.approx(np.mean(pairs))
+
+
+def test_average_precision_sums_precision_over_steps_of_recall():
+    # Ranked: 1 1 0 0 1 0 1 0 0 0; precision at each positive: 1/1, 2/2, 3/5, 4/7.
+    expected = (1 + 1 + 3 / 5 + 4 / 7) / 4
+    assert class_metrics(LABELS, SCORES)["average_precision"].value == pytest.approx(expected)
+
+
+def test_wilson_interval_is_the_closed_form():
+    z, p, n = norm.ppf(0.975), 0.7, 10
+    centre, half = (
+        (p + z**2 / (2 * n)) / (1 + z**2 / n),
+        z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
+    )
+    assert wilson(7, 10) == pytest.approx(Estimate(0.7, centre - half, centre + half, 10))
+
+
+def test_intervals_hold_the_value_and_depend_on_the_seed_alone():
+    first, again, other = (class_metrics(LABELS, SCORES, seed=seed)["roc_auc"] for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert first.low <= first.value <= first.high
+
+
+def test_what_is_undefined_is_null_in_json():
+    metrics = class_metrics([0, 0, 0], [0.1, 0.2, 0.3])
+    values = json.loads(json.dumps(as_json(metrics), allow_nan=False))
+    assert values["specificity"]["value"] == 1
+    assert [values[name]["value"] for name in ("sensitivity", "ppv", "roc_auc", "average_precision")] == [None] * 4
+    assert str(metrics["roc_auc"]) == "undefined"
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores"),
+    [([], []), ([0, 1], [0.5]), ([0, 2], [0.1, 0.2]), ([0, 1], [0.1, np.nan]), ([0, 1], [0.1, 1.5])],
+)
+def test_broken_input_is_refused(labels, scores):
+    with pytest.raises(UserError):
+        class_metrics(labels, scores)
+
+
+def test_tables_name_rows_and_columns():
+    text = markdown(table({"arm": {"accuracy": wilson(7, 10)}}))
+    assert text.splitlines()[0] == "|  | accuracy |"
+    assert "| arm | 0.700 (0.397 to 0.892) |" in text
+    assert markdown(pd.DataFrame({"a": [None]}, index=["x"])).splitlines()[-1] == "| x |  |"
