@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -49,18 +48,14 @@ class CheckImaged(MapTransform):
         for key in self.key_iterator(data):
             image: MetaTensor = data[key]
             case = f"{data.get('folder', '')}/{key}"
-            if image.shape[0] != 1:
-                problems.add(case, f"has {image.shape[0]} channels", "one 3D volume a file is expected")
+            if image.ndim != 4 or image.shape[0] != 1:
+                problems.add(case, f"has shape {_by(image.shape)}", "one 3D volume a file is expected")
                 continue
-            _check_grid(
-                problems,
-                case,
-                image.shape[1:],
-                image.pixdim.tolist(),
-                data.get("spacing"),
-                self.spatial_size,
-                self.factor,
-            )
+            _check_size(problems, case, image.shape[1:], self.spatial_size, self.factor)
+            spacing, declared = image.pixdim.tolist(), data.get("spacing")
+            if declared is not None and not np.allclose(spacing, declared, rtol=0, atol=SPACING_TOLERANCE):
+                what = f"has spacing {_by(np.round(spacing, 4))} mm, the datalist says {_by(declared)}"
+                problems.add(case, what, "correct the datalist, or resample the image (python -m scripts.prepare)")
             if not torch.isfinite(image).all():
                 problems.add(case, "contains NaN or infinite values", "export the image again")
             elif image.min() == image.max():
@@ -69,30 +64,14 @@ class CheckImaged(MapTransform):
         return dict(data)
 
 
-def _check_grid(
-    problems: Problems,
-    case: str,
-    shape: Iterable[int],
-    spacing: Iterable[float],
-    declared: Sequence[float] | None,
-    spatial_size: tuple[int, ...] | None,
-    factor: int,
+def _check_size(
+    problems: Problems, case: str, shape: Sequence[int], wanted: tuple[int, ...] | None, factor: int
 ) -> None:
-    """Note where an image (RAS axes) is not on the grid that the datalist and the network want."""
-    shape, spacing = tuple(shape), tuple(spacing)
-    if len(shape) != 3:
-        problems.add(case, f"has {len(shape)} dimensions", "one 3D volume a file is expected")
-        return
-    if spatial_size is not None and shape != spatial_size:
-        problems.add(case, f"has size {_by(shape)}, not {_by(spatial_size)}", "resample it (python -m scripts.prepare)")
+    """Note a size (X, Y, Z) that is not the wanted one or that the network cannot divide."""
+    if wanted is not None and tuple(shape) != wanted:
+        problems.add(case, f"has size {_by(shape)}, not {_by(wanted)}", "resample it (python -m scripts.prepare)")
     elif any(n % factor for n in shape):
         problems.add(case, f"has size {_by(shape)}, not divisible by {factor}", "crop or pad it to such a size")
-    if declared is not None and not np.allclose(spacing, declared, rtol=0, atol=SPACING_TOLERANCE):
-        problems.add(
-            case,
-            f"has spacing {_by(np.round(spacing, 4))} mm, the datalist says {_by(declared)}",
-            "correct the datalist, or resample the image (python -m scripts.prepare)",
-        )
 
 
 def _by(numbers: Iterable[float]) -> str:
@@ -153,40 +132,33 @@ def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = N
 
 
 def check_images(
-    cases: Iterable[Mapping[str, Any]], keys: Sequence[str], spatial_size: Sequence[int] | None = None, factor: int = 4
-) -> Problems:
-    """Look at the headers of all images, which is quick, before anything heavy starts.
+    cases: Iterable[Mapping[str, Any]],
+    keys: Sequence[str],
+    problems: Problems,
+    spatial_size: Sequence[int] | None = None,
+    factor: int = 4,
+) -> None:
+    """Note what the images' headers say against the network, before anything heavy starts.
 
-    What only the voxels tell (NaN, constant, truncated) is found when a case is loaded.
+    That files are there, readable and have the declared spacing is `read_datalist`'s part; what only voxels tell (NaN,
+    constant, truncated) is found when a case is loaded.
     """
-    problems = Problems("images")
     size = None if spatial_size is None else tuple(spatial_size)
     for case in cases:
         grids = set()
         for key in keys:
-            name = f"{case.get('folder', '')}/{key}"
-            if key not in case:
-                problems.add(name, "is not in the datalist", f"add it, or leave {key} out of the sequences")
-                continue
             try:
                 image = nib.load(case[key])
-            except FileNotFoundError:
-                problems.add(name, f"{Path(case[key]).name} is missing", "copy it into the case's folder")
+            except (KeyError, OSError, EOFError, nib.filebasedimages.ImageFileError):
                 continue
-            except (OSError, EOFError, nib.filebasedimages.ImageFileError):
-                problems.add(name, f"{Path(case[key]).name} cannot be read", "the file is damaged: copy it again")
+            if len(image.shape) != 3:
                 continue
-            order = np.argsort(
-                nib.io_orientation(image.affine)[:, 0]
-            )  # file axes in the order right, anterior, superior
-            shape, zooms = np.array(image.shape), np.array(image.header.get_zooms())
-            if len(shape) == 3:
-                shape, zooms = shape[order], zooms[order]
-            _check_grid(problems, name, shape.tolist(), zooms.tolist(), case.get("spacing"), size, factor)
+            # From the file's axes to right, anterior, superior.
+            order = np.argsort(nib.io_orientation(image.affine)[:, 0])
+            _check_size(problems, f"{case['folder']}/{key}", [image.shape[axis] for axis in order], size, factor)
             grids.add((image.shape, image.affine.round(3).tobytes()))
         if len(grids) > 1:
-            problems.add(str(case.get("folder", "")), "its sequences lie on different grids", "resample them together")
-    return problems
+            problems.add(case["folder"], "its sequences lie on different grids", "resample them together")
 
 
 def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:

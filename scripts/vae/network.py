@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from scripts.data.latents import fingerprint
 from scripts.files import atomic
 from scripts.problems import UserError
 
@@ -50,8 +51,18 @@ def maisi_vae(**overrides: Any) -> AutoencoderKlMaisi:
     """
     config = REFERENCE | overrides
     network = AutoencoderKlMaisi(**config)
+    if not config["norm_float16"]:
+        _fuse_norms(network)
     network.config = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
     return network
+
+
+def _fuse_norms(network: nn.Module) -> None:
+    """Use PyTorch's own kernel for MAISI's group norms: the same numbers and names, without a Python loop a group."""
+    for parent in list(network.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, MaisiGroupNorm3D):
+                setattr(parent, name, nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps))
 
 
 def save_vae(network: AutoencoderKlMaisi, path: str | os.PathLike[str]) -> None:
@@ -61,8 +72,10 @@ def save_vae(network: AutoencoderKlMaisi, path: str | os.PathLike[str]) -> None:
         save_file(state, temporary, {"config": json.dumps(network.config)})
 
 
-def load_vae(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
-    """Load weights (.safetensors, or .pt as published) into `network`, strictly; returns it in evaluation mode.
+def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str | None = None) -> nn.Module:
+    """Load weights (.safetensors, or .pt as published) into `network`, strictly.
+
+    Returns it on `device`, in evaluation mode.
 
     Raises:
         UserError: the file is missing, damaged, or holds the weights of another architecture.
@@ -87,7 +100,12 @@ def load_vae(network: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
             f"(first: {example}); check network_def, for the demo weights list configs/demo.yaml after the config"
         )
     network.load_state_dict(state)
-    return network.eval()
+    return network.to(device).eval()
+
+
+def vae_fingerprint(network: nn.Module) -> str:
+    """What latents record about the VAE that made them."""
+    return fingerprint(network.state_dict())
 
 
 class Reconstructor(nn.Module):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from scripts.data.cases import read_datalist
 from scripts.data.images import check_images, image_transforms
-from scripts.problems import UserError
+from scripts.problems import Problems, UserError
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
 
@@ -33,10 +33,12 @@ def list_volumes(
     Raises:
         UserError: everything that is wrong with the datalists and with the images' headers.
     """
+    problems = Problems("datalists and images")
     cases = []
     for name in datalists:
-        cases += read_datalist(Path(dataset_dir) / name, dataset_dir, keys=sequences)
-    check_images(cases, sequences, factor=FACTOR).raise_if_any()
+        cases += read_datalist(Path(dataset_dir) / name, dataset_dir, keys=sequences, problems=problems)
+    check_images(cases, sequences, problems, factor=FACTOR)
+    problems.raise_if_any()
     return [
         {"folder": case["folder"], "sequence": sequence, "path": case[sequence], "spacing": case["spacing"]}
         for case in cases
@@ -90,7 +92,7 @@ class VolumeDataset(Dataset):
         self.patch, self.seed, self.augment = patch, seed, augment
         self.epoch = 0
         self.transforms = {s: image_transforms((s,), factor=FACTOR) for s in {v["sequence"] for v in self.data}}
-        self.kept: list[torch.Tensor] | None = self._fill() if cache and self.data else None
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] | None = self._fill() if cache and self.data else None
 
     def load(self, index: int) -> torch.Tensor:
         """The whole volume as a `MetaTensor` (1, X, Y, Z), float32 in 0..1."""
@@ -99,7 +101,7 @@ class VolumeDataset(Dataset):
         case = {"folder": volume["folder"], name: volume["path"], "spacing": volume["spacing"]}
         return self.transforms[name](case)[name]
 
-    def _fill(self) -> list[torch.Tensor] | None:
+    def _fill(self) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
         needed = 2 * len(self.data) * math.prod(self.load(0).shape)
         if needed > available(torch.device("cpu")) / 2:
             logger.info(f"{len(self.data)} volumes need {needed / 2**30:.1f} GiB: they are read anew every epoch")
@@ -107,7 +109,8 @@ class VolumeDataset(Dataset):
         kept, errors = [], []
         for index in tqdm(range(len(self.data)), desc="reading volumes", disable=None):
             try:
-                kept.append(self.load(index).as_tensor().half())
+                image = self.load(index)
+                kept.append((image.as_tensor().half(), image.affine))
             except UserError as error:
                 errors.append(str(error))
         if errors:
@@ -119,7 +122,12 @@ class VolumeDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         volume = self.data[index]
-        image = self.load(index).as_tensor() if self.kept is None else self.kept[index]
+        if self.kept is None:
+            loaded = self.load(index)
+            image, affine = loaded.as_tensor(), loaded.affine
+        else:
+            image, affine = self.kept[index]
+        item = {"folder": volume["folder"], "sequence": volume["sequence"]}
         random = np.random.default_rng([self.seed, self.epoch, index])
         if self.patch is not None:
             size = [min(want, have) for want, have in zip(self.patch, image.shape[1:], strict=True)]
@@ -127,4 +135,6 @@ class VolumeDataset(Dataset):
             image = image[(slice(None), *(slice(a, a + n) for a, n in zip(start, size, strict=True)))]
         if self.augment and random.random() < 0.5:
             image = image.flip(1)
-        return {"image": image.float(), "folder": volume["folder"], "sequence": volume["sequence"]}
+        if self.patch is None:
+            item["affine"] = affine
+        return {"image": image.float(), **item}

@@ -1,0 +1,31 @@
+"""Latent to image: whole where memory allows, else in blended windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+from scripts.vae.network import FACTOR
+from scripts.vae.windows import choose_window, in_windows
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKlMaisi, latent: torch.Tensor, window: Sequence[int] | None = None) -> torch.Tensor:
+    """Decode latents (B, 4, X, Y, Z) to images (B, 1, 4X, 4Y, 4Z), float32, clipped to 0..1, one case at a time.
+
+    Args:
+        vae: in evaluation mode, on the device of `latent`.
+        latent: as the encoder's mean, not scaled.
+        window: voxels of a window, multiples of 4; None lets the free memory decide.
+    """
+    shape = [n * FACTOR for n in latent.shape[2:]]
+    if window is None:
+        window = choose_window(latent, shape, vae.config["num_channels"][1], FACTOR, "decode")
+    cells = [min(voxels, size) // FACTOR for voxels, size in zip(window, shape, strict=True)]
+    if tuple(cells) == tuple(latent.shape[2:]):
+        images = torch.cat([vae.decode(case) for case in latent.split(1)])
+    else:
+        images = in_windows(vae.decode, vae.decoder, latent, cells)
+    return images.float().clamp(0, 1)

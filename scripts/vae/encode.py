@@ -1,0 +1,35 @@
+"""Image to latent: whole where memory allows, else in blended windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+from scripts.vae.network import FACTOR
+from scripts.vae.windows import choose_window, in_windows
+
+
+@torch.no_grad()
+def encode(
+    vae: AutoencoderKlMaisi, image: torch.Tensor, window: Sequence[int] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encode images (B, 1, X, Y, Z) in 0..1 to mean and standard deviation (B, 4, X/4, Y/4, Z/4), float32.
+
+    Args:
+        vae: in evaluation mode, on the device of `image`.
+        image: sizes divisible by 4.
+        window: voxels of a window, multiples of 4; None lets the free memory decide.
+    """
+    shape = tuple(image.shape[2:])
+    if window is None:
+        window = choose_window(image, shape, vae.config["num_channels"][0], FACTOR, "encode")
+    window = tuple(min(n, size) for n, size in zip(window, shape, strict=True))
+    if window == shape:
+        pairs = [torch.cat(vae.encode(case), dim=1) for case in image.split(1)]
+        both = torch.cat(pairs)
+    else:
+        both = in_windows(lambda part: torch.cat(vae.encode(part), dim=1), vae.encoder, image, window)
+    mu, sigma = both.float().chunk(2, dim=1)
+    return mu, sigma

@@ -1,0 +1,98 @@
+"""Latents on disk: what is written comes back, and what cannot be used is refused with a reason."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from scripts.data.latents import Latent, draw, find_latent, fingerprint, latent_path, read_latent, write_latent
+from scripts.problems import UserError
+
+AFFINE = np.array([[0.5, 0, 0, -64.0], [0, 0.5, 0, -60.0], [0, 0, 0.5625, 12.0], [0, 0, 0, 1]])
+
+
+def make(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(4, 3, 2, 5, generator=generator), torch.rand(4, 3, 2, 5, generator=generator)
+
+
+def test_what_is_written_is_read_bit_for_bit(tmp_path):
+    mu, sigma = make()
+    path = latent_path(tmp_path, "007", "axt2")
+    write_latent(path, mu, sigma, fingerprint="abc", affine=AFFINE, shape=(12, 8, 20))
+    latent = read_latent(find_latent(tmp_path, "007", "axt2"))
+    assert torch.equal(latent.mu, mu)
+    assert torch.equal(latent.sigma, sigma)
+    assert latent.fingerprint == "abc"
+    assert latent.shape == (12, 8, 20)
+    assert latent.spacing == pytest.approx((0.5, 0.5, 0.5625))
+    assert np.array_equal(latent.affine, AFFINE)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    mu, sigma = make()
+    path = latent_path(tmp_path, "a", "axt2")
+    write_latent(path, mu, sigma, fingerprint="old", affine=AFFINE, shape=(12, 8, 20))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - any failure
+        write_latent(path, mu, sigma, fingerprint=5, affine=AFFINE, shape=(12, 8, 20))  # metadata must be text
+    assert read_latent(path).fingerprint == "old"
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_authors_files_are_one_draw_with_channels_last(tmp_path):
+    mu, _ = make()
+    (tmp_path / "a").mkdir()
+    image = nib.Nifti1Image(np.moveaxis(mu.numpy(), 0, -1), AFFINE)
+    nib.save(image, tmp_path / "a" / "axt2_emb.nii.gz")
+    latent = read_latent(find_latent(tmp_path, "a", "axt2"))
+    assert torch.equal(latent.mu, mu)
+    assert latent.sigma is None
+    assert latent.fingerprint is None
+    assert latent.shape == (12, 8, 20)
+    assert torch.equal(draw(latent), mu)
+
+
+def test_our_file_wins_over_the_authors(tmp_path):
+    mu, sigma = make()
+    write_latent(latent_path(tmp_path, "a", "adc"), mu, sigma, fingerprint="x", affine=AFFINE, shape=(12, 8, 20))
+    (tmp_path / "a" / "adc_emb.nii.gz").touch()
+    assert find_latent(tmp_path, "a", "adc").suffix == ".safetensors"
+
+
+def test_draws_follow_mean_spread_and_generator():
+    mu, sigma = torch.full((4, 32, 32, 32), 3.0), torch.full((4, 32, 32, 32), 0.5)
+    latent = Latent(mu, sigma, None, AFFINE, (1.0, 1.0, 1.0), (128, 128, 128))
+    z = draw(latent, torch.Generator().manual_seed(1))
+    assert z.mean().item() == pytest.approx(3.0, abs=0.01)
+    assert z.std().item() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(z, draw(latent, torch.Generator().manual_seed(1)))
+    assert not torch.equal(z, draw(latent, torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize("name", ["axt2_latent.safetensors", "axt2_emb.nii.gz"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not a latent")
+    with pytest.raises(UserError, match=name):
+        read_latent(tmp_path / name)
+
+
+def test_a_missing_latent_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match=r"case 007.*axt2_latent.*encode"):
+        find_latent(tmp_path, "007", "axt2")
+
+
+def test_a_folder_cannot_leave_the_latents(tmp_path):
+    with pytest.raises(ValueError, match="leaves"):
+        latent_path(tmp_path, "../other", "axt2")
+
+
+def test_the_fingerprint_sees_names_shapes_and_values_but_not_order():
+    state = {"a": torch.arange(4.0), "b": torch.zeros(2, 2)}
+    known = fingerprint(state)
+    assert known == fingerprint(dict(reversed(state.items())))
+    assert known != fingerprint({"a": torch.arange(4.0) + 1e-6, "b": torch.zeros(2, 2)})
+    assert known != fingerprint({"a": torch.arange(4.0), "b": torch.zeros(4)})
+    assert known != fingerprint({"a": torch.arange(4.0), "c": torch.zeros(2, 2)})
+    assert known != fingerprint({"a": torch.arange(4.0).half(), "b": torch.zeros(2, 2)})
