@@ -206,7 +206,7 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
         problems.add(path.name, "has no row", "give one row an exam")
     frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
     rows = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", *"xyz"]).astype(object)
-    rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {index + 2}" for index in range(len(rows))])
+    rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
     return rows.assign(has_patient="patient" in wanted, has_centre="x" in wanted).to_dict("records")
 
 

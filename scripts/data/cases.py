@@ -251,7 +251,11 @@ def check_split(
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a CSV or Excel table with every cell as it stands: CSV cells are text, Excel cells keep their type.
 
-    Empty cells are None. Nothing is taken for a number, a date or "not available" that the file does not say is one.
+    Empty cells are None, empty rows are left out. Nothing is taken for a number, a date or "not available" that the
+    file does not say is one.
+
+    Returns:
+        One row a record; the index is the record's row in the file, the first one after the column names being 2.
 
     Raises:
         UserError: the file is missing, is no table, or has a column name twice.
@@ -264,7 +268,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
                 head = file.readline()
                 separator = max(",;\t", key=head.count)
                 file.seek(0)
-                frame = pd.read_csv(file, sep=separator, header=None, dtype=str, keep_default_na=False)
+                options = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+                frame = pd.read_csv(file, sep=separator, **options)
         else:
             frame = pd.read_excel(path, header=None, dtype=object, keep_default_na=False, engine="openpyxl")
     except OSError as error:
@@ -281,8 +286,8 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     # Excel counts formatted empty rows and columns as used.
     table = table.loc[:, [bool(name) for name in names]]
     filled = table.notna() & table.map(lambda cell: str(cell).strip() != "")
-    table = table.where(filled, None).astype(object)
-    return table[filled.any(axis=1)].reset_index(drop=True)
+    table = table.where(filled, None).astype(object).set_axis(table.index + 1)
+    return table[filled.any(axis=1).to_numpy()]
 
 
 def cell_name(cell: Any) -> str | None:
@@ -322,9 +327,8 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
                 table[name] = None
         for name in table.columns.difference([*SHEET_COLUMNS, *OPTIONAL_COLUMNS]):
             noted.add(path.name, f"has the unknown column {shown(name)}", "remove or rename it")
-        rows = [
-            _check_row(row, f"{path.name} row {index + 2}", noted) for index, row in enumerate(table.to_dict("records"))
-        ]
+        records = zip(table.index, table.to_dict("records"), strict=True)
+        rows = [_check_row(record, f"{path.name} row {row}", noted) for row, record in records]
         for folder, count in Counter(row["folder"] for row in rows if row["folder"]).items():
             if count > 1:
                 noted.add(folder, f"has {count} rows in {path.name}", "keep one")
@@ -402,6 +406,9 @@ def read_splits(
         check_files: look at every image's header too.
         names: the datalists, e.g. `("train_merged.json", "test_merged.json")` once reports are embedded.
 
+    Returns:
+        The training and the test cases, with `patient` from the sheet where only the sheet tells it.
+
     Raises:
         UserError: everything that is wrong, at once.
     """
@@ -410,14 +417,28 @@ def read_splits(
     train, test = (
         read_datalist(root / name, root, keys=keys, check_files=check_files, problems=problems) for name in names
     )
-    check_split(train, test, problems=problems)
+    cases = [*train, *test]
     try:
         frame = read_clinical(root / "clinical.xlsx", problems=problems)
     except UserError as error:
         problems.add("clinical.xlsx", str(error))
     else:
-        check_sheet(frame, [*train, *test], problems=problems)
+        check_sheet(frame, cases, problems=problems)
+        _add_patients(frame, cases, problems)
+    check_split(train, test, problems=problems)
     if not problems and not train and not test:
         problems.add(root.name, "holds no case", "prepare exams or make a phantom first")
     problems.raise_if_any()
     return train, test
+
+
+def _add_patients(frame: pd.DataFrame, cases: Sequence[Case], problems: Problems) -> None:
+    """Take the patient from the sheet where a case does not tell it, so that the split is checked with it."""
+    if "patient" not in frame:
+        return
+    patients = frame.dropna(subset=["folder", "patient"]).drop_duplicates("folder").set_index("folder")["patient"]
+    for case in cases:
+        patient = patients.get(case["folder"])
+        if patient is not None and case.setdefault("patient", patient) != patient:
+            what = f"is of patient {shown(case['patient'])} in the datalist, {shown(patient)} in the clinical sheet"
+            problems.add(case["folder"], what, "correct one of them")

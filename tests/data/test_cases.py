@@ -188,6 +188,17 @@ def test_a_patient_is_never_in_both_lists(train_patient):
     check_split(train, [entry("b", patient="P3")])
 
 
+def test_patients_that_only_the_sheet_tells_are_held_apart_too(root):
+    frame = read_clinical(root / "clinical.xlsx").assign(patient=["P1", "P2", "P3"])
+    write_clinical(root / "clinical.xlsx", frame)
+    train, test = read_splits(root)
+    assert [case["patient"] for case in train + test] == ["P1", "P2", "P3"]
+    write_clinical(root / "clinical.xlsx", frame.assign(patient=["P1", "P2", "P1"]))
+    refused(lambda: read_splits(root), "patient P1 has exams in both")
+    write_datalist(root / "test.json", [entry("c", patient="P9")])
+    refused(lambda: read_splits(root), "c is of patient 'P9' in the datalist, 'P1' in the clinical sheet")
+
+
 def test_leading_zeros_survive_writing_and_reading_a_sheet(root):
     frame = read_clinical(root / "clinical.xlsx")
     assert list(frame["folder"]) == ["0017", "b", "c"]
@@ -245,6 +256,7 @@ def test_tables_are_read_with_semicolons_quotes_and_empty_rows(tmp_path):
     (tmp_path / "t.csv").write_text('\ufefffolder;report\n01;"left, apex\nline; two"\n;\n02; \n', encoding="utf-8")
     records = read_table(tmp_path / "t.csv").to_dict("records")
     assert records == [{"folder": "01", "report": "left, apex\nline; two"}, {"folder": "02", "report": None}]
+    assert list(read_table(tmp_path / "t.csv").index) == [2, 4]
 
 
 @pytest.mark.parametrize(
