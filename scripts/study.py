@@ -92,7 +92,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             "vae_encode",
             bundle(
                 "vae", "inference", ("demo",),
-                dataset_dir=data, weights=vae_file, output_dir=latents, mode="encode",
+                dataset_dir=data, weights=vae_file, latent_dir=latents, mode="encode",
             ),
             ("vae_train",),
         ),
@@ -154,7 +154,7 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
     )
     volumes = page.section("Volumes generated from test reports")
     _pictures(folder, volumes)
-    vae = json.loads((folder / "vae_evaluation" / "metrics.json").read_text())
+    vae = json.loads((folder / "vae_evaluation" / "reconstruction.json").read_text())
     page.section("Autoencoder: reconstructions of test cases").table(_flat(vae))
     judged = json.loads((folder / "ldm_evaluation" / "metrics.json").read_text())
     titles = {
