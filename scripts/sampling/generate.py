@@ -172,7 +172,7 @@ def title(record: Record, sequence: str) -> str:
         f"{record.folder} {sequence}",
         f"seed {settings['seed']}" + (f".{record.replicate}" if record.replicate else ""),
         f"{settings['scheduler']}, {settings['steps']} steps",
-        f"guidance {guidance['report']:g} / {guidance['class_']:g}",
+        f"guidance {guidance['report']:g} / {guidance['class']:g}",
         *([predicted(record)] if record.pirads_synth is not None else []),
     ]
     return "  ·  ".join(parts)

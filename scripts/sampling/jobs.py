@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -23,8 +22,6 @@ from scripts.files import inside
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import Recipe
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +81,7 @@ def make_jobs(
     *,
     dataset_dir: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
-    report: str | None,
+    report: str | None = None,
     positive: bool | None,
     case_name: str,
     splits: Sequence[str],
@@ -131,9 +128,7 @@ def typed_source(recipe: Recipe, report: str, case_name: str, positive: bool | N
         raise UserError(f"case_name {case_name!r} is not a plain name of a folder")
     if recipe.variant.class_vector == "own" and positive is None:
         raise UserError("this variant takes the class instead of predicting it; give --positive true or false")
-    text, absent = normalise_report(report)
-    if absent:
-        logger.warning("the report is empty: it is treated as absent, so the volume is of no particular patient")
+    text, _ = normalise_report(report)
     return Source(case_name, text=text, pirads=[0, 0] if positive is None else one_hot(bool(positive)))
 
 

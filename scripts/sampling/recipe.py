@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def make_recipe(
             "vae": file_digest(vae_file),
             "scheduler": scheduler,
             "steps": steps,
-            "guidance": asdict(guidance),
+            "guidance": {"report": guidance.report, "class": guidance.class_, "interval": list(guidance.interval)},
             "size": list(size),
             "spacing": list(spacing),
             "sequences": list(sequences),

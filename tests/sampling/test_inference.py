@@ -1,0 +1,370 @@
+"""The inference config as a user runs it, with tiny networks: what it writes, goes on with, and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from scripts.data.cases import write_clinical
+from scripts.data.images import save_volume
+from scripts.data.latents import fingerprint
+from scripts.data.reports import EMPTY_REPORT, ReportEncoder, write_embedding
+from scripts.networks.ccella import CCELLA
+from scripts.problems import UserError
+from scripts.sampling.loop import case_seed
+from scripts.tiny_t5 import make
+from scripts.training.weights import save_weights
+from scripts.vae.network import maisi_vae, save_vae
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "bundles" / "ccella_ldm" / "configs" / "inference.yaml"
+SIZE, SPACING = (32, 32, 16), (1.25, 1.25, 1.875)
+SECRET = "Zzyzx"  # stands in every report and must stand nowhere else
+NETWORK = {
+    "width": 16, "layers": 2, "heads": 2, "num_latents": 4, "input_dim": 16, "time_channel": 16, "time_embed_dim": 16,
+    "class_hidden": 8, "num_channels": [8, 16], "attention_levels": [False, True], "num_head_channels": [0, 8],
+    "num_res_blocks": 1, "norm_num_groups": 4,
+}  # fmt: skip
+VAE = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
+OBLIQUE = nib.affines.from_matvec(nib.eulerangles.euler2mat(z=0.1, x=-0.2) * np.array(SPACING), [-10, 20, 600])
+
+
+def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
+    torch.manual_seed(0)
+    network = CCELLA(variant, **NETWORK, in_channels=4 * sequences, out_channels=4 * sequences)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    save_weights(path, network.state_dict(), config=network.config, scale_factor=1.5, **meta)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> SimpleNamespace:
+    """A data root with three training and two test cases, embedded; a text encoder, a VAE and a network."""
+    root = tmp_path_factory.mktemp("inference")
+    make(str(root / "t5"), reports=60, steps=1, width=16, vocabulary=300)
+    torch.manual_seed(0)
+    vae = maisi_vae(**VAE)
+    save_vae(vae, root / "vae.safetensors")
+    meta = {"latent_shape": [4, 8, 8, 4], "spacing": list(SPACING), "vae_fingerprint": fingerprint(vae.state_dict())}
+    meta |= {"objective": "ddpm", "trained_with_dropout": {"report": 0.1, "class": 0.1, "both": 0.1}}
+    make_weights(root / "model.safetensors", **meta)
+    overlay = {"network_def": {"_target_": "scripts.networks.ccella.CCELLA", "variant": "@variant", **NETWORK}}
+    overlay["network_def"] |= {"in_channels": 4, "out_channels": 4}
+    overlay["vae_def"] = {"_target_": "scripts.vae.network.maisi_vae", **VAE}
+    (root / "tiny.json").write_text(json.dumps(overlay))
+    make_data(root / "data", ReportEncoder(root / "t5", device="cpu"))
+    return SimpleNamespace(root=root, data=root / "data", meta=meta)
+
+
+def make_data(data: Path, encoder: ReportEncoder) -> None:
+    reports = {"001": f"{SECRET} left base", "002": "", "003": f"{SECRET} right apex", "004": f"{SECRET} x", "005": "y"}
+    write_embedding(data / EMPTY_REPORT, encoder.encode([""])[0], encoder.fingerprint)
+    for split, folders in (("train", ["001", "002", "003"]), ("test", ["004", "005"])):
+        plain, merged = [], []
+        for folder in folders:
+            affine = OBLIQUE if folder == "001" else np.diag([*SPACING, 1.0])
+            noise = np.random.default_rng(int(folder)).random(SIZE)
+            save_volume(data / folder / "axt2.nii.gz", noise, affine, "axt2")
+            embedding = f"embeddings/{folder}.safetensors" if reports[folder] else EMPTY_REPORT
+            if reports[folder]:
+                write_embedding(data / embedding, encoder.encode([reports[folder]])[0], encoder.fingerprint)
+            case = {"axt2": f"./{folder}/axt2.nii.gz", "dataset": "A", "folder": folder, "pirads": [0, 1]}
+            case |= {"spacing": list(SPACING), "text": reports[folder], "text_isnull": int(not reports[folder])}
+            plain.append(case)
+            merged.append(case | {"text": embedding})
+        (data / f"{split}.json").write_text(json.dumps(plain))
+        (data / f"{split}_merged.json").write_text(json.dumps(merged))
+    sheet = {"folder": list(reports), "PosPIRADS": [1, 0, None, 1, 1], "PosISUP": [None, None, 0, None, None]}
+    write_clinical(data / "clinical.xlsx", pd.DataFrame({**sheet, "Label": ["train"] * 3 + ["test"] * 2}))
+
+
+def options(place: SimpleNamespace, output_dir: Path, **changes) -> dict:
+    made = {
+        "bundle_root": str(CONFIG.parent.parent),
+        "output_dir": str(output_dir),
+        "dataset_dir": str(place.data),
+        "model_file": str(place.root / "model.safetensors"),
+        "vae_file": str(place.root / "vae.safetensors"),
+        "steps": 3,
+        "guidance_report": 2.0,
+        "guidance_class": 2.0,
+    }
+    return made | changes
+
+
+def infer(place: SimpleNamespace, output_dir: Path, **changes) -> ConfigWorkflow:
+    workflow = ConfigWorkflow(
+        [str(CONFIG), str(place.root / "tiny.json")], workflow_type="infer", **options(place, output_dir, **changes)
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def command_line(launcher: list[str], given: dict, *more: str) -> subprocess.CompletedProcess:
+    """`python <launcher> -m monai.bundle run …` in a process of its own."""
+    configs = f"['{CONFIG}','{Path(given['vae_file']).parent / 'tiny.json'}']"
+    command = [sys.executable, *launcher, "-m", "monai.bundle", "run", "--config_file", configs]
+    command += [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False, env=environment
+    )
+
+
+def voxels(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.fixture(scope="module")
+def generated(place) -> Path:
+    """All five cases, one at a time."""
+    infer(place, place.root / "all")
+    return place.root / "all"
+
+
+# ---- datalists -------------------------------------------------------------------------------------------------------
+
+
+def test_every_case_gets_volume_picture_and_row(place, generated):
+    for folder in ("001", "002", "003", "004", "005"):
+        image = nib.load(generated / folder / "axt2.nii.gz")
+        values = voxels(generated / folder / "axt2.nii.gz")
+        assert image.shape == SIZE
+        assert image.get_data_dtype() == np.int16
+        assert image.header.get_xyzt_units()[0] == "mm"
+        assert 0 <= values.min() < values.max() <= 962
+        assert (generated / f"{folder}.png").is_file()
+    head, *rows = openpyxl.load_workbook(generated / "synthsheet_all.xlsx").active.values
+    assert head == ("folder", "PIRADS_real", "PIRADS_synth", "Label")
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        ("001", 1, "train"), ("002", 0, "train"), ("003", 0, "train"), ("004", 1, "test"), ("005", 1, "test"),
+    ]  # fmt: skip
+    assert {row[2] for row in rows} <= {0, 1}
+    assert sorted(path.name for path in generated.glob("synthsheet_0_*")) == [
+        "synthsheet_0_test.xlsx",
+        "synthsheet_0_train.xlsx",
+    ]
+
+
+def test_a_volume_lies_where_the_real_image_lies(generated):
+    """The same voxels have the same world coordinates as in the exam the report belongs to."""
+    for folder, affine in (("001", OBLIQUE), ("002", np.diag([*SPACING, 1.0]))):
+        assert np.allclose(nib.load(generated / folder / "axt2.nii.gz").affine, affine, atol=1e-4)
+
+
+def test_batches_and_later_replicates_do_not_change_a_volume(place, generated, tmp_path):
+    """At most one unit of 962 by rounding, in a batch of four and beside two replicates."""
+    infer(place, tmp_path, batch_size=4, replicates=2, splits=["test"])
+    for folder in ("004", "005"):
+        values = voxels(tmp_path / folder / "axt2.nii.gz")
+        assert np.abs(values - voxels(generated / folder / "axt2.nii.gz")).max() <= 1
+        assert (values != voxels(tmp_path / f"{folder}_1" / "axt2.nii.gz")).mean() > 0.1
+    record = json.loads((tmp_path / "004_1" / "generated.json").read_text())
+    assert record["seed"] == case_seed(0, "004", 1)
+    assert record["source"] == "004"
+
+
+def test_a_second_run_makes_only_what_is_missing(place, tmp_path):
+    infer(place, tmp_path, splits=["train"])
+    files = {folder: tmp_path / folder / "axt2.nii.gz" for folder in ("001", "002", "003")}
+    before = {folder: (path.stat().st_mtime_ns, voxels(path)) for folder, path in files.items()}
+    files["002"].unlink()
+    (tmp_path / "003" / "generated.json").unlink()
+    workflow = infer(place, tmp_path, splits=["train"], batch_size=2)
+    assert [job.folder for job in workflow.parser.get_parsed_content("jobs").todo] == ["002", "003"]
+    assert files["001"].stat().st_mtime_ns == before["001"][0]
+    assert all(np.abs(voxels(path) - before[folder][1]).max() <= 1 for folder, path in files.items())
+    infer(place, tmp_path, splits=["train"])  # nothing left to do
+
+
+def test_other_settings_into_the_same_folder_are_refused(place, generated):
+    with pytest.raises(RuntimeError) as error:
+        infer(place, generated, steps=4, seed=1)
+    assert "made with other steps, seed" in str(root_cause(error.value))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """MONAI wraps what a component raises."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, UserError)
+    return error
+
+
+def test_no_report_text_in_anything_that_is_written(generated):
+    for path in [path for path in generated.rglob("*") if path.is_file()]:
+        assert SECRET.encode() not in path.read_bytes()
+        assert SECRET not in path.name
+    assert SECRET not in (generated / "train.json").read_text()
+
+
+def test_reports_are_encoded_on_the_fly_when_they_are_not_embedded(place, generated, tmp_path):
+    """The same volume as from the stored embedding: both come from one report, encoded alone."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "test.json").write_text((place.data / "test.json").read_text())
+    out = tmp_path / "out"
+    infer(place, out, dataset_dir=str(data), text_encoder=str(place.root / "t5"), splits=["test"])
+    assert np.abs(voxels(out / "004" / "axt2.nii.gz") - voxels(generated / "004" / "axt2.nii.gz")).max() <= 1
+    affine = nib.load(out / "004" / "axt2.nii.gz").affine  # there is no real image to lie over
+    assert np.allclose(affine @ [15.5, 15.5, 7.5, 1], [0, 0, 0, 1], atol=1e-4)
+
+
+# ---- typed reports ---------------------------------------------------------------------------------------------------
+
+
+def test_one_typed_report(place, tmp_path, capsys):
+    same = {"text_encoder": str(place.root / "t5"), "case_name": "mine"}
+    infer(place, tmp_path, report=f"{SECRET} left base".encode(), replicates=2, **same)
+    printed = capsys.readouterr()
+    assert "PI-RADS" in printed.out
+    assert str(tmp_path / "mine" / "axt2.nii.gz") in printed.out
+    assert SECRET not in printed.out + printed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.png", "mine_1", "mine_1.png"]
+    # Made anew, with other settings too.
+    first = voxels(tmp_path / "mine" / "axt2.nii.gz")
+    infer(place, tmp_path, report=b"other", seed=5, **same)
+    assert (voxels(tmp_path / "mine" / "axt2.nii.gz") != first).any()
+
+
+def test_an_empty_report_is_said_to_be_absent(place, tmp_path, capsys):
+    infer(place, tmp_path, report=b" \n", text_encoder=str(place.root / "t5"))
+    assert "treated as absent" in capsys.readouterr().out
+
+
+def test_hostile_reports_arrive_through_the_real_command_line(place, tmp_path):
+    """The digest of the embedding in the record shows that the text came through as typed."""
+    text = "left, apex: 'PI-RADS 4' [1,2] @seed $1 100% #x"
+    same = {"text_encoder": str(place.root / "t5"), "steps": 1}
+    done = command_line([], options(place, tmp_path, **same), "--report", text)
+    assert done.returncode == 0, done.stderr
+    assert "PI-RADS 4" not in done.stdout + done.stderr
+    assert "PI-RADS" in done.stdout
+    record = json.loads((tmp_path / "report" / "generated.json").read_text())
+    infer(place, tmp_path / "python", report=text.encode(), **same)
+    again = json.loads((tmp_path / "python" / "report" / "generated.json").read_text())
+    assert record["settings"]["report"] == again["settings"]["report"]
+
+
+# ---- variants and channels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["MAISI", "DECOUPLED"])
+def test_variants_without_a_head_leave_the_predicted_class_empty(place, tmp_path, variant):
+    make_weights(tmp_path / "model.safetensors", variant, **place.meta)
+    infer(place, tmp_path / "out", model_file=str(tmp_path / "model.safetensors"), variant=variant, splits=["test"])
+    _, *rows = openpyxl.load_workbook(tmp_path / "out" / "synthsheet_all.xlsx").active.values
+    assert rows == [("004", 1, None, "test"), ("005", 1, None, "test")]
+
+
+def test_sequences_are_generated_together(place, tmp_path):
+    """8 latent channels: T2w and ADC, each in its own units and file."""
+    path = tmp_path / "model.safetensors"
+    make_weights(path, sequences=2, **place.meta | {"latent_shape": [8, 8, 8, 4], "channels": ["axt2", "adc"]})
+    overlay = json.loads((place.root / "tiny.json").read_text())
+    overlay["network_def"] |= {"in_channels": 8, "out_channels": 8}
+    (tmp_path / "tiny.json").write_text(json.dumps(overlay))
+    moved = SimpleNamespace(root=tmp_path, data=place.data)
+    infer(moved, tmp_path / "out", model_file=str(path), vae_file=str(place.root / "vae.safetensors"), splits=["test"])
+    assert (tmp_path / "out" / "004" / "axt2.nii.gz").is_file()
+    assert voxels(tmp_path / "out" / "004" / "adc.nii.gz").max() > 962
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"scheduler": "rflow"}, "does not fit weights trained with the ddpm objective"),
+        ({"size": [32, 32, 20]}, "three multiples of 8"),
+        ({"spacing": [1, 1, -1]}, "three positive numbers"),
+        ({"channels": ["axt2", "adc"]}, "latents of 1"),
+        ({"amp": "int8"}, "amp"),
+        ({"replicates": 0}, "replicates"),
+        ({"model_file": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"vae_file": "nowhere.pt"}, "nowhere.pt"),
+        ({"splits": ["validation"]}, "validation_merged.json"),
+        ({"report": b"x"}, "text_encoder is not set"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(place, tmp_path, changes, message):
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path / "out", **changes)
+    assert message in str(root_cause(error.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_vae_is_refused(place, tmp_path):
+    torch.manual_seed(1)
+    save_vae(maisi_vae(**VAE), tmp_path / "other.safetensors")
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", vae_file=str(tmp_path / "other.safetensors"))
+    assert "trained on latents of VAE" in str(root_cause(error.value))
+
+
+def test_broken_cases_are_told_together(place, tmp_path):
+    data = tmp_path / "data"
+    cases = json.loads((place.data / "test_merged.json").read_text())
+    for case, text in zip(cases, (f"{SECRET} the report itself", "../outside.safetensors"), strict=True):
+        case["text"] = text
+    data.mkdir()
+    (data / "test_merged.json").write_text(json.dumps(cases))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", dataset_dir=str(data), splits=["test"])
+    message = str(root_cause(error.value))
+    assert "004" in message
+    assert "005" in message
+    assert "2 problems" in message
+    assert SECRET not in message
+
+
+def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_path, capsys):
+    never = {"trained_with_dropout": {"report": 0, "class": 0, "both": 0}}
+    make_weights(tmp_path / "model.safetensors", **place.meta | never)
+    path = str(tmp_path / "model.safetensors")
+    infer(place, tmp_path / "out", model_file=path, splits=["test"], spacing=[0.5, 0.5, 0.5], steps=1)
+    printed = capsys.readouterr().out
+    assert "not trained with condition dropout" in printed
+    assert "16×16×8 mm" in printed
+    assert "40×40×30 mm" in printed
+
+
+# ---- bundles and processes -------------------------------------------------------------------------------------------
+
+
+def test_properties_of_the_bundle_are_complete(place, tmp_path):
+    workflow = ConfigWorkflow(
+        [str(CONFIG), str(place.root / "tiny.json")], workflow_type="infer", **options(place, tmp_path / "out")
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_cases(place, generated, tmp_path):
+    """The same volumes and sheet as one process makes; judged by the files, as gloo may abort at exit."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29731"]
+    done = command_line(launcher, options(place, tmp_path))
+    assert (tmp_path / "synthsheet_all.xlsx").is_file(), done.stderr
+    for folder in ("001", "002", "003", "004", "005"):
+        path = Path(folder) / "axt2.nii.gz"
+        assert np.abs(voxels(tmp_path / path) - voxels(generated / path)).max() <= 1
+    sheets = [openpyxl.load_workbook(folder / "synthsheet_all.xlsx") for folder in (tmp_path, generated)]
+    assert list(sheets[0].active.values) == list(sheets[1].active.values)
+    assert len(list(tmp_path.glob("synthsheet_1_*.xlsx"))) == 2
