@@ -5,11 +5,19 @@ python -m scripts.phantom make --output_dir data/phantom --cases 1000 --seed 0
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from scripts import cli
-from scripts.data.phantom.dataset import write_dataset
+from scripts.data.cases import read_datalist
+from scripts.data.phantom.analyser import accuracy, agrees, analyse_file
+from scripts.data.phantom.dataset import read_findings, write_dataset
 from scripts.data.phantom.imaging import GRIDS, Grid
+from scripts.files import atomic
 from scripts.problems import UserError
 
 
@@ -44,5 +52,38 @@ def make(
     write_dataset(Path(output_dir), int(cases), int(seed), chosen, float(test_fraction), int(workers))
 
 
+def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", workers: int = 2) -> None:
+    """Read the T2w volumes of a datalist without their ground truth, and say how often that agrees with it.
+
+    Args:
+        data_dir: a phantom data root.
+        datalist: which cases, a file in `data_dir`.
+        output_csv: where to write one row a case; not written when empty.
+        workers: processes.
+    """
+    root = Path(data_dir)
+    cases, truth = read_datalist(root / datalist, root), read_findings(root)
+    strangers = sorted({case["folder"] for case in cases} - truth.keys())
+    if strangers:
+        raise UserError(f"{datalist}: no ground truth in {root} for {', '.join(strangers[:5])}")
+    with ProcessPoolExecutor(int(workers)) as pool:
+        seen = list(pool.map(analyse_file, (case["axt2"] for case in cases), chunksize=4))
+    index = [next(iter(truth[case["folder"]]), None) for case in cases]
+    if output_csv:
+        rows = [{"folder": case["folder"], **asdict(one)} for case, one in zip(cases, seen, strict=True)]
+        with atomic(output_csv) as path:
+            pd.DataFrame(rows).to_csv(path, index=False)
+    table = accuracy(agrees(one, lesion) for one, lesion in zip(seen, index, strict=True))
+    print(table.to_string(float_format=lambda value: f"{value:.3f}"))
+    errors = [
+        one.diameter_mm - lesion.diameter_mm for one, lesion in zip(seen, index, strict=True) if lesion and one.lesion
+    ]
+    if errors:
+        print(f"diameter: mean error {np.mean(errors):+.1f} mm, mean absolute error {np.mean(np.abs(errors)):.1f} mm")
+    sizes = pd.read_csv(root / "cases.csv", dtype={"folder": str}).set_index("folder")["gland_ml"]
+    ratio = np.array([one.gland_ml / sizes[case["folder"]] - 1 for case, one in zip(cases, seen, strict=True)])
+    print(f"gland volume: mean error {ratio.mean():+.1%}, mean absolute error {np.abs(ratio).mean():.1%}")
+
+
 if __name__ == "__main__":
-    cli.run({"make": make})
+    cli.run({"make": make, "analyse": analyse})

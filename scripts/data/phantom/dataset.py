@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from scripts.data.cases import one_hot, write_clinical, write_datalist
+from scripts.data.cases import SEQUENCES, one_hot, write_clinical, write_datalist
 from scripts.data.phantom.anatomy import Findings, Lesion, sample_findings
-from scripts.data.phantom.imaging import SEQUENCES, Grid, make_case
+from scripts.data.phantom.imaging import Grid, make_case
 from scripts.data.phantom.reports import write_report
 from scripts.files import atomic
 from scripts.problems import UserError

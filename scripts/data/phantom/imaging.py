@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from scripts.data.phantom.anatomy import Anatomy, Blob, Findings, Gland, sample_anatomy
+from scripts.data.cases import SEQUENCES
+from scripts.data.phantom.anatomy import Anatomy, Blob, Findings, Gland, Point, sample_anatomy
 
-SEQUENCES = ("axt2", "b1600", "adc")
+MASKS = ("gland", "zones", "lesions")
 
 # Scanner-like signal of each tissue on T2w, b1600 and ADC (1e-6 mm²/s).
 TISSUE: dict[str, tuple[float, float, float]] = {
@@ -81,21 +82,38 @@ class Phantom:
 def make_case(seed: int, grid: Grid) -> Phantom:
     """Draw the phantom exam of a seed on a grid; the same seed is the same patient on every grid."""
     anatomy = sample_anatomy(seed)
-    canvas = _Canvas(grid)
+    canvas = _Canvas.blank(grid)
     _draw_pelvis(canvas, anatomy.gland, np.random.default_rng([seed, 1]))
     masks = _draw_gland(canvas, anatomy, np.random.default_rng([seed, 2]))
-    volumes = _acquire(canvas, np.random.default_rng([seed, 3]))
+    volumes = _acquire(canvas, grid.spacing, np.random.default_rng([seed, 3]))
     return Phantom(anatomy.findings, volumes, masks, grid.affine)
 
 
 class _Canvas:
-    """Three images on one grid that tissues are painted on, one over the other."""
+    """Three images that tissues are painted on, one over the other; a part of a canvas paints on the same images."""
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
-        self.xyz = grid.coordinates()
-        self.soft = float(np.prod(grid.spacing) ** (1 / 3))  # mm over which an edge fades: partial volume
-        self.images = np.empty((3, *grid.shape), np.float32)
+    def __init__(self, xyz: Coordinates, soft: float, images: np.ndarray) -> None:
+        self.xyz = xyz  # world mm, arrays that broadcast
+        self.soft = soft  # mm over which an edge fades: partial volume
+        self.images = images  # (3, X, Y, Z), in the order of SEQUENCES
+
+    @classmethod
+    def blank(cls, grid: Grid) -> _Canvas:
+        """A canvas of air."""
+        images = np.empty((len(SEQUENCES), *grid.shape), np.float32)
+        images[:] = np.reshape(TISSUE["air"], (-1, 1, 1, 1))
+        return cls(grid.coordinates(), float(np.prod(grid.spacing) ** (1 / 3)), images)
+
+    def around(self, centre: Point, reach: Point) -> tuple[_Canvas, tuple[slice, slice, slice]]:
+        """The part of the canvas within `reach` mm of a point, and where it lies; it may be empty."""
+        box = []
+        for axis, middle, distance in zip(self.xyz, centre, reach, strict=True):
+            inside = np.abs(axis.ravel() - middle) <= distance + 2 * self.soft
+            first = int(np.argmax(inside))
+            box.append(slice(first, first + int(inside.sum())))
+        x, y, z = self.xyz
+        xyz = (x[box[0]], y[:, box[1]], z[:, :, box[2]])
+        return _Canvas(xyz, self.soft, self.images[(slice(None), *box)]), tuple(box)
 
     def cover(self, distance: np.ndarray) -> np.ndarray:
         """How much of each voxel lies inside a surface, from the distance to it in mm (negative inside)."""
@@ -103,18 +121,19 @@ class _Canvas:
 
     def paint(self, cover: np.ndarray, signal: tuple[float, ...], texture: np.ndarray | float = 1.0) -> None:
         """Lay a tissue over what is there; `texture` multiplies its signal."""
-        self._paint(cover, signal, texture, (slice(None),) * 3)
+        for image, value in zip(self.images, signal, strict=True):
+            image += cover * (value * texture - image)
 
     def ellipsoid(self, blob: Blob, signal: tuple[float, ...], within: np.ndarray | None = None) -> None:
         """Lay an ellipsoid over what is there, limited to the coverage `within`."""
-        box = self._box(blob)
-        if box is not None:
-            cover = self.cover(self.blob_distance(blob, box))
-            self._paint(cover if within is None else cover * within[box], signal, 1.0, box)
+        flat = max(blob.semi[:2])
+        part, box = self.around(blob.centre, (flat, flat, blob.semi[2]))
+        cover = part.cover(part.blob_distance(blob))
+        part.paint(cover if within is None else cover * within[box], signal)
 
-    def blob_distance(self, blob: Blob, box: tuple[slice, slice, slice] = (slice(None),) * 3) -> np.ndarray:
-        """Distance to an ellipsoid's surface in mm, first order, in a box of the grid."""
-        x, y, z = (axis[_along(box, i)] - blob.centre[i] for i, axis in enumerate(self.xyz))
+    def blob_distance(self, blob: Blob) -> np.ndarray:
+        """Distance to an ellipsoid's surface in mm, first order."""
+        x, y, z = (axis - middle for axis, middle in zip(self.xyz, blob.centre, strict=True))
         cos, sin = np.cos(blob.turn, dtype=np.float32), np.sin(blob.turn, dtype=np.float32)
         parts = [(cos * x + sin * y) / blob.semi[0], (cos * y - sin * x) / blob.semi[1], z / blob.semi[2]]
         radius = np.sqrt(parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2)
@@ -132,34 +151,12 @@ class _Canvas:
             field = ((1 - part) * field[low] + part * field[low + 1]).transpose(1, 2, 0)
         return 1 + strength * field
 
-    def _paint(self, cover: np.ndarray, signal: tuple[float, ...], texture: np.ndarray | float, box: tuple) -> None:
-        for image, value in zip(self.images, signal, strict=True):
-            image[box] += cover * (value * texture - image[box])
-
-    def _box(self, blob: Blob) -> tuple[slice, slice, slice] | None:
-        """The part of the grid that an ellipsoid can touch, None when it is outside."""
-        flat = max(blob.semi[:2])
-        box = []
-        for axis, middle, reach in zip(self.xyz, blob.centre, (flat, flat, blob.semi[2]), strict=True):
-            inside = np.flatnonzero(np.abs(axis.ravel() - middle) <= reach + 2 * self.soft)
-            if not len(inside):
-                return None
-            box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-        return tuple(box)
-
-
-def _along(box: tuple[slice, slice, slice], axis: int) -> tuple[slice, slice, slice]:
-    """Index of an open coordinate array: the box along its own axis, everything along the others."""
-    return tuple(box[i] if i == axis else slice(None) for i in range(3))
-
 
 def _draw_pelvis(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> None:
     """Everything around the gland, from the skin inwards."""
     x, y, z = canvas.xyz
     cx, cy, cz = gland.centre
     a, b, c = gland.semi
-    for image, value in zip(canvas.images, TISSUE["air"], strict=True):
-        image[:] = value
     body = (np.sqrt((x / 178) ** 2 + ((y + 8) / 112) ** 2) - 1) * 112
     canvas.paint(canvas.cover(body), TISSUE["fat"], canvas.texture(9.0, 0.05, rng))
     for side in (-1, 1):
@@ -173,21 +170,25 @@ def _draw_pelvis(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> Non
     # Bladder on the base of the gland.
     height = rng.uniform(17, 24)
     bladder = Blob((cx, cy + 0.25 * b, cz + c + height - 2.5), (rng.uniform(28, 36), rng.uniform(22, 28), height), 0.0)
-    distance = canvas.blob_distance(bladder)
-    canvas.paint(canvas.cover(distance - 2.5), TISSUE["wall"])
-    canvas.paint(canvas.cover(distance), TISSUE["urine"])
+    part, _ = canvas.around(bladder.centre, (39, 39, height + 3))
+    distance = part.blob_distance(bladder)
+    part.paint(part.cover(distance - 2.5), TISSUE["wall"])
+    part.paint(part.cover(distance), TISSUE["urine"])
 
     for side in (-1, 1):  # seminal vesicles: a bright, folded tube behind the bladder
         vesicle = Blob((cx + side * 14, cy - 0.62 * b, cz + c + 3.5), (13.0, 5.5, 5.5), -side * 0.25)
-        folds = 1 - 0.5 * np.cos(0.52 * x + 0.9 * np.sin(0.55 * y + 0.4 * z)) ** 6
-        canvas.paint(canvas.cover(canvas.blob_distance(vesicle)), TISSUE["vesicle"], folds)
+        part, _ = canvas.around(vesicle.centre, (14, 14, 6))
+        px, py, pz = part.xyz
+        folds = 1 - 0.5 * np.cos(0.52 * px + 0.9 * np.sin(0.55 * py + 0.4 * pz)) ** 6
+        part.paint(part.cover(part.blob_distance(vesicle)), TISSUE["vesicle"], folds)
 
     _draw_rectum(canvas, gland, rng)
     # Sphincter and urethra below the apex.
-    tube = np.sqrt((x - cx) ** 2 + (y - cy) ** 2)
-    below = canvas.cover(z - cz + 0.9 * c)
-    canvas.paint(canvas.cover(tube - 7.5) * below, TISSUE["wall"])
-    canvas.paint(canvas.cover(tube - 2.2) * below, TISSUE["urethra"])
+    part, _ = canvas.around((cx, cy, -500.0), (9, 9, 500))
+    tube = np.sqrt((part.xyz[0] - cx) ** 2 + (part.xyz[1] - cy) ** 2)
+    below = part.cover(part.xyz[2] - cz + 0.9 * c)
+    part.paint(part.cover(tube - 7.5) * below, TISSUE["wall"])
+    part.paint(part.cover(tube - 2.2) * below, TISSUE["urethra"])
 
 
 def _draw_side_wall(canvas: _Canvas, gland: Gland, side: int) -> None:
@@ -211,8 +212,9 @@ def _draw_side_wall(canvas: _Canvas, gland: Gland, side: int) -> None:
 
 def _draw_rectum(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> None:
     """A tube behind the gland that follows the sacrum backwards; gas above stool, or either alone."""
-    x, y, z = canvas.xyz
     radius = rng.uniform(8, 14)
+    canvas, _ = canvas.around((gland.centre[0], gland.centre[1] - gland.semi[1] - 100, 0.0), (24, 120, 500))
+    x, y, z = canvas.xyz
     back = gland.centre[1] - gland.semi[1] - radius - 5 - 0.004 * np.clip(z + 5, 0, None) ** 2
     middle = gland.centre[0] + rng.uniform(-3, 3) + 2 * np.sin(z / 12)
     distance = np.sqrt((x - middle) ** 2 + ((y - back) * 1.15) ** 2) - radius
@@ -227,6 +229,8 @@ def _draw_rectum(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> Non
 def _draw_gland(canvas: _Canvas, anatomy: Anatomy, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """The prostate with its zones, nodules and lesions; returns the masks."""
     gland = anatomy.gland
+    shape = canvas.images.shape[1:]
+    canvas, box = canvas.around(gland.centre, tuple(1.25 * semi + 5 for semi in gland.semi))
     u, v, w = gland.coordinates(*canvas.xyz)
     distance, inner = gland.distance(u, v, w), gland.transition_distance(u, v, w)
     # In front of the peripheral zone's horns the rim belongs to the fibromuscular stroma.
@@ -247,17 +251,17 @@ def _draw_gland(canvas: _Canvas, anatomy: Anatomy, rng: np.random.Generator) -> 
     canvas.paint(canvas.cover(tube - 2.3) * transition, TISSUE["urethra"])
     canvas.paint(canvas.cover(np.abs(inner) - 0.35) * canvas.cover(distance), TISSUE["stroma"])
 
-    lesions = np.zeros(canvas.grid.shape, np.uint8)
+    masks = {name: np.zeros(shape, np.uint8) for name in MASKS}
     for number, (lesion, blob) in enumerate(zip(anatomy.findings.lesions, anatomy.blobs, strict=True), start=1):
         zone = np.maximum(distance, inner if lesion.zone == "TZ" else -inner)
         reach = np.maximum(canvas.blob_distance(blob), zone)
         canvas.paint(canvas.cover(reach), LESION[lesion.pirads])
-        lesions[reach < 0] = number
+        masks["lesions"][box][reach < 0] = number
     canvas.paint(canvas.cover(np.abs(distance) - 0.6), TISSUE["capsule"])
 
-    inside = distance < 0
-    zones = np.where(inside, np.where(inner < 0, 2, 1), 0)
-    return {"gland": inside.astype(np.uint8), "zones": zones.astype(np.uint8), "lesions": lesions}
+    masks["gland"][box] = distance < 0
+    masks["zones"][box] = np.where(distance < 0, np.where(inner < 0, 2, 1), 0)
+    return masks
 
 
 def _nodules(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Blob, tuple[float, float, float]]]:
@@ -274,7 +278,7 @@ def _nodules(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Blob, tup
     return nodules
 
 
-def _acquire(canvas: _Canvas, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _acquire(canvas: _Canvas, spacing: Point, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Turn tissue signal into images: coil shading, receiver gain, Rician noise; DWI is blurred and noisier."""
     x, y, z = canvas.xyz
     slopes = rng.uniform(-0.12, 0.12, 3) / 40
@@ -284,7 +288,7 @@ def _acquire(canvas: _Canvas, rng: np.random.Generator) -> dict[str, np.ndarray]
     gain = rng.uniform(0.9, 1.08)
     noise = 700 / rng.uniform(25, 40)
     t2, high_b, adc = canvas.images
-    blur = [1.1 / step for step in canvas.grid.spacing]
+    blur = [1.1 / step for step in spacing]
     volumes = {
         "axt2": _rician(t2 * shading * np.float32(gain), noise, rng),
         "b1600": _rician(gaussian_filter(high_b, blur) * shading, 2.2, rng),
