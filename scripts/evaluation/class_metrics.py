@@ -6,7 +6,7 @@ positives and the negatives separately, so that every draw holds both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,8 +66,7 @@ def class_metrics(
         "specificity": wilson(tn, tn + fp),
         "ppv": wilson(tp, tp + fp),
         "npv": wilson(tn, tn + fn),
-        "roc_auc": _bootstrapped(roc_auc_score, truth, score, seed),
-        "average_precision": _bootstrapped(average_precision_score, truth, score, seed),
+        **_areas(truth, score, seed),
     }
 
 
@@ -82,17 +81,42 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.in
     return truth.astype(np.int64), score
 
 
-def _bootstrapped(metric: Callable[..., float], truth: NDArray, score: NDArray, seed: int) -> Estimate:
-    positives, negatives = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
-    if not len(positives) or not len(negatives):
-        return Estimate(np.nan, np.nan, np.nan, len(truth))
+def _areas(truth: NDArray, score: NDArray, seed: int) -> dict[str, Estimate]:
+    """ROC AUC and average precision with their bootstrap intervals; undefined without both classes."""
+    positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
+    if not positives or not negatives:
+        undefined = Estimate(np.nan, np.nan, np.nan, len(truth))
+        return {"roc_auc": undefined, "average_precision": undefined}
     rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(BOOTSTRAP_DRAWS):
-        drawn = np.concatenate([rng.choice(group, len(group)) for group in (positives, negatives)])
-        draws.append(metric(truth[drawn], score[drawn]))
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return Estimate(float(metric(truth, score)), float(low), float(high), len(truth))
+    # How often each draw takes each case.
+    weights = np.empty((BOOTSTRAP_DRAWS, len(truth)))
+    for group, size in ((truth == 1, positives), (truth == 0, negatives)):
+        weights[:, group] = rng.multinomial(size, np.full(size, 1 / size), size=BOOTSTRAP_DRAWS)
+    low, high = np.quantile(weighted_areas(truth, score, weights), (0.025, 0.975), axis=1)
+    return {
+        "roc_auc": Estimate(float(roc_auc_score(truth, score)), float(low[0]), float(high[0]), len(truth)),
+        "average_precision": Estimate(
+            float(average_precision_score(truth, score)), float(low[1]), float(high[1]), len(truth)
+        ),
+    }
+
+
+def weighted_areas(truth: NDArray, score: NDArray, weights: NDArray) -> NDArray[np.float64]:
+    """ROC AUC and average precision (2, draws) of weighted cases, as scikit-learn defines them, all draws at once.
+
+    Args:
+        truth, score: (N,).
+        weights: (draws, N), with some weight on both classes in every draw.
+    """
+    order = np.argsort(-score, kind="stable")
+    # Equal scores are one point of the curve: the last of each group.
+    ends = np.flatnonzero(np.diff(score[order], append=-np.inf))
+    hits = np.cumsum(weights[:, order] * truth[order], axis=1)[:, ends]
+    falls = np.cumsum(weights[:, order] * (1 - truth[order]), axis=1)[:, ends]
+    steps = np.diff(hits, axis=1, prepend=0)
+    auc = ((hits - steps / 2) * np.diff(falls, axis=1, prepend=0)).sum(1) / (hits[:, -1] * falls[:, -1])
+    precision = hits / np.maximum(hits + falls, 1e-12)
+    return np.stack([auc, (steps * precision).sum(1) / hits[:, -1]])
 
 
 def as_json(estimates: dict[str, Estimate]) -> dict[str, dict[str, float | int | None]]:

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table, wilson
+from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table, weighted_areas, wilson
 from scripts.problems import UserError
 
 # 3 true positives, 1 false negative, 2 false positives, 4 true negatives
@@ -71,3 +72,12 @@ def test_tables_name_rows_and_columns():
     assert text.splitlines()[0] == "|  | accuracy |"
     assert "| arm | 0.700 (0.397 to 0.892) |" in text
     assert markdown(pd.DataFrame({"a": [None]}, index=["x"])).splitlines()[-1] == "| x |  |"
+
+
+def test_areas_of_weighted_cases_are_scikit_learns_also_with_equal_scores():
+    rng = np.random.default_rng(0)
+    truth, score = rng.integers(0, 2, 30), rng.integers(0, 8, 30) / 8
+    weights = rng.integers(0, 4, (5, 30)) + 0.0
+    areas = weighted_areas(truth, score, weights)
+    assert areas[0] == pytest.approx([roc_auc_score(truth, score, sample_weight=w) for w in weights])
+    assert areas[1] == pytest.approx([average_precision_score(truth, score, sample_weight=w) for w in weights])

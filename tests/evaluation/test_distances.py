@@ -66,7 +66,7 @@ def test_interval_of_a_mean_difference_is_the_known_one():
     def mean_difference(x, y):
         return float((x.mean() - y.mean()).item())
 
-    estimate = with_interval(mean_difference, normal(400, 1, 0), normal(400, 1, 1), draws=2000)
+    estimate = with_interval(mean_difference, normal(400, 1, 0), normal(400, 1, 1), draws=500)
     assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * (2 / 400) ** 0.5, rel=0.1)
 
 
