@@ -1,0 +1,129 @@
+"""The classifier bundle as a user runs it, on a tiny data set."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from monai.bundle import create_workflow
+from monai.bundle.scripts import verify_metadata, verify_net_in_out
+
+from scripts.classifier.training import load_weights
+from scripts.problems import UserError
+
+ARM = "ds_enb0_r1_s1_l1"
+TINY = {"spacing": [5, 5, 10], "spatial_size": [32, 32, 32], "batch_size": 8, "real": 1, "synthetic": 1}
+
+
+@pytest.fixture(scope="module")
+def configs(repo_root):
+    return repo_root / "bundles/classifier/configs"
+
+
+def start(configs, name, kind, **options):
+    files = [str(configs / f"{name}.yaml")]
+    if name != "evaluate":
+        files.append(str(configs / "demo.yaml"))
+    options = {"bundle_root": str(configs.parent), "synthetic_labels": 1, **options}
+    return create_workflow(config_file=files, workflow_type=kind, logging_file=False, **options)
+
+
+def cause(error):
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@pytest.fixture(scope="module")
+def trained(configs, real_root, synthetic_root, tmp_path_factory):
+    """Two epochs of training in one go."""
+    folder = tmp_path_factory.mktemp("models")
+    options = {**TINY, "dataset_dir": str(real_root), "synthetic_dir": str(synthetic_root), "models_dir": str(folder)}
+    workflow = start(configs, "train", "train", epochs=2, **options)
+    assert workflow.check_properties() == []
+    workflow.run()
+    return folder, options
+
+
+def test_training_keeps_the_best_weights_and_a_checkpoint(trained):
+    folder, _ = trained
+    assert sorted(path.name for path in (folder / ARM).iterdir()) == ["checkpoint.pt", "logs", "model.safetensors"]
+    state = torch.load(folder / ARM / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] == 2
+    assert 0 <= state["best_metric"] <= 1
+
+
+def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, configs, tmp_path):
+    folder, options = trained
+    options = {**options, "models_dir": str(tmp_path)}
+    # Stopped after the first of two epochs: the schedule knows of both.
+    first = start(configs, "train", "train", epochs=2, **{**options, "train#trainer#max_epochs": 1})
+    first.run()
+    start(configs, "train", "train", epochs=2, **options).run()
+    whole, resumed = (
+        torch.load(root / ARM / "checkpoint.pt", weights_only=True)["network"] for root in (folder, tmp_path)
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_inference_and_evaluate_judge_the_real_test_cases(trained, configs, real_root, tmp_path):
+    folder, _ = trained
+    common = {**TINY, "dataset_dir": str(real_root), "models_dir": str(folder), "output_dir": str(tmp_path)}
+    workflow = start(configs, "inference", "infer", **common)
+    assert workflow.check_properties() == []
+    workflow.run()
+    frame = pd.read_csv(tmp_path / ARM / "predictions.csv", dtype={"folder": str})
+    assert frame["folder"].tolist() == [f"{number:03d}" for number in range(14, 20)]
+    assert frame["label"].tolist() == [1, 1, 0, 0, 1, 1]
+    assert frame["probability"].between(0, 1).all()
+    start(configs, "evaluate", None, real=1, synthetic=1, output_dir=str(tmp_path)).run()
+    assert json.loads((tmp_path / ARM / "metrics.json").read_text())["accuracy"]["n"] == 6
+
+
+def test_missing_weights_and_predictions_say_what_to_do(configs, real_root, tmp_path):
+    options = {**TINY, "dataset_dir": str(real_root), "models_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    with pytest.raises(RuntimeError) as error:
+        start(configs, "inference", "infer", **options).run()
+    assert isinstance(cause(error.value), UserError)
+    assert "train this arm first" in str(cause(error.value))
+    with pytest.raises(RuntimeError) as error:
+        start(configs, "evaluate", None, output_dir=str(tmp_path)).run()
+    assert "run the classifier bundle's inference first" in str(cause(error.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_arm_is_told_before_anything_is_made(configs, real_root, tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        start(configs, "train", "train", dataset_dir=str(real_root), synthetic_labels=1, models_dir=str(tmp_path))
+    assert "without synthetic volumes" in str(cause(error.value))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_network_are_refused(trained):
+    folder, _ = trained
+    with pytest.raises(UserError, match="no weights of this network"):
+        load_weights(torch.nn.Linear(2, 2), folder / ARM / "model.safetensors")
+
+
+def test_metadata_fits_the_schema(repo_root, configs, tmp_path):
+    schema = repo_root.parent / "shared/schema/meta_schema_20240725.json"
+    if not schema.is_file():
+        pytest.skip(f"no schema at {schema}")
+    local = tmp_path / "schema.json"
+    local.write_bytes(schema.read_bytes())
+    verify_metadata(meta_file=str(configs / "metadata.json"), filepath=str(local))
+    assert json.loads((configs / "metadata.json").read_text())["schema"].endswith("meta_schema_20240725.json")
+
+
+def test_the_network_is_what_the_metadata_says(configs, capsys):
+    """On the smallest size that the network takes; channels and type do not depend on it."""
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        device="cpu",
+        **{"_meta_#network_data_format#inputs#image#spatial_shape": [32, 32, 32]},
+    )
+    assert "Error" not in capsys.readouterr().err

@@ -1,0 +1,129 @@
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from scripts.classifier.arms import ARMS
+from scripts.classifier.cases import read_test, read_training
+from scripts.data.cases import patient_of
+from scripts.problems import UserError
+
+OPTIONS = {"validation_fraction": 0.3, "seed": 0}
+
+
+def flags(arm):
+    return {"real": int(arm.real), "synthetic": int(arm.synthetic), "synthetic_labels": int(arm.synthetic_labels)}
+
+
+def patients(root):
+    cases = json.loads((root / "train.json").read_text()) + json.loads((root / "test.json").read_text())
+    return {case["folder"]: patient_of(case) for case in cases}
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+def test_no_patient_is_on_two_sides_in_any_arm(arm, real_root, synthetic_root):
+    cases = read_training(real_root, synthetic_root, **flags(arm), **OPTIONS)
+    patient = patients(real_root)
+    train, validation, test = (
+        {patient[case["folder"]] for case in part} for part in (cases.train, cases.validation, read_test(real_root))
+    )
+    assert train and validation and test
+    assert not train & validation
+    assert not test & (train | validation)
+
+
+def test_validation_is_real_and_the_same_in_every_arm_of_a_seed(real_root, synthetic_root):
+    chosen = [read_training(real_root, synthetic_root, **flags(arm), **OPTIONS).validation for arm in ARMS]
+    assert all(cases == chosen[0] for cases in chosen)
+    assert all(str(real_root) in case["image"] for case in chosen[0])
+    seeds = [{"validation_fraction": 0.3, "seed": seed} for seed in range(5)]
+    assert len({str(read_training(real_root, "", **flags(ARMS[0]), **seed).validation) for seed in seeds}) > 1
+
+
+def test_an_arm_trains_on_what_its_name_says(real_root, synthetic_root):
+    by_arm = {arm: read_training(real_root, synthetic_root, **flags(arm), **OPTIONS).train for arm in ARMS}
+    real, synthetic = len(by_arm[ARMS[0]]), len(by_arm[ARMS[1]])
+    assert real == synthetic
+    assert len(by_arm[ARMS[3]]) == real + synthetic
+    assert {str(synthetic_root) in case["image"] for case in by_arm[ARMS[1]]} == {True}
+
+
+def test_labels_are_pirads_else_isup_for_real_and_the_chosen_column_for_synthetic(real_root, synthetic_root):
+    sheet = pd.read_excel(synthetic_root / "synthsheet_all.xlsx", dtype={"folder": str}).set_index("folder")
+    real, with_real, with_synthetic = (
+        read_training(real_root, synthetic_root, **flags(a), **OPTIONS).train for a in ARMS[:3]
+    )
+    assert all(case["label"][0] == (int(case["folder"]) // 2) % 2 for case in real)
+    assert all(case["label"][0] == sheet["PIRADS_real"][case["folder"]] for case in with_real)
+    assert all(case["label"][0] == sheet["PIRADS_synth"][case["folder"]] for case in with_synthetic)
+    assert [c["label"][0] for c in with_real] != [c["label"][0] for c in with_synthetic]
+
+
+@pytest.fixture
+def synthetic_copy(synthetic_root, tmp_path):
+    return shutil.copytree(synthetic_root, tmp_path / "synthetic")
+
+
+def write_sheet(root, change):
+    sheet = pd.read_excel(root / "synthsheet_all.xlsx", dtype={"folder": str})
+    change(sheet).to_excel(root / "synthsheet_all.xlsx", index=False)
+
+
+def test_a_volume_made_from_another_cases_report_follows_its_source(real_root, synthetic_copy):
+    """A replicate named otherwise is left out where its source is a test or validation case."""
+    test_folder = read_test(real_root)[0]["folder"]
+    validation = read_training(real_root, synthetic_copy, **flags(ARMS[1]), **OPTIONS).validation[0]["folder"]
+    for source, name in ((test_folder, "copy_of_test"), (validation, "copy_of_validation"), ("000", "copy_of_000")):
+        shutil.copytree(synthetic_copy / source, synthetic_copy / name)
+        record = {
+            "folder": name, "source": source, "split": "train", "replicate": 1, "seed": 1, "pirads_real": 0,
+            "pirads_synth": 0, "probability": 0.1, "label": None, "sequences": ["axt2"],
+        }  # fmt: skip
+        (synthetic_copy / name / "generated.json").write_text(json.dumps(record))
+        write_sheet(
+            synthetic_copy,
+            lambda sheet, name=name: pd.concat([sheet, sheet.iloc[:1].assign(folder=name)]),
+        )
+    cases = read_training(real_root, synthetic_copy, **flags(ARMS[1]), **OPTIONS)
+    folders = {case["folder"] for case in cases.train}
+    assert not {"copy_of_test", "copy_of_validation"} & folders
+    assert ("copy_of_000" in folders) == ("000" in folders)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.assign(PIRADS_synth=None), "PIRADS_synth is None"),
+        (lambda s: s.drop(columns="PIRADS_synth"), "no column PIRADS_synth"),
+        (lambda s: pd.concat([s, s]), "has 2 rows"),
+        (lambda s: s.assign(folder=[*s["folder"][:-1], "elsewhere"]), "elsewhere.*no report of dataset_dir"),
+        (lambda s: s.assign(folder=["../x", *s["folder"][1:]]), "not a folder's name"),
+        (lambda s: s.iloc[14:], "no volume was made from a training report"),
+        (lambda s: s.assign(PIRADS_synth=1), "both classes"),
+    ],
+)
+def test_a_broken_sheet_is_told(change, message, real_root, synthetic_copy):
+    write_sheet(synthetic_copy, change)
+    with pytest.raises(UserError, match=f"(?s){message}") as error:
+        read_training(real_root, synthetic_copy, **flags(ARMS[2]), **OPTIONS)
+    assert "secret report" not in str(error.value)
+
+
+def test_missing_folders_and_volumes_are_told(real_root, synthetic_copy, tmp_path):
+    with pytest.raises(UserError, match="dataset_dir"):
+        read_training(tmp_path / "no", "", **flags(ARMS[0]), **OPTIONS)
+    with pytest.raises(UserError, match="synthetic_dir"):
+        read_training(real_root, "", **flags(ARMS[1]), **OPTIONS)
+    for folder in ("000", "005"):
+        (synthetic_copy / folder / "axt2.nii.gz").unlink()
+    train = {case["folder"] for case in read_training(real_root, "", **flags(ARMS[0]), **OPTIONS).train}
+    with pytest.raises(UserError) as error:
+        read_training(real_root, synthetic_copy, **flags(ARMS[1]), **OPTIONS)
+    assert all(folder in str(error.value) for folder in {"000", "005"} & train)
+
+
+@pytest.mark.parametrize("fraction", [0, 1, 0.01, 0.99])
+def test_a_validation_part_without_both_classes_is_refused(fraction, real_root):
+    with pytest.raises(UserError, match="validation_fraction"):
+        read_training(real_root, "", **flags(ARMS[0]), validation_fraction=fraction, seed=0)
