@@ -104,5 +104,5 @@ def test_no_arm_and_broken_predictions_are_told(tmp_path):
         merge(tmp_path)
     (tmp_path / ARMS[0].name).mkdir()
     (tmp_path / ARMS[0].name / "predictions.csv").write_text("folder,probability\n1,2\n")
-    with pytest.raises(UserError, match="predictions.csv"):
+    with pytest.raises(UserError, match=r"predictions\.csv"):
         merge(tmp_path)
