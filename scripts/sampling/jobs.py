@@ -13,9 +13,10 @@ from typing import Any
 import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
+from monai.utils import ensure_tuple
 from torch import Tensor
 
-from scripts.data.cases import is_folder_name, one_hot, read_clinical, read_datalist, sheet_labels
+from scripts.data.cases import cell_flag, is_folder_name, one_hot, read_clinical, read_datalist, sheet_labels
 from scripts.data.outputs import grid_affine, read_record
 from scripts.data.reports import EMPTY_REPORT, ReportEncoder, check_width, normalise_report, read_embedding
 from scripts.files import inside
@@ -126,10 +127,14 @@ def typed_source(recipe: Recipe, report: str, case_name: str, positive: bool | N
     """
     if not is_folder_name(case_name):
         raise UserError(f"case_name {case_name!r} is not a plain name of a folder")
-    if recipe.variant.class_vector == "own" and positive is None:
+    # Fire reads `true` as a word and `True` as a bool.
+    flag = None if positive is None else cell_flag(positive)
+    if positive is not None and flag is None:
+        raise UserError(f"positive is {positive!r}; give true or false")
+    if recipe.variant.class_vector == "own" and flag is None:
         raise UserError("this variant takes the class instead of predicting it; give --positive true or false")
     text, _ = normalise_report(report)
-    return Source(case_name, text=text, pirads=[0, 0] if positive is None else one_hot(bool(positive)))
+    return Source(case_name, text=text, pirads=[0, 0] if flag is None else one_hot(bool(flag)))
 
 
 # ---- datalists -------------------------------------------------------------------------------------------------------
@@ -145,7 +150,7 @@ def listed_sources(
     """
     problems = Problems(str(root))
     sources: list[Source] = []
-    for split in splits:
+    for split in ensure_tuple(splits):
         merged, plain = root / f"{split}_merged.json", root / f"{split}.json"
         path = merged if merged.is_file() else plain
         if path is plain and recipe.variant.adapter and text_encoder is None:
@@ -159,7 +164,7 @@ def listed_sources(
     if (root / "clinical.xlsx").is_file():
         sources = _with_sheet(sources, root / "clinical.xlsx", problems)
     if not problems and not sources:
-        problems.add(", ".join(splits), "hold no case", "give --report, or a dataset_dir with cases")
+        problems.add(", ".join(ensure_tuple(splits)), "hold no case", "give --report, or a dataset_dir with cases")
     problems.raise_if_any()
     return sources
 

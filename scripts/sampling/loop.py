@@ -37,11 +37,18 @@ class Guidance:
     interval: tuple[float, float] = (0.0, float(TRAIN_STEPS))
 
     def __post_init__(self) -> None:
-        low, high = self.interval
-        if not 0 <= low <= high <= TRAIN_STEPS:
-            raise UserError(f"guidance_interval is {list(self.interval)}; give [low, high] within 0..{TRAIN_STEPS}")
-        if self.report < 0 or self.class_ < 0:
-            raise UserError("guidance weights must not be negative; 1 is no guidance")
+        for weight in (self.report, self.class_):
+            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+                raise UserError(
+                    f"a guidance weight is {weight!r}; give a number that is not negative, 1 is no guidance"
+                )
+        ends = self.interval
+        if (
+            len(ends) != 2
+            or not all(isinstance(t, (int, float)) for t in ends)
+            or not 0 <= ends[0] <= ends[1] <= TRAIN_STEPS
+        ):
+            raise UserError(f"guidance_interval is {list(ends)}; give [low, high] within 0..{TRAIN_STEPS}")
 
     def needs_dropout(self, variant: Variant) -> tuple[bool, bool]:
         """Whether the variant is asked without its report, and without its class: both are learned by dropout only."""
@@ -206,5 +213,6 @@ def guided_prediction(
         classes,
         None if spacing is None else spacing.repeat(repeats, 1),
     )
-    weights = torch.tensor([term.weight for term in terms], dtype=torch.float32, device=x.device)
-    return torch.tensordot(weights, answers.float().view(repeats, *x.shape), dims=1)
+    # Not as a matrix product, which autocast would do in half precision.
+    weighted = [term.weight * answer for term, answer in zip(terms, answers.float().split(count), strict=True)]
+    return torch.stack(weighted).sum(dim=0)

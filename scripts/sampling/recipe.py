@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.utils import ensure_tuple
 
 from scripts.data.cases import is_spacing
 from scripts.data.images import SCANNER_UNITS
@@ -93,11 +94,11 @@ def make_recipe(
     if size is None:
         size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
     spacing = spacing or header.meta.get("spacing") or REFERENCE_SPACING
-    sequences = tuple(channels or header.meta.get("channels") or ("axt2",))
+    sequences = ensure_tuple(channels or header.meta.get("channels") or "axt2")
     network_config = {**network_config, **header.config}
     _check(size, spacing, sequences, network_config, amp)
     variant = find_variant(network_config.get("variant", "CCELLA"))
-    guidance = Guidance(guidance_report, guidance_class, tuple(guidance_interval))
+    guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
     _warn_about_guidance(header.meta, variant, guidance)
     if trained and header.meta.get("spacing"):

@@ -260,6 +260,13 @@ def test_hostile_reports_arrive_through_the_real_command_line(place, tmp_path):
     assert record["settings"]["report"] == again["settings"]["report"]
 
 
+def test_bf16_is_close_to_fp32(place, generated, tmp_path):
+    """Units of 962; the solver and the guided sum stay in float32, only the networks run in half precision."""
+    infer(place, tmp_path, amp="bf16", splits="test")
+    difference = voxels(tmp_path / "004" / "axt2.nii.gz") - voxels(generated / "004" / "axt2.nii.gz")
+    assert 0 < np.abs(difference).mean() < 10
+
+
 # ---- variants and channels -------------------------------------------------------------------------------------------
 
 
@@ -301,6 +308,9 @@ def test_sequences_are_generated_together(place, tmp_path):
         ({"vae_file": "nowhere.pt"}, "nowhere.pt"),
         ({"splits": ["validation"]}, "validation_merged.json"),
         ({"report": b"x"}, "text_encoder is not set"),
+        ({"report": b"x", "positive": "perhaps"}, "positive"),
+        ({"report": b"x", "case_name": "../x"}, "case_name"),
+        ({"guidance_report": "much"}, "guidance weight"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(place, tmp_path, changes, message):

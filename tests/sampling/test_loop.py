@@ -135,7 +135,13 @@ def test_weight_one_and_an_empty_interval_are_the_network_as_it_is():
     assert not torch.allclose(run(made, [0, 2], Guidance(5, 5, (1000, 1000))).latents, plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("interval", [(-1, 500), (600, 200), (0, 1001)])
+@pytest.mark.parametrize("weight", [-1, "3x", float("nan"), float("inf")])
+def test_an_impossible_weight_is_refused(weight):
+    with pytest.raises(UserError, match="guidance weight"):
+        Guidance(2, weight)
+
+
+@pytest.mark.parametrize("interval", [(-1, 500), (600, 200), (0, 1001), (3,), ("a", "b")])
 def test_an_impossible_interval_is_refused(interval):
     with pytest.raises(UserError, match="guidance_interval"):
         Guidance(2, 2, interval)
