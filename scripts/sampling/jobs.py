@@ -18,7 +18,14 @@ from torch import Tensor
 
 from scripts.data.cases import cell_flag, is_folder_name, one_hot, read_clinical, read_datalist, sheet_labels
 from scripts.data.outputs import grid_affine, read_record
-from scripts.data.reports import EMPTY_REPORT, ReportEncoder, check_width, normalise_report, read_embedding
+from scripts.data.reports import (
+    EMPTY_REPORT,
+    ReportEncoder,
+    check_width,
+    normalise_report,
+    read_embedding,
+    read_encoder_fingerprint,
+)
 from scripts.files import inside
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
@@ -243,6 +250,10 @@ class _ReportReader:
                 self.known[key] = embedding
             except UserError as error:
                 self.problems.add(source.folder, str(error))
+            made_by = None if source.path is None else read_encoder_fingerprint(source.path)
+            if made_by and made_by != (self.recipe.meta.get("encoder_fingerprint") or made_by):
+                todo = "encode the reports with the text encoder of the training run"
+                self.problems.add(source.folder, f"its report was embedded by text encoder {made_by}", todo)
         return self.known[key]
 
     def _encode(self, text: str) -> Tensor:
@@ -253,8 +264,8 @@ class _ReportReader:
             )
         if self.encoder is None:
             self.encoder = ReportEncoder(self.text_encoder)
-            trained = self.recipe.meta.get("encoder_fingerprint", self.encoder.fingerprint)
-            if trained != self.encoder.fingerprint:
+            trained = self.recipe.meta.get("encoder_fingerprint")
+            if trained and trained != self.encoder.fingerprint:
                 raise UserError(
                     f"text_encoder {self.text_encoder} is not the one that the network was trained with: its "
                     f"fingerprint is {self.encoder.fingerprint}, not {trained}"

@@ -328,6 +328,16 @@ def test_another_vae_is_refused(place, tmp_path):
     assert "trained on latents of VAE" in str(root_cause(error.value))
 
 
+@pytest.mark.parametrize("source", [{"splits": "test"}, {"report": b"x"}])
+def test_another_text_encoder_is_refused(place, tmp_path, source):
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"encoder_fingerprint": "0123456789abcdef"})
+    changes = {"model_file": str(tmp_path / "model.safetensors"), "text_encoder": str(place.root / "t5"), **source}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **changes)
+    assert "text encoder" in str(root_cause(error.value)).replace("_", " ")
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_cases_are_told_together(place, tmp_path):
     data = tmp_path / "data"
     cases = json.loads((place.data / "test_merged.json").read_text())
