@@ -89,7 +89,7 @@ def test_missing_weights_and_predictions_say_what_to_do(configs, real_root, tmp_
     assert isinstance(cause(error.value), UserError)
     assert "train this arm first" in str(cause(error.value))
     with pytest.raises(RuntimeError) as error:
-        start(configs, "evaluate", None, output_dir=str(tmp_path)).run()
+        start(configs, "evaluate", None, real=1, synthetic=1, output_dir=str(tmp_path)).run()
     assert "run the classifier bundle's inference first" in str(cause(error.value))
     assert list(tmp_path.iterdir()) == []
 
