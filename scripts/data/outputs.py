@@ -52,35 +52,32 @@ def montage(
     titles: Sequence[str],
     spacing: Sequence[float],
     path: str | os.PathLike[str],
-    focus: Sequence[int] | None = None,
+    focus: Sequence[int] | Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Draw volumes one below the other, each as axial slices, a coronal and a sagittal one, to scale, as PNG.
 
     Args:
         volumes: RAS arrays (X, Y, Z) of one shape, in any units; each has its own window, 0 to its 99.5th percentile.
-        titles: a line above each; must not hold report text.
+        titles: a line above each; inference puts no report text there.
         spacing: of the voxels, in mm.
-        focus: voxel that coronal, sagittal and the middle axial slice go through; the centre without it.
+        focus: voxel that coronal, sagittal and the middle axial slice go through, one for all volumes or one for each;
+            the centre without it.
     """
     shape = np.asarray(volumes[0].shape)
     extent = shape * np.asarray(spacing, dtype=float)
-    focus = shape // 2 if focus is None else np.asarray(focus)
-    # The axial slices span the middle half; near an end the whole stack moves.
-    reach = shape[2] // 4
-    middle = int(np.clip(focus[2], reach, shape[2] - 1 - reach))
-    axial = np.linspace(middle - reach, middle + reach, AXIAL_SLICES).round().astype(int)
-    views = [("axial", int(k)) for k in axial] + [("coronal", int(focus[1])), ("sagittal", int(focus[0]))]
-    widths = [extent[1] if name == "sagittal" else extent[0] for name, _ in views]
+    focus = np.broadcast_to(shape // 2 if focus is None else np.asarray(focus), (len(volumes), 3))
+    views = [_views(shape, voxel) for voxel in focus]
+    widths = [extent[1] if name == "sagittal" else extent[0] for name, _ in views[0]]
     row = max(extent[1], extent[2]) * INCHES_PER_MM + TITLE_INCHES
-    figure = Figure(figsize=(sum(widths) * INCHES_PER_MM + 0.1 * len(views), row * len(volumes)), facecolor=BACKGROUND)
+    figure = Figure(figsize=(sum(widths) * INCHES_PER_MM + 0.1 * len(widths), row * len(volumes)), facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        len(volumes), len(views), width_ratios=widths, wspace=0.03, hspace=TITLE_INCHES / (row - TITLE_INCHES),
+        len(volumes), len(widths), width_ratios=widths, wspace=0.03, hspace=TITLE_INCHES / (row - TITLE_INCHES),
         left=0.006, right=0.994, bottom=0.01, top=1 - TITLE_INCHES / (row * len(volumes)),
     )  # fmt: skip
     for i, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
         top = max(float(np.percentile(volume, 99.5)), 1e-6)
-        for j, (name, index) in enumerate(views):
+        for j, (name, index) in enumerate(views[i]):
             axes = figure.add_subplot(grid[i, j])
             _draw(axes, volume, name, index, extent, top)
             if j == 0:
@@ -88,6 +85,14 @@ def montage(
                 _scale_bar(axes, extent)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110, facecolor=BACKGROUND)
+
+
+def _views(shape: np.ndarray, focus: np.ndarray) -> list[tuple[str, int]]:
+    """The cuts of one volume: axial slices over half of it (near an end the stack moves), a coronal, a sagittal one."""
+    reach = shape[2] // 4
+    middle = int(np.clip(focus[2], reach, shape[2] - 1 - reach))
+    axial = np.linspace(middle - reach, middle + reach, AXIAL_SLICES).round().astype(int)
+    return [*(("axial", int(k)) for k in axial), ("coronal", int(focus[1])), ("sagittal", int(focus[0]))]
 
 
 def _draw(axes: Any, volume: np.ndarray, name: str, index: int, extent: np.ndarray, top: float) -> None:
