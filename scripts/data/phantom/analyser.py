@@ -25,8 +25,8 @@ from scripts.problems import UserError
 WORK = GRIDS["demo"]  # every volume is read on this grid
 EDGE_MM = 1.6  # half width of the template's soft edges, which must also fit blurred volumes
 LESION_LEVEL = 0.33  # T2w signal of a lesion, as a part of the transition zone's
-THRESHOLD = 0.54  # score from which a lesion is reported; calibrated on 400 training seeds, see docs/phantom.md
-SMOOTH_MM = 1.2
+THRESHOLD = 0.57  # score from which a lesion is reported; calibrated on 400 training seeds, see docs/phantom.md
+SMOOTH_MM = 0.9
 ROUNDNESS = {"PZ": 0.45, "TZ": 0.44}  # a lesion's volume as a part of the sphere on its diameter; calibrated likewise
 PRIOR = 0.03  # misfit that one standard deviation from a usual centre (2 mm) or shape (4 %) is worth
 START_ML = (20, 26, 34, 44, 56, 70, 88)
@@ -180,11 +180,10 @@ def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
     parts, outer, inner = _template(gland, (x, y, z))
     darkness = np.where(outer < -1, _darkness(image, parts[3], outer, inner), 0)
     smooth = gaussian_filter(darkness, SMOOTH_MM / step)
-    # Capsule, fibromuscular stroma in front, bladder neck and sphincter are dark by nature.
+    # Both capsules, the fibromuscular stroma in front, bladder neck and sphincter are dark by nature.
     _, v, w = gland.coordinates(x, y, z)
-    peak = np.unravel_index(
-        np.argmax(np.where((outer < -3) & (v < 0.65) & (np.abs(w) < 0.8), smooth, -1)), smooth.shape
-    )
+    candidates = (outer < -2) & (np.abs(inner) > 1.5) & (v < 0.65) & (np.abs(w) < 0.8)
+    peak = np.unravel_index(np.argmax(np.where(candidates, smooth, -1)), smooth.shape)
     score = float(smooth[peak])
 
     islands, _ = label((smooth > score / 2) & (outer < -1))
