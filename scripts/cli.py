@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import fire
@@ -24,3 +25,21 @@ def run(commands: Callable[..., Any] | Mapping[str, Callable[..., Any]], argv: l
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def tell_user_errors() -> None:
+    """Let this process end with the words of a `UserError` alone, however deep in a traceback it lies.
+
+    The bundles' configs call it: MONAI wraps what a component raises, and buries what the user should read.
+    """
+    sys.excepthook = _hook
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"error: {cause}", file=sys.stderr)

@@ -41,6 +41,7 @@ class TrainingState:
         settings: what shapes the run, plain values; a checkpoint made with others is refused.
         about: what the exported weights shall say about themselves, see `save_weights`.
         every: epochs between checkpoints; the last epoch is always saved.
+        half: export the weights in half precision, half the size; the checkpoint keeps them whole.
         resume: go on from a checkpoint in the folder; else start anew and replace it.
     """
 
@@ -57,6 +58,7 @@ class TrainingState:
         settings: Mapping[str, Any],
         about: Mapping[str, Any],
         every: int = 1,
+        half: bool = False,
         resume: bool = True,
     ) -> None:
         self.folder = Path(folder)
@@ -66,7 +68,7 @@ class TrainingState:
             self.stateful["average"] = average
         self.sampler, self.prepare = sampler, prepare
         self.settings, self.about = dict(settings), dict(about)
-        self.every, self.resume = every, resume
+        self.every, self.half, self.resume = every, half, resume
         self.saved_epoch: int | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -132,9 +134,10 @@ class TrainingState:
 
     def _export(self, epoch: int) -> None:
         source = self.network if self.average is None else self.average.module
+        state = source.state_dict()
         save_weights(
             self.folder / EXPORT,
-            source.state_dict(),
+            {name: tensor.half() for name, tensor in state.items()} if self.half else state,
             config=self.network.config,
             scale_factor=self.prepare.scale_factor,
             epoch=epoch,
