@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -85,7 +83,7 @@ def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.dev
         raise UserError(f"VAE weights {path} are missing: {WHERE}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:  # whatever the broken bytes lead the reader to
         raise UserError(f"VAE weights {path} cannot be read ({type(error).__name__}): copy the file again") from None
     for key in ("unet_state_dict", "state_dict", "network"):  # as MAISI's and our training scripts wrap them
         if isinstance(state.get(key), dict):

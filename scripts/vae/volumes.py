@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -102,7 +103,8 @@ class VolumeDataset(Dataset):
         return self.transforms[name](case)[name]
 
     def _fill(self) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
-        needed = 2 * len(self.data) * math.prod(self.load(0).shape)
+        # Headers were read before; half precision takes two bytes a voxel.
+        needed = 2 * sum(math.prod(nib.load(volume["path"]).shape) for volume in self.data)
         if needed > available(torch.device("cpu")) / 2:
             logger.info(f"{len(self.data)} volumes need {needed / 2**30:.1f} GiB: they are read anew every epoch")
             return None
@@ -110,9 +112,10 @@ class VolumeDataset(Dataset):
         for index in tqdm(range(len(self.data)), desc="reading volumes", disable=None):
             try:
                 image = self.load(index)
-                kept.append((image.as_tensor().half(), image.affine))
             except UserError as error:
                 errors.append(str(error))
+            else:
+                kept.append((image.as_tensor().half(), image.affine))
         if errors:
             raise UserError("\n".join(errors))
         return kept

@@ -1,8 +1,8 @@
 """Running the autoencoder on volumes larger than memory: overlapping windows that share their norms' statistics.
 
 A group norm averages over the whole map it sees, so a window alone is normalised differently from the whole volume
-and blended windows show seams. Here each window first runs with its own statistics, which are pooled over windows;
-the second run uses the pooled ones everywhere. What remains differs from the whole only near window borders, where a
+and blended windows show seams. Here the statistics of windows side by side are pooled first, twice; then overlapping
+windows, all normalised by the pool, are blended. What remains differs from the whole only near window borders, where a
 convolution sees padding instead of the neighbour, and there the blending weights are smallest.
 """
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 MAPS_AT_PEAK = 4.5
 SHARE = 0.8  # of the free memory that a pass may take
 OVERLAP = 0.5
+GATHERINGS = 2  # passes for the statistics: deep norms see the effect of the shallow ones only in the second
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 
 
@@ -55,31 +56,30 @@ def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int
 
 
 class _PooledNorm(nn.Module):
-    """Stands in for a group norm: gathers the statistics of windows, then normalises all windows by their pool."""
+    """Stands in for a group norm: normalises by pooled statistics, once there are any, and gathers new ones."""
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self.norm = norm
-        self.mean: torch.Tensor | float = 0.0
-        self.square: torch.Tensor | float = 0.0
-        self.windows = 0
-        self.pooled = False
+        self.pool: tuple[torch.Tensor, torch.Tensor] | None = None  # mean and mean square of each group
+        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, X, Y, Z), B of one case's windows."""
-        groups = x.float().unflatten(1, (self.norm.num_groups, -1)).flatten(2)  # (B, G, rest)
-        if not self.pooled:
-            variance, mean = torch.var_mean(groups, dim=2, correction=0)
-            self.mean = self.mean + mean.sum(0)
-            self.square = self.square + (variance + mean**2).sum(0)
-            self.windows += len(x)
-            return self.norm(x)
-        mean = self.mean / self.windows
-        scale = (self.square / self.windows - mean**2 + self.norm.eps).rsqrt()
-        groups = (groups - mean[None, :, None]) * scale[None, :, None]
-        return (groups.view_as(x) * self.norm.weight[:, None, None, None] + self.norm.bias[:, None, None, None]).to(
-            x.dtype
-        )
+        """(1, C, X, Y, Z), one window."""
+        groups = x.float().unflatten(1, (self.norm.num_groups, -1)).flatten(2)  # (1, G, rest)
+        variance, mean = torch.var_mean(groups, dim=2, correction=0)
+        self.seen.append((mean, variance + mean**2))
+        if self.pool is not None:
+            mean, square = self.pool
+            variance = square - mean**2
+        groups = (groups - mean[..., None]) * (variance + self.norm.eps).rsqrt()[..., None]
+        shaped = [parameter[:, None, None, None] for parameter in (self.norm.weight, self.norm.bias)]
+        return (groups.view_as(x) * shaped[0] + shaped[1]).to(x.dtype)
+
+    def settle(self) -> None:
+        """Take what was gathered, every window counting the same, as the statistics from now on."""
+        means, squares = zip(*self.seen, strict=True)
+        self.pool, self.seen = (torch.stack(means).mean(0), torch.stack(squares).mean(0)), []
 
 
 @contextmanager
@@ -113,14 +113,17 @@ def in_windows(
         x: image or latent.
         window: its size along X, Y, Z in cells of `x`.
     """
-    inferer = SlidingWindowInferer(window, sw_batch_size=1, overlap=OVERLAP, mode="gaussian", sigma_scale=0.25)
+    # Side by side for the statistics, so that each voxel counts once; overlapping for the result.
+    gather = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.0)
+    blend = SlidingWindowInferer(window, sw_batch_size=1, overlap=OVERLAP, mode="gaussian")
     done = []
     for case in x.split(1):
         with _pooled_norms(network) as norms:
-            inferer(case, function)
-            for norm in norms:
-                norm.pooled = True
-            done.append(inferer(case, function))
+            for _ in range(GATHERINGS):
+                gather(case, function)
+                for norm in norms:
+                    norm.settle()
+            done.append(blend(case, function))
     return torch.cat(done)
 
 

@@ -1,0 +1,139 @@
+"""The autoencoder: the reference's size and shapes, its weights on disk, and windows that agree with the whole."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+
+from scripts.problems import UserError
+from scripts.vae import windows
+from scripts.vae.decode import decode
+from scripts.vae.encode import encode
+from scripts.vae.network import REFERENCE, Reconstructor, load_vae, maisi_vae, save_vae
+from scripts.vae.windows import SHARE, fitting_window, peak_bytes
+
+
+@pytest.fixture
+def vae(tiny):
+    torch.manual_seed(0)
+    return maisi_vae(**tiny).eval()
+
+
+def test_the_default_is_the_published_size():
+    with torch.device("meta"):
+        network = maisi_vae()
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 20.9
+
+
+def test_fused_norms_change_neither_names_nor_numbers(tiny):
+    ours = maisi_vae(**tiny)
+    theirs = AutoencoderKlMaisi(**(REFERENCE | tiny))
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.rand(1, 1, 8, 12, 16)
+    with torch.no_grad():
+        for mine, reference in zip(ours.encode(image), theirs.encode(image), strict=True):
+            assert torch.allclose(mine, reference, atol=1e-5)
+
+
+def test_every_axis_is_four_times_smaller(vae):
+    mu, sigma = encode(vae, torch.rand(2, 1, 8, 12, 16))
+    assert mu.shape == sigma.shape == (2, 4, 2, 3, 4)
+    assert (sigma > 0).all()
+    image = decode(vae, 5 * mu)
+    assert image.shape == (2, 1, 8, 12, 16)
+    assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_a_case_does_not_depend_on_its_batch(vae):
+    z = torch.randn(3, 4, 4, 4, 4)
+    assert torch.equal(decode(vae, z)[1:2], decode(vae, z[1:2]))
+
+
+def test_the_reconstructor_is_encode_then_decode(vae):
+    image = torch.rand(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        assert torch.allclose(Reconstructor(vae)(image), decode(vae, encode(vae, image)[0]))
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_come_back_from_safetensors_and_from_pt(vae, tiny, tmp_path):
+    save_vae(vae, tmp_path / "model.safetensors")
+    torch.save({"unet_state_dict": vae.state_dict()}, tmp_path / "wrapped.pt")
+    torch.save(vae.state_dict(), tmp_path / "bare.pt")
+    for name in ("model.safetensors", "wrapped.pt", "bare.pt"):
+        other = load_vae(maisi_vae(**tiny), tmp_path / name)
+        assert not other.training
+        assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), other.parameters(), strict=True))
+
+
+def test_missing_weights_say_what_where_from_and_under_which_licence(vae, tmp_path):
+    with pytest.raises(UserError) as caught:
+        load_vae(vae, tmp_path / "model.safetensors")
+    for words in ("model_maisi_autoencoder_epoch273_alternative.pt", "NVIDIA", "bundles/vae/models", "non-commercial"):
+        assert words in str(caught.value)
+
+
+def test_weights_of_another_architecture_are_refused(vae, tiny, tmp_path):
+    save_vae(vae, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="another architecture"):
+        load_vae(maisi_vae(**(tiny | {"num_channels": [8, 8, 16]})), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="another architecture"):
+        load_vae(maisi_vae(**(tiny | {"num_res_blocks": [2, 1, 1]})), tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
+def test_damaged_weights_are_refused(vae, tmp_path, name):
+    (tmp_path / name).write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_vae(vae, tmp_path / name)
+
+
+# ---- windows ---------------------------------------------------------------------------------------------------------
+
+
+def test_windows_agree_with_the_whole(vae):
+    """Relative to the spread of the output, the windows' root mean square difference stays below 5 %."""
+    image = torch.nn.functional.interpolate(torch.rand(1, 1, 12, 6, 6), size=(96, 48, 48), mode="trilinear")
+    mu, sigma = encode(vae, image)
+    for whole, part in zip((mu, sigma), encode(vae, image, window=(48, 48, 48)), strict=True):
+        assert (whole - part).square().mean().sqrt() < 0.05 * whole.std()
+    with torch.no_grad():
+        raw = vae.decode(mu)
+        parts = windows.in_windows(vae.decode, vae.decoder, mu, (12, 12, 12))
+    assert (raw - parts).square().mean().sqrt() < 0.05 * raw.std()
+
+
+def test_windows_as_large_as_the_volume_are_exact(vae):
+    z = torch.randn(1, 4, 4, 4, 4)
+    assert torch.equal(decode(vae, z, window=(16, 16, 16)), decode(vae, z, window=(64, 64, 64)))
+
+
+def test_norms_are_put_back_after_windows(vae):
+    before = list(vae.modules())
+    decode(vae, torch.randn(1, 4, 8, 4, 4), window=(16, 16, 16))
+    assert list(vae.modules()) == before
+
+
+def test_the_largest_window_that_fits_is_taken():
+    shape, channels = (256, 256, 128), 128
+    whole = peak_bytes(channels, 256 * 256 * 128, 4)
+    assert fitting_window(shape, channels, 4, int(whole / SHARE) + 1, 4) == shape
+    half = fitting_window(shape, channels, 4, int(whole / SHARE) - 1, 4)
+    assert half == (128, 256, 128)
+    with pytest.raises(UserError, match="free memory"):
+        fitting_window(shape, channels, 4, 2**20, 4)
+
+
+def test_the_choice_is_automatic_and_logged(vae, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    z = torch.randn(1, 4, 16, 8, 8)
+    whole = decode(vae, z)
+    assert "whole volume" in caplog.text
+    monkeypatch.setattr(windows, "available", lambda device: int(peak_bytes(8, 32**3, 4) / SHARE) + 1)
+    assert decode(vae, z).shape == whole.shape
+    assert "windows of 32×32×32 voxels" in caplog.text

@@ -1,0 +1,234 @@
+"""The vae bundle's workflows on tiny data, as `monai.bundle` runs them."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from safetensors.torch import load_file
+
+from scripts.data.latents import read_latent
+from scripts.problems import UserError
+from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
+from scripts.vae.training import VAELoss
+from scripts.vae.volumes import VolumeDataset, list_volumes, split
+
+
+@pytest.fixture
+def workflow(repo_root, data_root, tiny):
+    """Makes a workflow of one of the bundle's configs, on the tiny data and network."""
+    bundle = repo_root / "bundles" / "vae"
+
+    def make(name: str, **overrides):
+        definition = {"_target_": "scripts.vae.network.maisi_vae", **tiny}
+        return ConfigWorkflow(
+            config_file=str(bundle / "configs" / f"{name}.yaml"),
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="train" if name == "train" else "inference",
+            **({"bundle_root": str(bundle), "dataset_dir": str(data_root), "network_def": definition} | overrides),
+        )
+
+    return make
+
+
+def run(workflow) -> None:
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+@pytest.fixture
+def weights(tiny, tmp_path):
+    torch.manual_seed(0)
+    network = maisi_vae(**tiny)
+    save_vae(network, tmp_path / "vae.safetensors")
+    return str(tmp_path / "vae.safetensors"), vae_fingerprint(network)
+
+
+TRAIN = {"epochs": 2, "batch_size": 2, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2}
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_training_ends_as_an_uninterrupted_one(workflow, tmp_path, monkeypatch):
+    run(workflow("train", model_dir=str(tmp_path / "whole"), **TRAIN))
+
+    from scripts.vae import training
+
+    def die(self, engine):
+        if engine.state.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.StopOnNaN, "__call__", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(workflow("train", model_dir=str(tmp_path / "parts"), **TRAIN))
+    run(workflow("train", model_dir=str(tmp_path / "parts"), **TRAIN))
+
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    states = [torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["optimizer"] for n in ("whole", "parts")]
+    assert str(states[0]) == str(states[1])
+    assert any((tmp_path / "whole" / "logs").iterdir())
+
+
+def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(workflow, tmp_path, monkeypatch):
+    monkeypatch.setattr(VAELoss, "forward", lambda self, prediction, image: prediction[0].sum() * float("nan"))
+    with pytest.raises(RuntimeError) as caught:  # MONAI wraps what a component raises
+        run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN))
+    assert "not finite at step 1 (cases 00" in str(caught.value.__cause__)
+    assert not (tmp_path / "model" / "checkpoint.pt").exists()
+
+
+def test_the_loss_is_its_stated_sum():
+    image = torch.zeros(1, 1, 4, 4, 4)
+    ramp = torch.arange(4.0).view(1, 1, 4, 1, 1).expand_as(image)
+    mu, sigma = torch.full((1, 4, 1, 1, 1), 2.0), torch.full((1, 4, 1, 1, 1), 0.5)
+    parts = VAELoss().parts((ramp, mu, sigma), image)
+    assert parts["l1"].item() == pytest.approx(1.5)
+    assert parts["gradient"].item() == pytest.approx(1 / 3)  # 1 along x, 0 along y and z
+    assert parts["coarse"].item() == pytest.approx(1.5 + 1.5)
+    assert parts["kl"].item() == pytest.approx(0.5 * (4 + 0.25 - np.log(0.25) - 1))
+    loss = VAELoss(kl_weight=0.1, gradient_weight=0.5, coarse_weight=2.0)((ramp, mu, sigma), image)
+    assert loss.item() == pytest.approx(1.5 + 0.5 / 3 + 2 * 3 + 0.1 * parts["kl"].item())
+
+
+def test_patches_depend_on_seed_epoch_and_index_only(data_root):
+    data = list_volumes(data_root, ["train.json"], ["axt2"])
+    one, two = (VolumeDataset(data, patch=[8, 8, 4], seed=3, augment=True, cache=c) for c in (True, False))
+    assert one[1]["image"].shape == (1, 8, 8, 4)
+    assert torch.allclose(one[1]["image"], two[1]["image"], atol=1e-3)  # the cache is in half precision
+    before = one[1]["image"]
+    one.epoch = 1
+    assert not torch.equal(before, one[1]["image"])
+    with pytest.raises(UserError, match="multiples of 4"):
+        VolumeDataset(data, patch=[8, 8, 6])
+
+
+def test_validation_cases_are_kept_out_whole(data_root):
+    volumes = list_volumes(data_root, ["train.json"], ["axt2", "adc"])
+    train, held_out = split(volumes, 1, seed=0)
+    assert len(train) == 6
+    assert len({v["folder"] for v in held_out}) == 1
+    assert not {v["folder"] for v in held_out} & {v["folder"] for v in train}
+    with pytest.raises(UserError, match="val_cases"):
+        split(volumes, 4, seed=0)
+
+
+def test_all_bad_images_are_told_at_once_and_no_report_is(data_root):
+    for folder, values in (("001", np.zeros((16, 16, 16))), ("003", np.full((16, 16, 16), np.nan))):
+        affine = nib.load(data_root / folder / "axt2.nii.gz").affine
+        nib.save(nib.Nifti1Image(values.astype(np.float32), affine), data_root / folder / "axt2.nii.gz")
+    with pytest.raises(UserError) as caught:
+        VolumeDataset(list_volumes(data_root, ["train.json"], ["axt2"]))
+    assert "001/axt2" in str(caught.value)
+    assert "003/axt2" in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+# ---- inference -------------------------------------------------------------------------------------------------------
+
+
+def test_encoding_writes_every_latent_once(workflow, weights, data_root, affine, caplog):
+    path, made_by = weights
+    overrides = {"weights": path, "sequences": ["axt2", "adc"], "mode": "encode"}
+    run(workflow("inference", **overrides))
+    files = sorted((data_root / "latents").rglob("*.safetensors"))
+    assert len(files) == 12
+    latent = read_latent(files[0])
+    assert latent.fingerprint == made_by
+    assert latent.mu.shape == latent.sigma.shape == (4, 4, 4, 4)
+    assert np.allclose(latent.affine, affine)
+
+    times = {file: file.stat().st_mtime_ns for file in files}
+    files[3].write_bytes(b"half a fi")
+    files[5].unlink()
+    caplog.set_level(logging.INFO)
+    run(workflow("inference", **overrides))
+    assert "10 of 12 volumes are encoded already" in caplog.text
+    changed = [file for file in files if file.stat().st_mtime_ns != times[file]]
+    assert changed == [files[3], files[5]]
+    run(workflow("inference", **overrides))
+    assert "nothing left to do" in caplog.text
+
+
+def test_decoding_latents_gives_the_reconstructions(workflow, weights, data_root, affine, tmp_path):
+    path, _ = weights
+    run(workflow("inference", weights=path, mode="encode"))
+    run(workflow("inference", weights=path, mode="decode", output_dir=str(tmp_path / "decoded")))
+    run(workflow("inference", weights=path, mode="reconstruct", output_dir=str(tmp_path / "both")))
+    decoded, both = (nib.load(tmp_path / name / "005" / "axt2.nii.gz") for name in ("decoded", "both"))
+    assert np.array_equal(np.asarray(decoded.dataobj), np.asarray(both.dataobj))
+    assert np.allclose(decoded.affine, affine)
+    assert np.allclose(both.affine, affine)
+    assert (tmp_path / "both" / "005" / "axt2.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_latents_of_another_vae_are_refused(workflow, weights, tiny, tmp_path):
+    path, made_by = weights
+    run(workflow("inference", weights=path, mode="encode"))
+    torch.manual_seed(1)
+    save_vae(maisi_vae(**tiny), tmp_path / "other.safetensors")
+    bad = workflow("inference", weights=str(tmp_path / "other.safetensors"), mode="decode")
+    bad.initialize()
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps what a component raises
+        bad.run()
+    assert made_by in str(caught.value.__cause__ or caught.value)
+
+
+def test_evaluation_has_a_row_a_volume_and_a_summary(workflow, weights, tmp_path):
+    path, _ = weights
+    run(workflow("evaluate", weights=path, sequences=["axt2", "adc"], output_dir=str(tmp_path / "eval")))
+    table = pd.read_csv(tmp_path / "eval" / "reconstruction.csv", dtype={"folder": str})
+    summary = json.loads((tmp_path / "eval" / "reconstruction.json").read_text())
+    assert table[["sequence", "folder"]].to_numpy().tolist() == [
+        [s, f] for s in ("adc", "axt2") for f in ("005", "006")
+    ]
+    for name in ("mae", "psnr", "ssim", "latent_mean", "latent_std", "latent_sigma"):
+        mean = table.loc[table.sequence == "adc", name].mean()
+        assert summary["adc"][name]["mean"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+    # On 0..1 intensities PSNR is at most that of an even error: the mean square is never below the square of the mean.
+    assert (table.psnr <= -20 * np.log10(table.mae) + 1e-3).all()
+
+
+# ---- the bundle ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["train", "inference", "evaluate"])
+def test_the_workflow_has_all_properties(workflow, weights, name, tmp_path):
+    own = {"model_dir": str(tmp_path), "val_cases": 1} if name == "train" else {"weights": weights[0]}
+    made = workflow(name, **own)
+    made.initialize()
+    assert made.check_properties() == []
+
+
+def test_the_network_takes_and_gives_what_the_metadata_say(repo_root, tiny, caplog):
+    caplog.set_level(logging.INFO)
+    configs = repo_root / "bundles" / "vae" / "configs"
+    definition = {"_target_": "scripts.vae.network.maisi_vae", **tiny}
+    verify_net_in_out(
+        "reconstructor",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / "inference.yaml"),
+        device="cpu",
+        n=4,
+        network_def=definition,
+    )
+    assert "verified with no error" in caplog.text
+
+
+def test_the_metadata_follow_the_official_schema(repo_root, tmp_path):
+    schema = repo_root.parent / "shared" / "schema" / "meta_schema_20240725.json"
+    if not schema.is_file():
+        pytest.skip(f"{schema} is absent and nothing is downloaded in tests")
+    meta = repo_root / "bundles" / "vae" / "configs" / "metadata.json"
+    verify_metadata(meta_file=str(meta), filepath=str(schema))  # raises where it does not hold
+    assert json.loads(meta.read_text())["schema"].endswith(schema.name)
