@@ -10,17 +10,17 @@ import pytest
 from scripts.data.phantom.anatomy import Gland, sample_anatomy, sample_findings
 from scripts.data.phantom.imaging import GRIDS, Grid, make_case
 
-FINE = Grid((160, 120, 120), (0.5, 0.5, 0.5))
+FINE = Grid((80, 60, 60), (1.0, 1.0, 1.0))
 
 
 @pytest.fixture(scope="module")
 def patients():
-    return [sample_anatomy(seed) for seed in range(1500)]
+    return [sample_anatomy(seed) for seed in range(1000)]
 
 
 @pytest.fixture(scope="module")
 def cases():
-    return [make_case(seed, GRIDS["demo"]) for seed in range(24)]
+    return [make_case(seed, GRIDS["demo"]) for seed in range(20)]
 
 
 def centre_voxel(phantom, point):
@@ -60,7 +60,7 @@ def test_sectors_are_balanced(patients):
     lesions = [patient.findings.lesions[0] for patient in patients if patient.findings.lesions]
     sectors = Counter((lesion.zone, lesion.side, lesion.level) for lesion in lesions)
     assert len(sectors) == 12
-    assert min(sectors.values()) > 0.6 * len(lesions) / 12
+    assert min(sectors.values()) > 0.5 * len(lesions) / 12
 
 
 def test_every_lesion_lies_clearly_inside_its_sector(patients):
@@ -93,16 +93,16 @@ def test_psa_grows_with_the_gland(patients):
 def test_gland_volume_has_a_closed_form():
     gland = Gland.of_volume(47.0, (1.28, 0.93, 1.0), (1.0, -2.0, 0.5))
     u, v, w = gland.coordinates(*FINE.coordinates())
-    drawn = np.sum(gland.distance(u, v, w) < 0) * 0.5**3 / 1000
+    drawn = np.sum(gland.distance(u, v, w) < 0) / 1000
     assert gland.millilitres == pytest.approx(47.0)
-    assert drawn == pytest.approx(47.0, rel=0.01)
+    assert drawn == pytest.approx(47.0, rel=0.02)
 
 
 def test_gland_size_is_that_of_the_drawn_gland():
     gland = Gland.of_volume(60.0, (1.28, 0.93, 1.0), (0.0, 0.0, 0.0))
     u, v, w = gland.coordinates(*FINE.coordinates())
     inside = np.argwhere(gland.distance(u, v, w) < 0)
-    assert np.ptp(inside, axis=0) * 0.5 == pytest.approx(gland.size_mm, abs=1.2)
+    assert np.ptp(inside, axis=0) == pytest.approx(gland.size_mm, abs=2.0)
 
 
 def test_gland_is_wider_than_deep_and_narrow_at_the_apex():
@@ -161,11 +161,11 @@ def test_masks_agree_with_the_findings(cases):
 
 def test_lesion_is_as_large_as_stated():
     phantom = next(make_case(seed, FINE) for seed in range(99) if sample_findings(seed).lesions)
-    points = np.argwhere(phantom.masks["lesions"] == 1) * 0.5
+    points = np.argwhere(phantom.masks["lesions"] == 1)
     directions = np.random.default_rng(0).standard_normal((400, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     extent = np.ptp(points @ directions.T, axis=0).max()
-    assert extent == pytest.approx(phantom.findings.lesions[0].diameter_mm, abs=1.0)
+    assert extent == pytest.approx(phantom.findings.lesions[0].diameter_mm, abs=1.8)
 
 
 def test_lesion_is_dark_on_t2w_and_adc_and_bright_on_high_b(cases):

@@ -25,7 +25,7 @@ from scripts.problems import UserError
 WORK = GRIDS["demo"]  # every volume is read on this grid
 EDGE_MM = 1.6  # half width of the template's soft edges, which must also fit blurred volumes
 LESION_LEVEL = 0.33  # T2w signal of a lesion, as a part of the transition zone's
-THRESHOLD = 0.57  # score from which a lesion is reported; calibrated on 400 training seeds, see docs/phantom.md
+THRESHOLD = 0.57  # score from which a lesion is reported; calibrated as docs/phantom.md says
 SMOOTH_MM = 0.9
 ROUNDNESS = {"PZ": 0.45, "TZ": 0.44}  # a lesion's volume as a part of the sphere on its diameter; calibrated likewise
 PRIOR = 0.03  # misfit that one standard deviation from a usual centre (2 mm) or shape (4 %) is worth
