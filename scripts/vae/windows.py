@@ -1,32 +1,34 @@
 """Running the autoencoder on volumes larger than memory: overlapping windows that share their norms' statistics.
 
 A group norm averages over the whole map it sees, so a window alone is normalised differently from the whole volume
-and blended windows show seams. Here the statistics of windows side by side are pooled first, twice; then overlapping
-windows, all normalised by the pool, are blended. What remains differs from the whole only near window borders, where a
+and blended windows show seams. Here the statistics of all windows' cores are pooled first; then the windows,
+all normalised by the pool, are blended. What remains differs from the whole only near window borders, where a
 convolution sees padding instead of the neighbour, and there the blending weights are smallest.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import nn
 
 from scripts.problems import UserError
 from scripts.vae.memory import available
+from scripts.vae.network import FACTOR
 
 logger = logging.getLogger(__name__)
 
 # Peak memory of one pass, in maps of the widest layer at full resolution; measured: 3.9 in both directions.
 MAPS_AT_PEAK = 4.5
 SHARE = 0.8  # of the free memory that a pass may take
-OVERLAP = 0.5
-GATHERINGS = 2  # passes for the statistics: deep norms see the effect of the shallow ones only in the second
+GATHERINGS = 3  # passes for the statistics: those of deep norms are right once the shallow ones are
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 
 
@@ -56,30 +58,43 @@ def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int
 
 
 class _PooledNorm(nn.Module):
-    """Stands in for a group norm: normalises by pooled statistics, once there are any, and gathers new ones."""
+    """Stands in for a group norm: normalises by pooled statistics, once there are any, and gathers new ones.
+
+    Statistics are gathered from the window's core only, away from borders where padding stands for the neighbour.
+    """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
         self.norm = norm
+        self.core = ((0.0, 1.0),) * 3  # begin and end along each axis, as fractions of the window
         self.pool: tuple[torch.Tensor, torch.Tensor] | None = None  # mean and mean square of each group
-        self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.sums: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.count = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(1, C, X, Y, Z), one window."""
-        groups = x.float().unflatten(1, (self.norm.num_groups, -1)).flatten(2)  # (1, G, rest)
-        variance, mean = torch.var_mean(groups, dim=2, correction=0)
-        self.seen.append((mean, variance + mean**2))
-        if self.pool is not None:
+        cut = [slice(round(low * n), round(high * n)) for (low, high), n in zip(self.core, x.shape[2:], strict=True)]
+        core = self._groups(x[(..., *cut)])
+        self.sums.append((core.sum(2), core.square().sum(2)))
+        self.count += core.shape[2]
+        groups = self._groups(x)
+        if self.pool is None:
+            variance, mean = torch.var_mean(groups, dim=2, correction=0)
+        else:
             mean, square = self.pool
             variance = square - mean**2
         groups = (groups - mean[..., None]) * (variance + self.norm.eps).rsqrt()[..., None]
-        shaped = [parameter[:, None, None, None] for parameter in (self.norm.weight, self.norm.bias)]
-        return (groups.view_as(x) * shaped[0] + shaped[1]).to(x.dtype)
+        weight, bias = (parameter[:, None, None, None] for parameter in (self.norm.weight, self.norm.bias))
+        return (groups.view_as(x) * weight + bias).to(x.dtype)
+
+    def _groups(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, C, X, Y, Z) as (1, groups, rest) in float32."""
+        return x.float().unflatten(1, (self.norm.num_groups, -1)).flatten(2)
 
     def settle(self) -> None:
-        """Take what was gathered, every window counting the same, as the statistics from now on."""
-        means, squares = zip(*self.seen, strict=True)
-        self.pool, self.seen = (torch.stack(means).mean(0), torch.stack(squares).mean(0)), []
+        """Take what was gathered as the statistics from now on."""
+        sums, squares = (torch.stack(values).sum(0) for values in zip(*self.sums, strict=True))
+        self.pool, self.sums, self.count = (sums / self.count, squares / self.count), [], 0
 
 
 @contextmanager
@@ -101,6 +116,31 @@ def _pooled_norms(network: nn.Module) -> Iterator[list[_PooledNorm]]:
             setattr(parent, name, norm)
 
 
+def _places(size: int, window: int) -> list[tuple[int, float, float]]:
+    """Windows along one axis, at most half a window apart: their begin, and their core in fractions of the window.
+
+    Cores meet in the middle of overlaps, so that together they cover each cell once.
+    """
+    step = window // 2 // FACTOR * FACTOR or window // 2  # images begin where latent cells do
+    starts = [*range(0, size - window, step), size - window]
+    meets = [(left + window + right) / 2 for left, right in itertools.pairwise(starts)]
+    borders = itertools.pairwise([0.0, *meets, float(size)])
+    return [
+        (start, (low - start) / window, (high - start) / window)
+        for start, (low, high) in zip(starts, borders, strict=True)
+    ]
+
+
+def _ramp(cells: int, first: bool, last: bool) -> torch.Tensor:
+    """Blending weights along one axis: 1 in the middle half and where the volume ends, falling to 0 at other borders.
+
+    The outer eighth has next to no weight: there the padding is felt most.
+    """
+    place = (torch.arange(cells) + 0.5) / cells
+    rise = ((place - 0.125) / 0.25).clamp(1e-6, 1)
+    return (torch.ones(cells) if first else rise) * (torch.ones(cells) if last else rise.flip(0))
+
+
 @torch.no_grad()
 def in_windows(
     function: Callable[[torch.Tensor], torch.Tensor], network: nn.Module, x: torch.Tensor, window: Sequence[int]
@@ -111,20 +151,52 @@ def in_windows(
         function: one direction of the autoencoder; every axis of its output is the input's times one factor.
         network: whose group norms share their statistics over the windows of a case.
         x: image or latent.
-        window: its size along X, Y, Z in cells of `x`.
+        window: its size along X, Y, Z in cells of `x`, nowhere larger than `x`.
     """
-    # Side by side for the statistics, so that each voxel counts once; overlapping for the result.
-    gather = SlidingWindowInferer(window, sw_batch_size=1, overlap=0.0)
-    blend = SlidingWindowInferer(window, sw_batch_size=1, overlap=OVERLAP, mode="gaussian")
+    sizes = x.shape[2:]
+    places = list(itertools.product(*map(_places, sizes, window)))
     done = []
     for case in x.split(1):
         with _pooled_norms(network) as norms:
+
+            def run(
+                place: Sequence[tuple[int, float, float]], case: torch.Tensor = case, norms: Any = norms
+            ) -> tuple[torch.Tensor, torch.Tensor]:
+                for norm in norms:
+                    norm.core = [(low, high) for _, low, high in place]
+                cut = tuple(slice(start, start + w) for (start, _, _), w in zip(place, window, strict=True))
+                made = function(case[(..., *cut)])
+                ramps = [
+                    _ramp(n, low == 0, high == 1).to(made)
+                    for n, (_, low, high) in zip(made.shape[2:], place, strict=True)
+                ]
+                return made, torch.einsum("x,y,z->xyz", *ramps)
+
             for _ in range(GATHERINGS):
-                gather(case, function)
+                for place in places:
+                    run(place)
                 for norm in norms:
                     norm.settle()
-            done.append(blend(case, function))
+            parts = (([start for start, _, _ in place], *run(place)) for place in places)
+            done.append(_blend(parts, sizes, window))
     return torch.cat(done)
+
+
+def _blend(
+    parts: Iterable[tuple[Sequence[int], torch.Tensor, torch.Tensor]], sizes: Sequence[int], window: Sequence[int]
+) -> torch.Tensor:
+    """The weighted mean of windows (begin in input cells, output (1, C, ...), weights) over an input of `sizes`."""
+    total = weights = None
+    for at, made, weight in parts:
+        scale = [Fraction(n, w) for n, w in zip(made.shape[2:], window, strict=True)]
+        if total is None:
+            total = made.new_zeros(*made.shape[:2], *(int(n * s) for n, s in zip(sizes, scale, strict=True)))
+            weights = made.new_zeros(total.shape[2:])
+        begins = [int(start * s) for start, s in zip(at, scale, strict=True)]
+        cut = tuple(slice(begin, begin + n) for begin, n in zip(begins, made.shape[2:], strict=True))
+        total[(..., *cut)] += made * weight
+        weights[cut] += weight
+    return total / weights
 
 
 def itemsize_of(x: torch.Tensor) -> int:

@@ -96,16 +96,32 @@ def test_damaged_weights_are_refused(vae, tmp_path, name):
 # ---- windows ---------------------------------------------------------------------------------------------------------
 
 
-def test_windows_agree_with_the_whole(vae):
-    """Relative to the spread of the output, the windows' root mean square difference stays below 5 %."""
-    image = torch.nn.functional.interpolate(torch.rand(1, 1, 12, 6, 6), size=(96, 48, 48), mode="trilinear")
-    mu, sigma = encode(vae, image)
-    for whole, part in zip((mu, sigma), encode(vae, image, window=(48, 48, 48)), strict=True):
-        assert (whole - part).square().mean().sqrt() < 0.05 * whole.std()
+def smooth(seed: int, size: tuple[int, int, int]) -> torch.Tensor:
+    coarse = torch.rand(1, 1, *(n // 8 for n in size), generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, size=size, mode="trilinear")
+
+
+def test_windows_agree_with_the_whole_and_show_no_seam(vae):
+    """Root mean square difference below 5 % of the output's spread, in no plane above 20 %.
+
+    For a network that has learnt a little: a random one magnifies every difference in its norms.
+    """
+    optimizer = torch.optim.Adam(vae.parameters(), lr=3e-3)
+    for step in range(80):
+        image = smooth(step, (16, 16, 16))
+        (vae(image)[0] - image).abs().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    vae.eval()
+    image = smooth(1000, (64, 32, 32))
+    mu, _ = encode(vae, image)
+    parts, _ = encode(vae, image, window=(32, 32, 32))
+    assert (mu - parts).square().mean().sqrt() < 0.05 * mu.std()
     with torch.no_grad():
         raw = vae.decode(mu)
-        parts = windows.in_windows(vae.decode, vae.decoder, mu, (12, 12, 12))
-    assert (raw - parts).square().mean().sqrt() < 0.05 * raw.std()
+    error = windows.in_windows(vae.decode, vae.decoder, mu, (8, 8, 8)) - raw
+    assert error.square().mean().sqrt() < 0.05 * raw.std()
+    assert error.square().mean(dim=(0, 1, 3, 4)).sqrt().max() < 0.2 * raw.std()
 
 
 def test_windows_as_large_as_the_volume_are_exact(vae):
