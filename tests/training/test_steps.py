@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.problems import UserError
+from scripts.training.ema import averaged
+from scripts.training.steps import OptimizerStep, StopOnNan, polynomial_decay
+
+
+def line(value: float = 0.0) -> nn.Linear:
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, value)
+    return network
+
+
+def rates(steps: int, **options) -> list[float]:
+    optimizer = torch.optim.SGD(line().parameters(), lr=2.0)
+    schedule = polynomial_decay(optimizer, steps, **options)
+    found = []
+    for _ in range(steps + 1):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_learning_rate_falls_as_a_polynomial_to_zero():
+    assert rates(4) == pytest.approx([2 * (1 - n / 4) ** 2 for n in range(5)])
+
+
+def test_warmup_rises_linearly_before_it():
+    assert rates(10, power=0.0, warmup=3)[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+
+
+def test_moving_average_warms_up_and_then_keeps_its_decay():
+    network = line(1.0)
+    average = averaged(network, 0.5)
+    expected = None
+    for count in range(20):
+        nn.init.constant_(network.weight, float(count))
+        average.update_parameters(network)
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = float(count) if expected is None else decay * expected + (1 - decay) * count
+    assert average.module.weight.item() == pytest.approx(expected)
+    assert not average.module.weight.requires_grad
+
+
+def test_no_moving_average_is_a_choice_and_a_wrong_decay_is_not():
+    assert averaged(line(), 0.0) is None
+    with pytest.raises(UserError, match="ema_decay"):
+        averaged(line(), 1.0)
+
+
+def engine(network: nn.Module, iteration: int, accumulate: int = 1) -> SimpleNamespace:
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    state = SimpleNamespace(iteration=iteration, epoch=1)
+    return SimpleNamespace(state=state, optimizer=optimizer, accumulation_steps=accumulate, scaler=None)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    network = line()
+    network.weight.grad = torch.full_like(network.weight, 30.0)
+    OptimizerStep(network, None, None, gradient_clip=2.0).before(engine(network, 1))
+    assert network.weight.grad.item() == pytest.approx(2.0, rel=1e-4)
+
+
+def test_only_the_pass_that_ends_a_step_counts():
+    network = line()
+    trainer = engine(network, 1, accumulate=2)
+    schedule = polynomial_decay(trainer.optimizer, 10)
+    average = averaged(network, 0.9)
+    handler = OptimizerStep(network, schedule, average, gradient_clip=1.0)
+    for iteration in (1, 2, 3, 4):
+        trainer.state.iteration = iteration
+        handler.after(trainer)
+    assert average.n_averaged == 2
+    assert schedule.last_epoch == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_names_the_cases(value):
+    trainer = engine(line(), 1)
+    trainer.state.output = {"loss": torch.tensor(value)}
+    trainer.state.batch = {"folder": ["case3", "case5"]}
+    with pytest.raises(UserError, match="case3, case5"):
+        StopOnNan()(trainer)
+    trainer.state.output = {"loss": torch.tensor(1.0)}
+    assert StopOnNan()(trainer) is None

@@ -1,0 +1,275 @@
+"""The train workflow as a user runs it, on tiny latents."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
+
+from scripts.networks.ccella import CCELLA
+from scripts.problems import UserError
+from scripts.training.weights import load_weights
+
+SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
+TINY = {
+    "_target_": "scripts.networks.ccella.CCELLA",
+    "variant": "@variant",
+    "num_channels": [8, 16],
+    "attention_levels": [False, True],
+    "num_head_channels": [0, 8],
+    "num_res_blocks": 1,
+    "norm_num_groups": 4,
+    "width": 8,
+    "layers": 2,
+    "heads": 2,
+    "num_latents": 3,
+    "input_dim": 6,
+    "time_channel": 8,
+    "time_embed_dim": 8,
+    "class_hidden": 4,
+}
+OPTIONS = {"network_def": TINY, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2}
+
+
+@pytest.fixture
+def bundle(repo_root) -> Path:
+    return repo_root / "bundles" / "ccella_ldm"
+
+
+@pytest.fixture
+def build(bundle, data_root):
+    """Builds the workflow that trains into a folder."""
+
+    def workflow(folder: Path, *overlays: str, **options):
+        return create_workflow(
+            config_file=[str(bundle / "configs" / name) for name in ("train.yaml", *overlays)],
+            workflow_type="train",
+            logging_file=False,
+            bundle_root=str(bundle),
+            dataset_dir=str(data_root),
+            ckpt_dir=str(folder),
+            **{**OPTIONS, **options},
+        )
+
+    return workflow
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(one, other) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """A `UserError` is told; MONAI's config parser chains its own errors to it."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        yield
+    error = caught.value
+    while not isinstance(error, UserError):
+        error = error.__cause__
+        assert error is not None, caught.value
+    assert re.search(match, str(error))
+
+
+def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *launcher: str, **options) -> list[str]:
+    overlay = tmp_path / "options.json"
+    overlay.write_text(json.dumps(OPTIONS | options))
+    files = [str(bundle / "configs" / "train.yaml"), str(overlay)]
+    return [
+        sys.executable, "-m", *launcher, "monai.bundle", "run", "--config_file", str(files), "--bundle_root",
+        str(bundle), "--dataset_dir", str(data_root), "--ckpt_dir", str(folder),
+    ]  # fmt: skip
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
+    build(tmp_path / "run", drop_both=0.2, ema_decay=0.9).run()
+    network = CCELLA(**{key: value for key, value in TINY.items() if key not in ("_target_", "variant")})
+    weights = load_weights(tmp_path / "run" / "model.safetensors", network)
+    state = checkpoint(tmp_path / "run")
+    assert weights.scale_factor == state["scale_factor"] == pytest.approx(1, abs=0.1)
+    assert weights.objective == "ddpm"
+    assert weights.meta["trained_with_dropout"]["both"] == 0.2
+    assert weights.meta["vae_fingerprint"] == "vae"
+    assert weights.meta["encoder_fingerprint"] == "encoder"
+    assert weights.meta["latent_shape"] == [4, 4, 4, 4]
+    assert weights.meta["spacing"] == [0.5, 0.5, 0.5]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state["average"][f"module.{name}"])
+
+
+def test_losses_by_timestep_class_accuracy_and_speed_are_watched(build, tmp_path):
+    workflow = build(tmp_path / "run")
+    workflow.run()
+    figures, held_out = workflow.trainer.state.metrics, workflow.evaluator.state.metrics
+    assert {"loss", "noise_loss", "class_loss", "class_accuracy", "lr", "images_per_second"} <= figures.keys()
+    parts = [held_out[f"val_loss_t{low:03d}-{low + 250}"] for low in (0, 250, 500, 750)]
+    assert held_out["val_loss"] == pytest.approx(sum(parts) / 4, rel=1e-4)
+    assert 0 <= held_out["val_class_accuracy"] <= 1
+    assert list((tmp_path / "run" / "logs").iterdir())
+
+
+@pytest.mark.parametrize("options", [{"objective": "rflow"}, {"variant": "MAISI"}, {"lr_split": True, "ema_decay": 0}])
+def test_other_objectives_variants_and_options_train(build, tmp_path, options):
+    build(tmp_path / "run", epochs=1, **options).run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 1
+
+
+def test_the_authors_recipe_is_an_overlay(build, tmp_path):
+    workflow = build(tmp_path / "run", "authors.yaml", amp="fp32", epochs=1)
+    workflow.run()
+    assert "average" not in checkpoint(tmp_path / "run")
+    assert not workflow.train_dataset.fresh_noise
+
+
+def test_passes_do_not_change_what_is_learned(build, tmp_path):
+    build(tmp_path / "whole", epochs=2, batch_size=5).run()
+    build(tmp_path / "passes", epochs=2, batch_size=5, accumulate=2).run()
+    whole, passes = (checkpoint(tmp_path / name)["network"] for name in ("whole", "passes"))
+    for name in whole:
+        assert torch.allclose(whole[name], passes[name], atol=2e-5), name
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(build, tmp_path):
+    build(tmp_path / "whole").run()
+    workflow = build(tmp_path / "parts")
+
+    def interrupt(engine):
+        raise RuntimeError("stop here")
+
+    # In the middle of the third epoch; the second one's checkpoint is the last.
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), interrupt)
+    with pytest.raises(Exception, match="stop here"):
+        workflow.trainer.run()
+    assert checkpoint(tmp_path / "parts")["epoch"] == 2
+    torch.manual_seed(99)
+    build(tmp_path / "parts").run()
+    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_a_finished_run_can_be_given_more_epochs(build, tmp_path):
+    build(tmp_path / "run", epochs=1).run()
+    build(tmp_path / "run", epochs=2).run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 2
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_path):
+    build(tmp_path / "run", epochs=1).run()
+    with refused(r"seed was 0, is 1.*resume false"):
+        build(tmp_path / "run", epochs=2, seed=1).run()
+    build(tmp_path / "run", epochs=1, seed=1, resume=False).run()
+    assert checkpoint(tmp_path / "run")["settings"]["seed"] == 1
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch):
+    build(tmp_path / "run", epochs=1).run()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+    def full(state, path):
+        Path(path).write_bytes(b"half a checkpoint")
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr("scripts.training.checkpoints.torch.save", full)
+    with refused("checkpoint of epoch 1 is intact"):
+        build(tmp_path / "run", epochs=2).run()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_a_broken_checkpoint_is_named(build, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"broken")
+    with refused(r"checkpoint\.pt cannot be read"):
+        build(tmp_path / "run").run()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
+    build(tmp_path / "whole", epochs=60).run()
+    process = subprocess.Popen(
+        command(bundle, data_root, tmp_path / "killed", tmp_path, epochs=60),
+        cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    while not (tmp_path / "killed" / "model.safetensors").is_file() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint(tmp_path / "killed")["epoch"] < 60
+    build(tmp_path / "killed", epochs=60).run()
+    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed"))
+    assert not list((tmp_path / "killed").glob(".part-*checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(build, bundle, data_root, tmp_path, repo_root):
+    options = {"epochs": 2, "batch_size": 5}
+    build(tmp_path / "one", **options).run()
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    subprocess.run(
+        command(bundle, data_root, tmp_path / "two", tmp_path, *launcher, **options),
+        cwd=repo_root, check=False, capture_output=True, timeout=300,
+    )  # fmt: skip
+    one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    assert two["epoch"] == 2
+    assert two["scale_factor"] == pytest.approx(one["scale_factor"])
+    for name in one["network"]:
+        assert torch.allclose(one["network"][name], two["network"][name], atol=2e-5), name
+
+
+# ---- bad input and the bundle's own checks ---------------------------------------------------------------------------
+
+
+def test_bad_data_is_told_before_the_network_is_built(build, data_root, tmp_path):
+    (data_root / "latents" / "case2" / "axt2_latent.safetensors").unlink()
+    network = TINY | {"_target_": "scripts.nothing.CannotBeBuilt"}
+    with refused("case2"):
+        build(tmp_path / "run", network_def=network)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("overlays", [(), ("multi_gpu_train.yaml",), ("variants/last.yaml",)])
+def test_properties_are_complete(build, tmp_path, overlays):
+    assert build(tmp_path / "run", *overlays, amp="fp32", batch_size=4).check_properties() == []
+
+
+@pytest.mark.skipif(not SCHEMA.is_file(), reason=f"{SCHEMA} is not there")
+def test_metadata_follows_the_schema(bundle):
+    assert verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(SCHEMA)) is None
+
+
+def test_network_fits_its_metadata(bundle):
+    files = [str(bundle / "configs" / name) for name in ("train.yaml", "demo.yaml")]
+    meta = str(bundle / "configs" / "metadata.json")
+    assert verify_net_in_out("network_def", meta_file=meta, config_file=files, device="cpu", n=1) is None
