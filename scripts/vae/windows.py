@@ -9,6 +9,7 @@ convolution sees padding instead of the neighbour, and there the blending weight
 from __future__ import annotations
 
 import itertools
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -210,5 +211,11 @@ def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, factor: 
     window = fitting_window(shape, channels, itemsize_of(x), free, factor)
     how = "whole volume" if window == tuple(shape) else f"windows of {'×'.join(map(str, window))} voxels"
     needed = peak_bytes(channels, math.prod(shape), itemsize_of(x))
-    logger.info(f"{what}: {how} (whole needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free)")
+    _tell_once(f"{what} {'×'.join(map(str, shape))}: {how} (the whole needs {needed / 2**30:.1f} GiB)")
     return window
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    """Log a choice when it is made first, not again for each of a thousand volumes of the same size."""
+    logger.info(message)
