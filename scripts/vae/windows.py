@@ -8,8 +8,8 @@ convolution sees padding instead of the neighbour, and there the blending weight
 
 from __future__ import annotations
 
-import itertools
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +26,9 @@ from scripts.vae.network import FACTOR
 
 logger = logging.getLogger(__name__)
 
-# Peak memory of one pass, in maps of the widest layer at full resolution; measured: 3.9 in both directions.
+_TOLD: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()  # choices that were logged
+
+# Peak memory of one pass, in maps of the widest layer at full resolution; measured: 3.9 for the demo decoder.
 MAPS_AT_PEAK = 4.5
 SHARE = 0.8  # of the free memory that a pass may take
 GATHERINGS = 3  # passes for the statistics: those of deep norms are right once the shallow ones are
@@ -210,8 +212,10 @@ def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, factor: 
     free = available(x.device)
     window = fitting_window(shape, channels, itemsize_of(x), free, factor)
     how = "whole volume" if window == tuple(shape) else f"windows of {'×'.join(map(str, window))} voxels"
-    needed = peak_bytes(channels, math.prod(shape), itemsize_of(x))
-    _tell_once(f"{what} {'×'.join(map(str, shape))}: {how} (the whole needs {needed / 2**30:.1f} GiB)")
+    if (what, window, tuple(shape)) not in _TOLD:  # once, not for every case
+        _TOLD.add((what, window, tuple(shape)))
+        needed = peak_bytes(channels, math.prod(shape), itemsize_of(x)) / 2**30
+        logger.info(f"{what}: {how} (whole needs {needed:.1f} GiB, {free / 2**30:.1f} GiB are free)")
     return window
 
 
