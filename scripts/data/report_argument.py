@@ -13,7 +13,7 @@ number; MONAI evaluates `$…` as Python, follows `@…` as a reference, and wri
       report: {_target_: scripts.data.reports.report_argument, report_file: "@report_file"}
 
 A value that nothing refers to is held but never evaluated. Only what MONAI does before any part of a config runs cannot
-be helped: it refuses values that begin with `%` or contain `@#` or `%#`; such reports go through `report_file`.
+be helped: it refuses values that begin with `%` or contain `@##` or `%##`; such reports go through `report_file`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def report_argument(
     1. `report`: given by a caller in Python.
     2. The command line: `--report TEXT` or `--report=TEXT`, byte for byte.
     3. The value of `report` in the config that is being run: `create_workflow(report=…)`, an overlay or an args file.
-       MONAI has written `::` for `#` in it, which is undone; `report=text.encode()` passes MONAI untouched.
+       MONAI has written `::` for `#` in it, which is undone; `report=text.encode()` passes MONAI untouched (a text with
+       `::` or `@#` needs that).
     4. `report_file`: UTF-8 or UTF-16 with its mark, else Latin-1, which is said.
 
     Args:
