@@ -38,9 +38,9 @@ class Size:
 
 
 SIZES = {
-    "smoke": Size(cases=40, reports=200, encoder_steps=20, vae_epochs=1, ldm_epochs=1, arm_epochs=1),
-    "short": Size(cases=300, reports=6000, encoder_steps=600, vae_epochs=10, ldm_epochs=50, arm_epochs=6),
-    "long": Size(cases=2500, reports=30_000, encoder_steps=4000, vae_epochs=4, ldm_epochs=60, arm_epochs=20),
+    "smoke": Size(cases=40, reports=200, encoder_steps=20, vae_epochs=2, ldm_epochs=12, arm_epochs=1),
+    "short": Size(cases=240, reports=4000, encoder_steps=300, vae_epochs=12, ldm_epochs=50, arm_epochs=4),
+    "long": Size(cases=2500, reports=20_000, encoder_steps=1000, vae_epochs=4, ldm_epochs=24, arm_epochs=20),
 }
 
 
