@@ -184,8 +184,8 @@ def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, s
     share = min(batch_size, len(dataset)) // processes
     if share < 2:
         raise UserError(
-            f"batch_size {batch_size} and {len(dataset)} training cases over {processes} processes leave {share} a batch; "
-            "batch normalisation needs 2: raise batch_size or use fewer processes"
+            f"batch_size {batch_size} and {len(dataset)} training cases over {processes} processes leave {share} a "
+            "batch; batch normalisation needs 2: raise batch_size or use fewer processes"
         )
     sampler = DrawSampler(dataset, num_replicas=processes, rank=idist.get_rank(), shuffle=True, seed=seed)
     # A short last batch is dropped, or its statistics would weigh too much; the next epoch shuffles again.
