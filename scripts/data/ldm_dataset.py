@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import nibabel as nib
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -28,7 +30,7 @@ from scripts.networks.variants import find_variant
 from scripts.problems import Problems, UserError
 
 EMPTY_REPORT = Path("embeddings", "empty.safetensors")
-STACKED = ("latent", "noise", "uniform", "pirads", "spacing", "text_isnull", "class_keep")
+STACKED = ("latent", "noise", "uniform", "focus", "pirads", "spacing", "text_isnull", "class_keep")
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,35 @@ class Dropout:
         return both or report, both or class_
 
 
+@dataclass(frozen=True)
+class Focus:
+    """What is small and matters weighs more in the loss: a lesion is ten cells of a latent's thousands.
+
+    Attributes:
+        mask: name of a NIfTI mask beside the images, such as `lesions.nii.gz`, on their grid; "" for none.
+        weight: of a latent cell that the mask touches; the others weigh 1.
+    """
+
+    mask: str = ""
+    weight: float = 1.0
+
+    def read(self, folder: Path, shape: Sequence[int]) -> Tensor:
+        """The weights (1, X, Y, Z) of a case, on the latent's grid.
+
+        Raises:
+            UserError: there is no such mask, it cannot be read, or it is on another grid.
+        """
+        try:
+            mask = torch.from_numpy(np.asarray(nib.load(inside(folder, self.mask)).dataobj) > 0)
+        except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+            raise UserError(f"{self.mask} is missing or cannot be read; focus_mask needs it in every case") from None
+        factors = [size // cells for size, cells in zip(mask.shape, shape, strict=True)]
+        if [f * c for f, c in zip(factors, shape, strict=True)] != list(mask.shape):
+            raise UserError(f"{self.mask} has {tuple(mask.shape)} voxels, which is not the grid of the latents")
+        touched = torch.nn.functional.max_pool3d(mask[None].float(), factors)
+        return 1 + (self.weight - 1) * touched
+
+
 class Slot(NamedTuple):
     """A place in an optimizer step: which case, in which epoch, and what it counts there (see `batches.py`)."""
 
@@ -259,6 +290,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         seed: of the run.
         dropout: how often conditions are left out.
         fresh_noise: draw each latent anew in every epoch; else one draw serves all epochs, as the authors store it.
+        focus: where a mask image marks something small (a lesion), how much the loss weighs there.
         cache: keep all latents and embeddings in memory.
     """
 
@@ -270,12 +302,16 @@ class LatentDataset(Dataset[dict[str, Any]]):
         seed: int,
         dropout: Dropout | None = None,
         fresh_noise: bool = True,
+        focus: Focus | None = None,
         cache: bool = True,
     ) -> None:
         self.cases = list(cases)
         self.seed = seed
         self.dropout = dropout or Dropout()
         self.fresh_noise = fresh_noise
+        self.focus = focus or Focus()
+        self.root = Path(dataset_dir)
+        self._weights = self._read_weights()
         self.reads_reports = any(case.embedding is not None for case in self.cases)
         self.empty = read_embedding(Path(dataset_dir) / EMPTY_REPORT) if self.reads_reports else None
         self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
@@ -292,9 +328,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
         """One example.
 
         Returns:
-            latent (C, X, Y, Z) before scaling, noise of that shape, uniform () in [0, 1) for the timestep, pirads (2,),
-            spacing (3,) in mm, embedding (T, D) or None, text_isnull () 1 where no report is given, class_keep () bool,
-            case_weight and report_weight as in the slot, folder.
+            latent (C, X, Y, Z) before scaling, noise of that shape, uniform () in [0, 1) for the timestep, focus
+            (1, X, Y, Z) or (1, 1, 1, 1) how much the loss weighs in each place, pirads (2,), spacing (3,) in mm,
+            embedding (T, D) or None, text_isnull () 1 where no report is given, class_keep () bool, case_weight and
+            report_weight as in the slot, folder.
         """
         if isinstance(slot, int):
             slot = Slot(0, slot, 1.0, 1.0)
@@ -306,6 +343,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             "latent": latent,
             "uniform": torch.rand((), generator=generator),
             "noise": torch.randn(latent.shape, generator=generator),
+            "focus": self._weights.get(case.folder, torch.ones(1, 1, 1, 1)),
             "pirads": torch.tensor(case.pirads, dtype=torch.float32),
             "spacing": torch.tensor(case.spacing, dtype=torch.float32),
             "embedding": self.empty if no_report else self._embedding(case),
@@ -335,6 +373,20 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def shape(self) -> tuple[int, ...]:
         """Shape (C, X, Y, Z) of every latent."""
         return tuple(self.latent(0, 0).shape)
+
+    def _read_weights(self) -> dict[str, Tensor]:
+        """The weights of every case that has a mask; all problems are told at once."""
+        problems, weights = Problems("focus masks"), {}
+        if self.focus.mask:
+            for case in self.cases:
+                try:
+                    weights[case.folder] = self.focus.read(
+                        self.root / case.folder, read_latent(case.latents[0]).mu.shape[1:]
+                    )
+                except UserError as error:
+                    problems.add(case.folder, str(error))
+        problems.raise_if_any()
+        return weights
 
     def _embedding(self, case: TrainingCase) -> Tensor | None:
         if case.embedding is None:

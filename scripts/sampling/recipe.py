@@ -107,7 +107,7 @@ def make_recipe(
         variant=variant,
         meta=header.meta,
         embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
-        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:]),
+        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], header.meta.get("timestep_shift", 1.0)),
         guidance=guidance,
         sequences=sequences,
         shape=shape,

@@ -88,32 +88,37 @@ def noise_process(objective: str) -> DDPMScheduler | RFlowScheduler:
     raise UserError(f"objective is {objective!r}; it must be one of {sorted(SOLVERS)}")
 
 
-def shift_timesteps(timesteps: Tensor, spatial_shape: Sequence[int]) -> Tensor:
-    """Rectified flow's timesteps moved towards the noise for large latents (Esser et al., arXiv 2403.03206, eq. 23).
+def shift_timesteps(timesteps: Tensor, spatial_shape: Sequence[int], shift: float = 1.0) -> Tensor:
+    """Rectified flow's timesteps moved towards the noise (Esser et al., arXiv 2403.03206, eq. 23): s·t / (1 + (s-1)·t).
 
     The more cells a latent has, the more noise hides its content, so the steps (in training and in sampling) are spent
-    where something is still undecided. Latents of at most 32³ cells are left as they are.
+    where something is still undecided. Latents of at most 32³ cells are left as they are, but for `shift`, which is
+    the factor s of the training on top of that.
     """
     cells = math.prod(spatial_shape)
     base = min(cells, SHIFT_BASE)
-    return timestep_transform(timesteps, cells, base, num_train_timesteps=TRAIN_STEPS, spatial_dim=len(spatial_shape))
+    by_size = timestep_transform(
+        timesteps, cells, base, num_train_timesteps=TRAIN_STEPS, spatial_dim=len(spatial_shape)
+    )
+    part = by_size / TRAIN_STEPS
+    return TRAIN_STEPS * shift * part / (1 + (shift - 1) * part)
 
 
-def training_timesteps(objective: str, uniform: Tensor, spatial_shape: Sequence[int]) -> Tensor:
+def training_timesteps(objective: str, uniform: Tensor, spatial_shape: Sequence[int], shift: float = 1.0) -> Tensor:
     """Training timesteps (B,) from uniform numbers (B,) in [0, 1): whole ones for ddpm, shifted real ones for rflow."""
     if objective == "ddpm":
         return (uniform * TRAIN_STEPS).long()
-    return shift_timesteps(uniform * TRAIN_STEPS, spatial_shape)
+    return shift_timesteps(uniform * TRAIN_STEPS, spatial_shape, shift)
 
 
-def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequence[int]) -> Schedule:
+def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequence[int], shift: float = 1.0) -> Schedule:
     """The schedule of a solver.
 
     Args:
         name: `ddpm` (ancestral sampling, as the authors), `ddim`, `rflow` (Euler) or `dpmpp_2m` (second order).
         objective: what the network was trained for, `ddpm` or `rflow`.
         steps: how many times the network is asked, 1..1000.
-        spatial_shape: of the latent, for rectified flow's timestep shift.
+        spatial_shape, shift: of the latent and of the training, for rectified flow's timestep shift.
 
     Raises:
         UserError: unknown name or objective, a solver that does not fit the objective, or steps out of range.
@@ -134,7 +139,7 @@ def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequenc
         alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
     else:
         even = torch.linspace(TRAIN_STEPS, 0, steps + 1, dtype=torch.float64)[:-1]
-        timesteps = shift_timesteps(even, spatial_shape)
+        timesteps = shift_timesteps(even, spatial_shape, shift)
         sigma = timesteps / TRAIN_STEPS
         alpha = 1 - sigma
     # The path ends in the clean latent.

@@ -35,6 +35,7 @@ class JointLoss(nn.Module):
         pirads: Tensor | None = None,
         text_isnull: Tensor | None = None,
         reports: Tensor | None = None,
+        focus: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare noise (B, C, X, Y, Z) and class.
 
@@ -45,11 +46,13 @@ class JointLoss(nn.Module):
             text_isnull: (B,), 1 where the case has no report: its class cannot be read from it and is not asked.
             reports: R, (), where it is not this batch's own: a part of a larger batch that is spread over ranks or
                 passes needs the larger batch's R in proportion.
+            focus: (B, 1, X, Y, Z) or what broadcasts to it, how much the noise of each place weighs; 1 without it.
 
         Returns:
             the loss to minimise, and its parts for the log, detached: `noise`, and `class` before weighting.
         """
-        loss = F.l1_loss(noise_pred.float(), noise.float())
+        error = F.l1_loss(noise_pred.float(), noise.float(), reduction="none")
+        loss = (error if focus is None else error * focus).mean()
         parts = {"noise": loss.detach()}
         if class_logits is None or self.class_weight == 0:
             return loss, parts

@@ -32,10 +32,20 @@ class NoisyBatch(PrepareBatch):
     Args:
         objective: `ddpm` (the network answers with the noise) or `rflow` (with the velocity, latent minus noise).
         scale_factor: what latents are multiplied by, so that their variance is about 1.
+        timestep_shift: above 1, rectified flow learns more from noisy timesteps, see `shift_timesteps`.
+
+    Raises:
+        UserError: an unknown objective, or a shift that is not positive or not rectified flow's.
     """
 
-    def __init__(self, objective: str, scale_factor: float) -> None:
+    def __init__(self, objective: str, scale_factor: float, timestep_shift: float = 1.0) -> None:
+        if timestep_shift <= 0 or (timestep_shift != 1 and objective != "rflow"):
+            raise UserError(
+                f"timestep_shift is {timestep_shift} with objective {objective}; "
+                "it must be positive, and 1 for any objective but rflow"
+            )
         self.objective = objective
+        self.timestep_shift = timestep_shift
         self.scale_factor = scale_factor
         self.process = noise_process(objective)
 
@@ -52,11 +62,13 @@ class NoisyBatch(PrepareBatch):
             for key, value in batchdata.items()
         }
         latents, noise = batch["latent"] * self.scale_factor, batch["noise"]
-        timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:])
+        timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
         targets = {
             "answer": noise if self.objective == "ddpm" else latents - noise,
-            **{key: batch[key] for key in ("uniform", "pirads", "text_isnull", "case_weight", "report_weight")},
+            **{
+                key: batch[key] for key in ("uniform", "focus", "pirads", "text_isnull", "case_weight", "report_weight")
+            },
         }
         conditions = {
             "timesteps": timesteps,
@@ -104,6 +116,6 @@ class WeightedLoss(nn.Module):
         share = targets["case_weight"].sum()
         reports = share / targets["report_weight"][0]
         loss, self.parts = self.joint(
-            answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports
+            answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports, targets["focus"]
         )
         return share * loss
