@@ -43,19 +43,6 @@ def scale_factor(latents: Iterable[Tensor]) -> float:
         squares += values.square().sum().item()
     count, total, squares = (idist.all_reduce(float(value)) for value in (count, total, squares))
     variance = (squares - total**2 / count) / (count - 1) if count > 1 else math.nan
-    return _inverse_root(variance)
-
-
-def first_batch_scale_factor(batch: Tensor) -> float:
-    """Give 1 / std of a rank's first batch, averaged over ranks: the authors' scale factor.
-
-    Raises:
-        UserError: the batch is constant, or holds NaN or infinity.
-    """
-    return idist.all_reduce(_inverse_root(batch.double().var().item())) / idist.get_world_size()
-
-
-def _inverse_root(variance: float) -> float:
     if not (math.isfinite(variance) and variance > 0):
         raise UserError(
             f"the latents' variance is {variance}, so there is no scale factor; look at the encoded latents: "

@@ -5,7 +5,7 @@ import torch
 
 from scripts.networks.ccella import CCELLA
 from scripts.problems import UserError
-from scripts.training.optim import first_batch_scale_factor, parameter_groups, scale_factor
+from scripts.training.optim import parameter_groups, scale_factor
 
 TINY = {
     "num_channels": [8],
@@ -63,7 +63,6 @@ def test_scale_factor_is_one_over_std_however_the_cases_are_cut():
     whole = scale_factor([latents])
     assert whole == pytest.approx(1 / latents.double().std().item())
     assert scale_factor(iter(latents)) == pytest.approx(whole)
-    assert first_batch_scale_factor(latents) == pytest.approx(whole)
 
 
 @pytest.mark.parametrize("latents", [[], [torch.ones(4, 2, 2, 2)], [torch.full((4, 2), torch.nan)]])
