@@ -39,7 +39,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(cases=40, reports=200, encoder_steps=20, vae_epochs=2, ldm_epochs=12, arm_epochs=1),
-    "short": Size(cases=240, reports=4000, encoder_steps=300, vae_epochs=12, ldm_epochs=50, arm_epochs=4),
+    "short": Size(cases=240, reports=4000, encoder_steps=300, vae_epochs=12, ldm_epochs=30, arm_epochs=3),
     "long": Size(cases=2500, reports=20_000, encoder_steps=1000, vae_epochs=4, ldm_epochs=24, arm_epochs=20),
 }
 
