@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from scripts.problems import UserError
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -42,10 +44,10 @@ def inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Resolve `path`, relative to `root`, and make sure that it stays inside `root`.
 
     Raises:
-        ValueError: the path leaves `root`, by `..`, as an absolute path or through a symbolic link.
+        UserError: the path leaves `root`, by `..`, as an absolute path or through a symbolic link.
     """
     base = Path(root).resolve()
     resolved = (base / path).resolve()
     if not resolved.is_relative_to(base):
-        raise ValueError(f"path {str(path)!r} leaves the data root; move the file inside the root and correct the path")
+        raise UserError(f"path {str(path)!r} leaves the data root; move the file inside the root and correct the path")
     return resolved

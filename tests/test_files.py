@@ -3,6 +3,7 @@
 import pytest
 
 from scripts.files import atomic, inside
+from scripts.problems import UserError
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -36,7 +37,7 @@ def test_paths_that_leave_the_root_are_refused(tmp_path, path):
     root = tmp_path / "root"
     root.mkdir()
     (root / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="leaves the data root"):
+    with pytest.raises(UserError, match="leaves the data root"):
         inside(root, path)
 
 
