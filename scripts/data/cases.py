@@ -417,6 +417,32 @@ def read_splits(
     train, test = (
         read_datalist(root / name, root, keys=keys, check_files=check_files, problems=problems) for name in names
     )
+    _check_together(root, train, test, problems)
+    if not problems and not train and not test:
+        problems.add(root.name, "holds no case", "prepare exams or make a phantom first")
+    problems.raise_if_any()
+    return train, test
+
+
+def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
+    """Hold a data root's datalists against each other and the clinical sheet, for a command that reads one of them.
+
+    The commands that read no labels do without a sheet or a second datalist; what is there must fit all the same, or
+    a network would be trained on a patient of the test list. What is wrong with an entry is told by who reads it.
+    """
+    root = Path(root)
+    paths = [root / "train.json", root / "test.json"]
+    if all(path.is_file() for path in paths):
+        unread = Problems("entries")
+        train, test = (read_datalist(path, root, keys=(), check_files=False, problems=unread) for path in paths)
+        if (root / "clinical.xlsx").is_file() and not unread:
+            _check_together(root, train, test, problems)
+        else:
+            check_split(train, test, problems=problems)
+
+
+def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], problems: Problems) -> None:
+    """Check the clinical sheet against the cases, and that no patient, of list or sheet, is in both lists."""
     cases = [*train, *test]
     try:
         frame = read_clinical(root / "clinical.xlsx", problems=problems)
@@ -426,10 +452,6 @@ def read_splits(
         check_sheet(frame, cases, problems=problems)
         _add_patients(frame, cases, problems)
     check_split(train, test, problems=problems)
-    if not problems and not train and not test:
-        problems.add(root.name, "holds no case", "prepare exams or make a phantom first")
-    problems.raise_if_any()
-    return train, test
 
 
 def _add_patients(frame: pd.DataFrame, cases: Sequence[Case], problems: Problems) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scripts.data.cases import SPACING_TOLERANCE, patient_of, read_datalist
+from scripts.data.cases import SPACING_TOLERANCE, check_root, patient_of, read_datalist
 from scripts.data.latents import find_latent, read_latent
 from scripts.data.reports import pad_embeddings, read_embedding, read_encoder_fingerprint
 from scripts.files import inside
@@ -103,6 +103,7 @@ def read_training_cases(
         problems.add("latents", f"differ in size: {sizes}", "prepare all exams onto one grid and encode them again")
     _check_made_by("VAE", {case.folder: case.fingerprint for case in cases if case.latents}, problems)
     _check_made_by("text encoder", {case.folder: case.encoder for case in cases if case.embedding}, problems)
+    check_root(root, problems)
     problems.raise_if_any()
     return cases
 

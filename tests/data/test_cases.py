@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from scripts.data.cases import (
+    check_root,
     check_sheet,
     check_split,
     is_positive,
@@ -23,7 +24,7 @@ from scripts.data.cases import (
     write_clinical,
     write_datalist,
 )
-from scripts.problems import UserError
+from scripts.problems import Problems, UserError
 
 SPACING = [1.5, 1.5, 2.0]
 SECRET = "Lesion in the left apex"
@@ -197,6 +198,27 @@ def test_patients_that_only_the_sheet_tells_are_held_apart_too(root):
     refused(lambda: read_splits(root), "patient P1 has exams in both")
     write_datalist(root / "test.json", [entry("c", patient="P9")])
     refused(lambda: read_splits(root), "c is of patient 'P9' in the datalist, 'P1' in the clinical sheet")
+
+
+def whole(root):
+    """What a command that reads one datalist finds wrong with the rest of the root."""
+    problems = Problems("root")
+    check_root(root, problems)
+    return str(problems)
+
+
+def test_a_command_that_reads_one_list_sees_a_patient_of_the_other(root):
+    assert whole(root) == "root: 0 problems"
+    frame = read_clinical(root / "clinical.xlsx")
+    write_clinical(root / "clinical.xlsx", frame.assign(patient=["P1", "P2", "P1"]))
+    assert "patient P1  has exams in both train and test" in whole(root)
+    write_clinical(root / "clinical.xlsx", frame.iloc[1:])
+    assert "0017  has no row in the clinical sheet" in whole(root)
+    (root / "clinical.xlsx").unlink()
+    write_datalist(root / "test.json", [entry("b")])
+    assert "b  is in both train and test" in whole(root)
+    (root / "test.json").unlink()
+    assert whole(root) == "root: 0 problems"
 
 
 def test_leading_zeros_survive_writing_and_reading_a_sheet(root):

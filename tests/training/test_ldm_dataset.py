@@ -204,6 +204,22 @@ def test_report_text_is_never_quoted_and_paths_stay_inside(data_root, text):
     assert "lesion" not in str(caught.value)
 
 
+def test_a_patient_to_test_on_is_not_trained_on(data_root):
+    entries = json.loads((data_root / "train_merged.json").read_text())
+    for name, case in (("train", entries[0]), ("test", entries[1])):
+        (data_root / f"{name}.json").write_text(json.dumps([case | {"patient": "P1"}]))
+    with pytest.raises(UserError, match=r"patient P1 .*both train and test"):
+        read(data_root)
+
+
+def test_a_link_that_leads_out_of_the_latents_is_refused(data_root, tmp_path_factory):
+    folder = data_root / "latents" / "case1"
+    elsewhere = folder.rename(tmp_path_factory.mktemp("elsewhere") / "case1")
+    folder.symlink_to(elsewhere)
+    with pytest.raises(UserError, match=r"case1 .*leaves the data root"):
+        read(data_root)
+
+
 def test_a_missing_datalist_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match="encode_reports"):
         read(tmp_path)
