@@ -28,6 +28,7 @@ from scripts.data.cases import (
     read_splits,
     read_table,
     sheet_labels,
+    shown,
 )
 from scripts.data.outputs import read_record
 from scripts.problems import Problems, UserError
@@ -152,7 +153,7 @@ def read_synthetic(root: str | os.PathLike[str], arm: Arm, *, sources: set[str],
     for cell, label in zip(table["folder"], table[column], strict=True):
         folder = cell_name(cell)
         if folder is None or not is_folder_name(folder):
-            problems.add(sheet.name, f"folder {cell!r} is not a folder's name", "format the column as Text")
+            problems.add(sheet.name, f"folder {shown(cell)} is not a folder's name", "format the column as Text")
             continue
         source = source_of(root, folder)
         if source not in known:
@@ -179,7 +180,7 @@ def source_of(root: str | os.PathLike[str], folder: str) -> str:
 def _synthetic(root: Path, folder: str, label: object, column: str, problems: Problems) -> Case:
     flag = cell_flag(label)
     if flag is None:
-        problems.add(folder, f"{column} is {label!r}", "use a variant with a class head, or synthetic_labels 0")
+        problems.add(folder, f"{column} is {shown(label)}", "use a variant with a class head, or synthetic_labels 0")
     path = root / folder / f"{IMAGE}.nii.gz"
     if not path.is_file():
         problems.add(folder, f"{IMAGE}.nii.gz is missing", f"put it at {path}, or generate it again")

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from scripts.data.cases import Case
 from scripts.data.grid import Grid, grid_affine, resample
-from scripts.data.images import CheckImaged, ImageTransforms
+from scripts.data.images import CheckImaged, ImageTransforms, check_voxels
 from scripts.problems import UserError
 
 STRIDE = 32  # EfficientNet halves every axis five times
@@ -136,6 +136,9 @@ class VolumeDataset(Dataset):
         augment: random transform after it; none for validation and test.
         seed: of the augmentation.
         cache_rate: share of the volumes that are kept in memory.
+
+    Raises:
+        UserError: everything that is wrong with the images; all are read once.
     """
 
     def __init__(
@@ -148,7 +151,12 @@ class VolumeDataset(Dataset):
     ) -> None:
         self.data = data
         # The cache is not copied: nothing changes a volume in place.
-        self.volumes = CacheDataset(data, transform, cache_rate=cache_rate, progress=False, copy_cache=False)
+        try:
+            self.volumes = CacheDataset(data, transform, cache_rate=cache_rate, progress=False, copy_cache=False)
+        except UserError:
+            check_voxels(data, transform)  # of all cases, where the cache stops at the first one
+            raise
+        check_voxels(data[self.volumes.cache_num :], transform)
         self.augment = augment
         self.seed = seed
 

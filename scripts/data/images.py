@@ -20,6 +20,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     ScaleIntensityRangePercentilesd,
 )
+from tqdm import tqdm
 
 from scripts.files import atomic
 from scripts.problems import Problems, UserError
@@ -159,6 +160,22 @@ def check_images(
             grids.add((image.shape, image.affine.round(3).tobytes()))
         if len(grids) > 1:
             problems.add(case["folder"], "its sequences lie on different grids", "resample them together")
+
+
+def check_voxels(cases: Iterable[Mapping[str, Any]], transforms: Compose) -> None:
+    """Load every case once, so that what only voxels tell is told of all of them, before anything heavy or any write.
+
+    Raises:
+        UserError: what is wrong with every case.
+    """
+    errors = []
+    for case in tqdm(list(cases), desc="checking volumes", disable=None):
+        try:
+            transforms(case)
+        except UserError as error:
+            errors.append(str(error))
+    if errors:
+        raise UserError("\n".join(errors))
 
 
 def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:

@@ -58,6 +58,15 @@ def test_broken_volumes_are_told_with_their_case(array, message, tmp_path):
         preprocessing([1, 1, 1], SIZE)(save(tmp_path / "v.nii.gz", array, (1, 1, 1)))
 
 
+@pytest.mark.parametrize("cache_rate", [0, 0.5, 1])
+def test_all_broken_volumes_are_told_at_once(tmp_path, cache_rate):
+    values = (np.full((8, 8, 8), np.nan), np.arange(512.0).reshape(8, 8, 8), np.full((8, 8, 8), 7.0))
+    cases = [save(tmp_path / f"{n}.nii.gz", v, (1, 1, 1)) | {"folder": f"case{n}"} for n, v in enumerate(values)]
+    with pytest.raises(UserError, match=r"(?s)case0/image.*NaN.*case2/image.*constant") as caught:
+        VolumeDataset(cases, preprocessing([1, 1, 1], SIZE), cache_rate=cache_rate)
+    assert "case1" not in str(caught.value)
+
+
 def test_sizes_that_the_network_cannot_take_are_refused():
     for spacing, size in (([1, 1, 1], [64, 64, 16]), ([1, 1], SIZE), ([1, 0, 1], SIZE)):
         with pytest.raises(UserError):
