@@ -8,17 +8,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.data.cases import Case, cell_flag, cell_name, is_folder_name, is_positive, read_splits, read_table
+from scripts.data.cases import (
+    SPACING_TOLERANCE,
+    Case,
+    cell_flag,
+    cell_name,
+    is_folder_name,
+    is_positive,
+    read_splits,
+    read_table,
+    shown,
+)
 from scripts.data.images import image_transforms
 from scripts.data.outputs import read_record
 from scripts.data.phantom.analyser import agrees, analyse
@@ -121,7 +133,7 @@ def read_generated(
     for row in sheet.to_dict("records"):
         folder = cell_name(row["folder"])
         if folder is None or not is_folder_name(folder):
-            problems.add(SHEET, f"folder {row['folder']!r} is not a folder's name", "format the column as Text")
+            problems.add(SHEET, f"folder {shown(row['folder'])} is not a folder's name", "format the column as Text")
             continue
         record = read_record(root, folder)
         source = record.source if record else folder
@@ -135,6 +147,9 @@ def read_generated(
         image = root / folder / f"{sequence}.nii.gz"
         _check_grid(image, folder, case[sequence], problems)
         generated.append(Generated(folder, str(image), case, source in tested, predicted))
+    for folder, count in Counter(g.folder for g in generated).items():
+        if count > 1:
+            problems.add(folder, f"has {count} rows in {SHEET}", "keep one")
     problems.raise_if_any()
     if len(train) < 2 or len(test) < 2:
         raise UserError(f"{len(train)} training, {len(test)} test cases: distances need two of each")
@@ -159,6 +174,9 @@ def _check_grid(path: Path, folder: str, real: str, problems: Problems) -> None:
             folder, f"has size {header.get_data_shape()}, the real case {wanted.get_data_shape()}",
             "generate on the real grid",
         )  # fmt: skip
+    elif not np.allclose(header.get_zooms(), wanted.get_zooms(), rtol=0, atol=SPACING_TOLERANCE):
+        zooms = [np.round(np.asarray(each.get_zooms(), dtype=float), 4).tolist() for each in (header, wanted)]
+        problems.add(folder, f"has spacing {zooms[0]} mm, the real case {zooms[1]}", "generate on the real grid")
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
