@@ -85,8 +85,9 @@ class TrainingState:
         """
         path = self.folder / CHECKPOINT
         if idist.get_rank() == 0:
-            for stale in self.folder.glob(f".part-*{CHECKPOINT}"):  # what a killed run was writing
-                stale.unlink()
+            for name in (CHECKPOINT, EXPORT):  # what a killed run was writing
+                for stale in self.folder.glob(f".part-*{name}"):
+                    stale.unlink()
         if not self.resume or not path.is_file():
             return
         try:
@@ -123,7 +124,8 @@ class TrainingState:
         try:
             with atomic(self.folder / CHECKPOINT) as part:
                 torch.save(state, part)
-            self._export(epoch)
+                # Before the checkpoint counts: a run that is killed between the two then writes both again.
+                self._export(epoch)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
             raise UserError(
                 f"cannot write to {self.folder} after epoch {epoch}: {error}. The checkpoint of epoch "

@@ -15,11 +15,12 @@ from torch import nn
 from scripts.data.ldm_dataset import LatentDataset
 from scripts.data.outputs import plane
 from scripts.networks.ccella import CCELLA
+from scripts.problems import UserError
 from scripts.sampling.loop import Guidance, case_generator, case_seed, sample
 from scripts.sampling.schedule import make_scheduler
 from scripts.training.objective import NoisyBatch
 from scripts.vae.decode import decode
-from scripts.vae.network import load_vae
+from scripts.vae.network import load_vae, vae_fingerprint
 
 LATENT_CHANNELS = 4
 
@@ -41,7 +42,7 @@ class SamplePictures(TensorBoardHandler):
         log_dir: of TensorBoard.
 
     Raises:
-        UserError: the VAE's weights are missing or do not fit.
+        UserError: no case is held out; the VAE's weights are missing, do not fit, or did not make the latents.
     """
 
     def __init__(
@@ -60,9 +61,16 @@ class SamplePictures(TensorBoardHandler):
         guidance: float,
         log_dir: str,
     ) -> None:
+        if not len(examples):
+            raise UserError("no case is held out to sample pictures of; raise val_fraction or leave pictures.yaml out")
         super().__init__(log_dir=log_dir)
         self.network, self.examples, self.prepare = network, examples, prepare
-        self.vae = load_vae(vae, vae_file).eval()
+        self.vae = load_vae(vae, vae_file)
+        trained, given = examples.cases[0].fingerprint, vae_fingerprint(self.vae)
+        if trained not in (None, given):
+            raise UserError(
+                f"the latents were made by VAE {trained}, but vae_file holds VAE {given}; give the one that made them"
+            )
         self.channels, self.every, self.count = channels, every, min(count, len(examples))
         self.schedule = make_scheduler(scheduler, prepare.objective, steps, examples.shape[1:])
         self.guidance = Guidance(report=guidance, class_=guidance)
