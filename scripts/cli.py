@@ -27,6 +27,19 @@ def run(commands: Callable[..., Any] | Mapping[str, Callable[..., Any]], argv: l
         raise SystemExit(1) from None
 
 
+def switch(**option: Any) -> bool:
+    """The value of an option that is on or off: Fire hands `--resume False` over as a bool, `--resume false` as a word.
+
+    Raises:
+        UserError: it is neither true nor false.
+    """
+    ((name, value),) = option.items()
+    words = {"true": True, "false": False}
+    if str(value).lower() not in words:
+        raise UserError(f"{name} is {value!r}; give true or false")
+    return words[str(value).lower()]
+
+
 def tell_user_errors() -> None:
     """Let this process end with the words of a `UserError` alone, however deep in a traceback it lies.
 

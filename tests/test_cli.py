@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from scripts.cli import run
+from scripts.cli import run, switch
 from scripts.problems import Problems, UserError
 
 WRAPPED = """
@@ -49,3 +49,9 @@ def test_problems_are_told_all_at_once_or_not_at_all():
         "  case_1   image is missing -> copy it",
         "  case_22  spacing is not positive",
     ]
+
+
+def test_switches_are_read_as_fire_hands_them_over():
+    assert [switch(resume=value) for value in (True, "true", False, "false")] == [True, True, False, False]
+    with pytest.raises(UserError, match="resume is 'no'; give true or false"):
+        switch(resume="no")
