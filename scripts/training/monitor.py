@@ -94,6 +94,18 @@ def class_sums(engine: Engine) -> Sums:
     return {"class_accuracy": ((right & asked).sum(), asked.sum())}
 
 
+class OutputAsList:
+    """Leaves an iteration's output as MONAI's `--tracking mlflow` reads it, in a list; list this after the others."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Put the output into a list."""
+        engine.state.output = [engine.state.output]
+
+
 class Progress:
     """A progress bar on a terminal; images/s and the learning rate among the epoch's figures everywhere."""
 

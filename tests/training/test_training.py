@@ -17,10 +17,14 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
+from monai.handlers import from_engine
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scripts.data.latents import read_latent, write_latent
 from scripts.networks.ccella import CCELLA
 from scripts.problems import UserError
 from scripts.training.weights import load_weights
+from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
 TINY = {
@@ -136,6 +140,41 @@ def test_losses_by_timestep_class_accuracy_and_speed_are_watched(build, tmp_path
     assert held_out["val_loss"] == pytest.approx(sum(parts) / 4, rel=1e-4)
     assert 0 <= held_out["val_class_accuracy"] <= 1
     assert list((tmp_path / "run" / "logs").iterdir())
+    # What `--tracking mlflow` does with the output of an iteration.
+    assert from_engine(["loss"], first=True)(workflow.trainer.state.output).ndim == 0
+
+
+def vae_options(tmp_path: Path) -> tuple[dict, str]:
+    torch.manual_seed(0)
+    tiny = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
+    vae = maisi_vae(**tiny)
+    save_vae(vae, tmp_path / "vae.safetensors")
+    definition = {"_target_": "scripts.vae.network.maisi_vae", **tiny}
+    return {"vae_file": str(tmp_path / "vae.safetensors"), "vae_def": definition}, vae_fingerprint(vae)
+
+
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(build, data_root, tmp_path, average):
+    options, fingerprint = vae_options(tmp_path)
+    for path in (data_root / "latents").rglob("*.safetensors"):
+        latent = read_latent(path)
+        write_latent(path, latent.mu, latent.sigma, fingerprint=fingerprint, affine=latent.affine, shape=latent.shape)
+    build(tmp_path / "plain", epochs=2, ema_decay=average).run()
+    build(tmp_path / "run", "pictures.yaml", epochs=2, ema_decay=average, sample_every=1, **options).run()
+    assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "run"))
+    log = EventAccumulator(str(tmp_path / "run" / "logs"), size_guidance={"images": 0}).Reload()
+    assert log.Tags()["images"] == ["samples/axt2"]
+    shown = log.Images("samples/axt2")
+    assert [image.step for image in shown] == [1, 2]
+    assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
+
+
+def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path):
+    options, _ = vae_options(tmp_path)
+    with refused("no case is held out"):
+        build(tmp_path / "run", "pictures.yaml", val_fraction=0, **options).run()
+    with refused("the latents were made by VAE vae"):
+        build(tmp_path / "run", "pictures.yaml", **options).run()
 
 
 @pytest.mark.parametrize("options", [{"objective": "rflow"}, {"variant": "MAISI"}, {"lr_split": True, "ema_decay": 0}])
@@ -189,22 +228,29 @@ def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_p
     build(tmp_path / "run", epochs=1).run()
     with refused(r"seed was 0, is 1.*resume false"):
         build(tmp_path / "run", epochs=2, seed=1).run()
-    build(tmp_path / "run", epochs=1, seed=1, resume=False).run()
+    # As Fire hands `--resume false` over.
+    build(tmp_path / "run", epochs=1, seed=1, resume="false").run()
     assert checkpoint(tmp_path / "run")["settings"]["seed"] == 1
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch):
+@pytest.mark.parametrize("writer", ["torch.save", "save_weights"])
+def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer):
     build(tmp_path / "run", epochs=1).run()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
-    def full(state, path):
-        Path(path).write_bytes(b"half a checkpoint")
+    def full(*args, **kwargs):
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
-    monkeypatch.setattr("scripts.training.checkpoints.torch.save", full)
+    monkeypatch.setattr(f"scripts.training.checkpoints.{writer}", full)
     with refused("checkpoint of epoch 1 is intact"):
         build(tmp_path / "run", epochs=2).run()
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_a_diverging_run_stops_names_the_cases_and_keeps_its_last_checkpoint(build, tmp_path):
+    with refused(r"the loss is (nan|inf) in epoch 2.* cases case\d.*last checkpoint is intact"):
+        build(tmp_path / "run", batch_size=7, lr=1e36).run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 1
 
 
 def test_a_broken_checkpoint_is_named(build, tmp_path):
@@ -222,14 +268,14 @@ def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
         cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
-    while not (tmp_path / "killed" / "model.safetensors").is_file() and process.poll() is None:
-        time.sleep(0.05)
+    while not (tmp_path / "killed" / "checkpoint.pt").is_file() and process.poll() is None:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert checkpoint(tmp_path / "killed")["epoch"] < 60
     build(tmp_path / "killed", epochs=60).run()
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed"))
-    assert not list((tmp_path / "killed").glob(".part-*checkpoint.pt"))
+    assert not list((tmp_path / "killed").glob(".part-*"))
 
 
 @pytest.mark.slow
