@@ -16,7 +16,15 @@ import numpy as np
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from scripts.data.cases import cell_flag, is_folder_name, one_hot, read_clinical, read_datalist, sheet_labels
+from scripts.data.cases import (
+    cell_flag,
+    check_root,
+    is_folder_name,
+    one_hot,
+    read_clinical,
+    read_datalist,
+    sheet_labels,
+)
 from scripts.data.outputs import grid_affine, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
@@ -167,9 +175,12 @@ def listed_sources(
         for case in read_datalist(path, root, keys=(), check_files=False, problems=problems):
             embedded = path is merged and recipe.variant.adapter
             report = _embedding_path(root, case, problems) if embedded else None
+            _check_image(case, recipe.sequences[0], problems)
             sources.append(_listed_source(case, split, report, recipe.sequences[0]))
     if (root / "clinical.xlsx").is_file():
         sources = _with_sheet(sources, root / "clinical.xlsx", problems)
+    if not problems:
+        check_root(root, problems)
     if not problems and not sources:
         problems.add(", ".join(ensure_tuple(splits)), "hold no case", "give --report, or a dataset_dir with cases")
     problems.raise_if_any()
@@ -190,6 +201,16 @@ def _embedding_path(root: Path, case: dict[str, Any], problems: Problems) -> Pat
     if not path.is_file():
         problems.add(case["folder"], f"report embedding {path.name} is missing", "encode the reports again")
     return path
+
+
+def _check_image(case: dict[str, Any], sequence: str, problems: Problems) -> None:
+    """The real image, where there is one, must tell where it lies: the volume is put there."""
+    if case.get(sequence) and Path(case[sequence]).is_file():
+        try:
+            _ras_grid(Path(case[sequence]))
+        except Exception:  # nibabel raises whatever the broken bytes lead it to
+            todo = "copy it again, or take it away: a volume can be made without it"
+            problems.add(case["folder"], f"{Path(case[sequence]).name} cannot be read as NIfTI", todo)
 
 
 def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequence: str) -> Source:

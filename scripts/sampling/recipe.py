@@ -72,6 +72,7 @@ def make_recipe(
     spacing: Sequence[float] | None,
     scheduler: str,
     steps: int,
+    timestep_shift: float | None = None,
     guidance_report: float,
     guidance_class: float,
     guidance_interval: Sequence[float],
@@ -82,7 +83,8 @@ def make_recipe(
 
     Args:
         network_config: the arguments of `CCELLA` as the config gives them.
-        channels, size, spacing: None takes what the weights were trained on; the others as in inference.yaml.
+        channels, size, spacing, timestep_shift: None takes what the weights were trained on; the others as in
+            inference.yaml.
 
     Raises:
         UserError: everything that is wrong.
@@ -91,6 +93,7 @@ def make_recipe(
     if not Path(vae_file).is_file():
         raise UserError(f"VAE weights {vae_file} are missing: {WHERE}")
     trained = header.meta.get("latent_shape")
+    shift = header.meta.get("timestep_shift", 1.0) if timestep_shift is None else timestep_shift
     if size is None:
         size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
     spacing = spacing or header.meta.get("spacing") or REFERENCE_SPACING
@@ -107,7 +110,7 @@ def make_recipe(
         variant=variant,
         meta=header.meta,
         embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
-        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], header.meta.get("timestep_shift", 1.0)),
+        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], shift),
         guidance=guidance,
         sequences=sequences,
         shape=shape,
@@ -120,6 +123,7 @@ def make_recipe(
             "vae": file_digest(vae_file),
             "scheduler": scheduler,
             "steps": steps,
+            "timestep_shift": shift,
             "guidance": {"report": guidance.report, "class": guidance.class_, "interval": list(guidance.interval)},
             "size": list(size),
             "spacing": list(spacing),

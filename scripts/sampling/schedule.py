@@ -121,7 +121,7 @@ def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequenc
         spatial_shape, shift: of the latent and of the training, for rectified flow's timestep shift.
 
     Raises:
-        UserError: unknown name or objective, a solver that does not fit the objective, or steps out of range.
+        UserError: unknown name or objective, a solver that does not fit the objective, steps or shift out of range.
     """
     process = noise_process(objective)
     if name not in SOLVERS[objective]:
@@ -131,6 +131,8 @@ def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequenc
         )
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= TRAIN_STEPS:
         raise UserError(f"steps is {steps!r}; it must be a whole number from 1 to {TRAIN_STEPS}")
+    if not isinstance(shift, int | float) or shift <= 0:
+        raise UserError(f"timestep_shift is {shift!r}; it must be a positive number")
 
     if objective == "ddpm":
         process.set_timesteps(steps)

@@ -53,3 +53,9 @@ def test_a_shift_moves_training_and_sampling_towards_the_noise_alike():
 def test_a_shift_that_means_nothing_is_refused(objective, shift):
     with pytest.raises(UserError, match="timestep_shift"):
         NoisyBatch(objective, 1.0, shift)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1, "3"])
+def test_sampling_refuses_a_shift_that_is_not_positive(shift):
+    with pytest.raises(UserError, match="timestep_shift"):
+        make_scheduler("rflow", "rflow", 4, (16, 16, 8), shift)
