@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.data.cases import read_datalist
+from scripts.data.cases import check_root, read_datalist
 from scripts.data.images import check_images, image_transforms
 from scripts.problems import Problems, UserError
 from scripts.vae.memory import available
@@ -39,6 +39,7 @@ def list_volumes(
     for name in datalists:
         cases += read_datalist(Path(dataset_dir) / name, dataset_dir, keys=sequences, problems=problems)
     check_images(cases, sequences, problems, factor=FACTOR)
+    check_root(dataset_dir, problems)
     problems.raise_if_any()
     return [
         {"folder": case["folder"], "sequence": sequence, "path": case[sequence], "spacing": case["spacing"]}
@@ -85,7 +86,8 @@ class VolumeDataset(Dataset):
             cache: keep volumes in memory if half of what is free holds them.
 
         Raises:
-            UserError: the patch does not divide; or, with a cache, everything that is wrong with the images.
+            UserError: the patch does not divide, or everything that is wrong with the images: all are read once, so
+                that the last one does not end what was hours of work on the others.
         """
         if patch is not None and (len(patch) != 3 or any(n < FACTOR or n % FACTOR for n in patch)):
             raise UserError(f"patch {patch} must be three multiples of {FACTOR}, or null for whole volumes")
@@ -93,7 +95,7 @@ class VolumeDataset(Dataset):
         self.patch, self.seed, self.augment = patch, seed, augment
         self.epoch = 0
         self.transforms = {s: image_transforms((s,), factor=FACTOR) for s in {v["sequence"] for v in self.data}}
-        self.kept: list[tuple[torch.Tensor, torch.Tensor]] | None = self._fill() if cache and self.data else None
+        self.kept: list[tuple[torch.Tensor, torch.Tensor]] | None = self._read_all(cache)
 
     def load(self, index: int) -> torch.Tensor:
         """The whole volume as a `MetaTensor` (1, X, Y, Z), float32 in 0..1."""
@@ -102,12 +104,13 @@ class VolumeDataset(Dataset):
         case = {"folder": volume["folder"], name: volume["path"], "spacing": volume["spacing"]}
         return self.transforms[name](case)[name]
 
-    def _fill(self) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    def _read_all(self, cache: bool) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+        """Check every volume; give them and their affines, or None where they are not to be kept or do not fit."""
         # Headers were read before; half precision takes two bytes a voxel.
-        needed = 2 * sum(math.prod(nib.load(volume["path"]).shape) for volume in self.data)
+        needed = 2 * sum(math.prod(nib.load(volume["path"]).shape) for volume in self.data) if cache else 0
         if needed > available(torch.device("cpu")) / 2:
             logger.info(f"{len(self.data)} volumes need {needed / 2**30:.1f} GiB: they are read anew every epoch")
-            return None
+            cache = False
         kept, errors = [], []
         for index in tqdm(range(len(self.data)), desc="reading volumes", disable=None):
             try:
@@ -115,10 +118,11 @@ class VolumeDataset(Dataset):
             except UserError as error:
                 errors.append(str(error))
             else:
-                kept.append((image.as_tensor().half(), image.affine))
+                if cache:
+                    kept.append((image.as_tensor().half(), image.affine))
         if errors:
             raise UserError("\n".join(errors))
-        return kept
+        return kept if cache else None
 
     def __len__(self) -> int:
         return len(self.data)

@@ -134,6 +134,31 @@ def test_all_bad_images_are_told_at_once_and_no_report_is(data_root):
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["inference", "evaluate"])
+def test_one_broken_image_stops_everything_before_anything_is_written(workflow, weights, data_root, tmp_path, name):
+    last = data_root / "006" / "axt2.nii.gz"
+    last.write_bytes(last.read_bytes()[:2000])
+    outputs = {"output_dir": str(tmp_path / "out")} | ({"mode": "encode"} if name == "inference" else {})
+    with pytest.raises(RuntimeError) as caught:
+        run(workflow(name, weights=weights[0], **outputs))
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, UserError)
+    assert "case 006" in str(error)
+    assert not (data_root / "latents").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_patient_to_test_on_is_not_trained_on(data_root):
+    for name in ("train.json", "test.json"):
+        cases = json.loads((data_root / name).read_text())
+        cases[0]["patient"] = "P1"
+        (data_root / name).write_text(json.dumps(cases))
+    with pytest.raises(UserError, match=r"patient P1 .*both train and test"):
+        list_volumes(data_root, ["train.json"], ["axt2"])
+
+
 # ---- inference -------------------------------------------------------------------------------------------------------
 
 
