@@ -153,3 +153,15 @@ def test_mistakes_are_told_before_anything_is_written(root, encoder_dir):
 def test_a_folder_without_lists_is_refused(tmp_path, encoder_dir):
     with pytest.raises(UserError, match=r"neither train\.json nor test\.json"):
         encode_reports(str(tmp_path), encoder_dir)
+
+
+def test_a_patient_in_both_lists_is_refused_before_the_encoder_is_loaded(root):
+    for name in ("train.json", "test.json"):
+        cases = json.loads((root / name).read_text())
+        cases[0]["patient"] = "P1"
+        (root / name).write_text(json.dumps(cases))
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError, match=r"patient P1 .*both train and test") as caught:
+        encode_reports(str(root), "no/such/encoder")
+    assert SECRET not in str(caught.value)
+    assert sorted(root.rglob("*")) == before
