@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -352,6 +353,16 @@ def test_broken_cases_are_told_together(place, tmp_path):
     assert "005" in message
     assert "2 problems" in message
     assert SECRET not in message
+
+
+def test_a_broken_real_image_is_named_because_the_volume_is_put_in_its_place(place, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(place.data, data)
+    (data / "003" / "axt2.nii.gz").write_bytes(b"no image")
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", dataset_dir=str(data))
+    assert "003  axt2.nii.gz cannot be read as NIfTI" in str(root_cause(error.value))
+    assert not (tmp_path / "out").exists()
 
 
 def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_path, capsys):
