@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,7 @@ def prepare(
     train, test = split(cases, test_fraction, seed)
     _write_lists(output, train, test, {exam.folder: exam for exam in exams})
     _summarise(output, target, train, test, coverage)
+    _tell_left_out(Path(images_dir), output, coverage.keys())
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -401,6 +402,14 @@ def _summarise(
     for folder, share in sorted(coverage.items()):
         if share < LOW_COVERAGE:
             logger.warning("%s: the T2w covers only %.0f %% of the grid; the rest is 0", folder, 100 * share)
+
+
+def _tell_left_out(images_dir: Path, output: Path, prepared: Collection[str]) -> None:
+    """Exams are left out by leaving out their row, so a folder without one is no error; but it may be a slip."""
+    folders = (path for path in images_dir.iterdir() if path.is_dir() and path.resolve() != output.resolve())
+    names = sorted(path.name for path in folders if path.name not in prepared and not path.name.startswith("."))
+    if names:
+        logger.warning("%d folders of %s have no row in the table: %s", len(names), images_dir, ", ".join(names))
 
 
 if __name__ == "__main__":

@@ -187,6 +187,15 @@ def test_a_t2w_that_covers_little_of_the_grid_is_told(exams, caplog):
     assert "001: the T2w covers only" in caplog.text
 
 
+def test_a_folder_without_a_row_is_left_out_and_told(exams, caplog):
+    write_table(exams, ROWS[1:])
+    with caplog.at_level(logging.WARNING):
+        call(exams)
+    assert "1 folders" in caplog.text
+    assert "have no row in the table: 001" in caplog.text
+    assert not (exams / "out" / "001").exists()
+
+
 def test_the_command_line_takes_lists_and_patterns_as_typed(exams):
     run(
         prepare,
