@@ -132,7 +132,8 @@ def with_unet_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 TRAIN_THEM = (
     "train them with bundles/ccella_ldm/configs/train.yaml, which writes model.safetensors into "
-    "bundles/ccella_ldm/models, or give the path of a file that you have"
+    "bundles/ccella_ldm/models, or give the path of a file that you have; the demo's (demo_ldm.safetensors, "
+    "Apache-2.0) lie there: for them list configs/demo.yaml after the config"
 )
 
 
