@@ -24,12 +24,11 @@ from torch.utils.data import Dataset
 
 from scripts.data.cases import SPACING_TOLERANCE, check_root, patient_of, read_datalist
 from scripts.data.latents import find_latent, read_latent
-from scripts.data.reports import pad_embeddings, read_embedding, read_encoder_fingerprint
+from scripts.data.reports import EMPTY_REPORT, pad_embeddings, read_embedding, read_encoder_fingerprint
 from scripts.files import inside
 from scripts.networks.variants import find_variant
 from scripts.problems import Problems, UserError
 
-EMPTY_REPORT = Path("embeddings", "empty.safetensors")
 STACKED = ("latent", "noise", "uniform", "focus", "pirads", "spacing", "text_isnull", "class_keep")
 
 
@@ -95,7 +94,7 @@ def read_training_cases(
         problems.add(datalist, "holds no case", "prepare exams or make a phantom first")
     widths = _Widths(root, embedding_width if find_variant(variant).adapter else None, problems)
     if widths.expected is not None:
-        widths.check("empty report", str(EMPTY_REPORT))
+        widths.check("empty report", EMPTY_REPORT)
     shapes: Counter[tuple[int, ...]] = Counter()
     cases = [_read_case(entry, Path(latent_dir), channels, factor, widths, shapes, problems) for entry in entries]
     if len(shapes) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
 from functools import partial
@@ -78,7 +77,8 @@ def save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     image.header.set_xyzt_units("mm")
-    _atomically(path, lambda temporary: nib.save(image, temporary))
+    with atomic(path) as temporary:
+        nib.save(image, temporary)
 
 
 def _check(root: Path, cases: int, seed: int, test_fraction: float, workers: int) -> None:
@@ -121,8 +121,9 @@ def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> No
         # Without a suspicious lesion there is no biopsy, so no ISUP grade.
         significant = int(any(lesion.isup >= 2 for lesion in f.lesions)) if f.lesions else None
         clinical.append({"folder": f.folder, "PosPIRADS": int(f.pirads >= 3), "PosISUP": significant, "Label": split})
-    _atomically(root / "cases.csv", partial(pd.DataFrame(cases).to_csv, index=False))
-    _atomically(root / "lesions.csv", partial(pd.DataFrame(lesions, columns=LESION_COLUMNS).to_csv, index=False))
+    for name, frame in (("cases", pd.DataFrame(cases)), ("lesions", pd.DataFrame(lesions, columns=LESION_COLUMNS))):
+        with atomic(root / f"{name}.csv") as temporary:
+            frame.to_csv(temporary, index=False)
     frame = pd.DataFrame(clinical).astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
     write_clinical(root / "clinical.xlsx", frame)
 
@@ -140,9 +141,3 @@ def _entry(findings: Findings, grid: Grid) -> dict[str, Any]:
         "text": report,
         "text_isnull": int(not report),
     }
-
-
-def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make the file under a temporary name, then give it its own."""
-    with atomic(path) as temporary:
-        write(temporary)
