@@ -105,9 +105,9 @@ class WeightedLoss(nn.Module):
     `parts` keeps the last batch's noise loss (and class loss before weighting), for the log.
     """
 
-    def __init__(self, class_weight: float) -> None:
+    def __init__(self, class_weight: float, noise_loss: str = "l1") -> None:
         super().__init__()
-        self.joint = JointLoss(class_weight)
+        self.joint = JointLoss(class_weight, noise_loss)
         self.parts: dict[str, Tensor] = {}
 
     def forward(self, prediction: tuple[Tensor, Tensor | None], targets: dict[str, Tensor]) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from scripts.problems import UserError
 from scripts.training.loss import JointLoss
 
 NOISE = torch.zeros(2, 1, 2, 2, 2)
@@ -16,6 +17,18 @@ def test_noise_part_is_the_mean_absolute_difference():
     loss, parts = JointLoss()(predicted, NOISE)
     assert loss.item() == pytest.approx(1.0)
     assert parts.keys() == {"noise"}
+
+
+def test_noise_part_may_be_the_mean_squared_difference():
+    predicted = torch.full_like(NOISE, 0.5)
+    predicted[0] = -1.5
+    loss, _ = JointLoss(noise_loss="l2")(predicted, NOISE)
+    assert loss.item() == pytest.approx((1.5**2 + 0.5**2) / 2)
+
+
+def test_an_unknown_noise_loss_is_refused():
+    with pytest.raises(UserError, match="huber"):
+        JointLoss(noise_loss="huber")
 
 
 def test_class_part_with_even_odds():
