@@ -1,6 +1,7 @@
 # make demo    phantom cases, a volume for each of several reports, one page with pictures
 # make test    lint and every test
 # make study   the whole chain from nothing on the phantom, with the five classifier arms
+# make bench   the authors' recipe against ours at fewer steps, and the nine variants, on the phantom
 # make help    every target
 
 PYTHON ?= python3
@@ -9,12 +10,13 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEMO   ?= out/demo
 STUDY  ?= out/study
+BENCH  ?= out/bench
 
 export HF_HUB_OFFLINE     ?= 1
 export MPLBACKEND         := Agg
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint study clean
+.PHONY: help demo test lint study bench clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +40,9 @@ lint: $(READY)
 
 study: $(READY)  ## VAE -> LDM -> evaluation -> classifier arms on the phantom; SIZE=long for a long run
 	$(BIN)/python -m scripts.study --output_dir $(STUDY) --size $(or $(SIZE),short)
+
+bench: $(READY)  ## the authors' recipe against ours, and the nine variants; SIZE=long for a long run
+	$(BIN)/python -m scripts.bench --output_dir $(BENCH) --size $(or $(SIZE),short)
 
 clean:  ## remove what the targets above made, but not .venv
 	rm -rf out

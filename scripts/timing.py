@@ -1,9 +1,9 @@
-"""What one pass of each full-size network costs on this machine: seconds and peak memory, as a Markdown table.
+"""What each full-size network costs on this machine: seconds, peak memory and share of the machine's peak, as a table.
 
     python -m scripts.timing table [--threads 2]
 
 Weights are random; a forward pass does the same work with any weights. Each row runs in a process of its own, so that
-its peak memory is its own.
+its peak memory is its own. A GPU is used where there is one.
 """
 
 from __future__ import annotations
@@ -14,87 +14,179 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.cli import run
 from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
+from scripts.problems import UserError
+from scripts.sampling.loop import Guidance, case_generator, sample
+from scripts.sampling.schedule import make_scheduler
+from scripts.training.objective import PRECISIONS
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae
 
-LATENT = (1, 4, 64, 64, 32)
-IMAGE = (1, 1, 256, 256, 128)
+LATENT = (4, 64, 64, 32)
+IMAGE = (256, 256, 128)
 TOKENS = 512
+STEPS = 20
+MATRIX = 4096  # of the product that stands for the machine's peak
 ROWS = {
-    "U-Net, one step at 4×64×64×32": "unet",
-    "adapter with class heads, one report of 512 tokens": "adapter",
-    "VAE, encode 256×256×128": "encode",
-    "VAE, decode to 256×256×128": "decode",
+    "unet": "U-Net, one step at 4×64×64×32",
+    "adapter": f"adapter with class heads, one report of {TOKENS} tokens, one timestep",
+    "encode": "VAE, encode 256×256×128",
+    "decode": "VAE, decode to 256×256×128",
+    "volume": f"one volume: adapter, {STEPS} steps without guidance, decode",
+    "train": "training: forward and backward of U-Net and adapter, one case",
 }
 
 
-def table(threads: int = 2, rows: tuple[str, ...] = tuple(ROWS.values())) -> None:
+def table(
+    threads: int = 2,
+    rows: Sequence[str] = ("unet", "adapter", "encode", "decode"),
+    precisions: Sequence[str] = ("fp32", "bf16"),
+) -> None:
     """Print the table.
 
     Args:
         threads: CPU threads that PyTorch may use.
-        rows: which of unet, adapter, encode, decode.
+        rows: which of unet, adapter, encode, decode, volume, train.
+        precisions: which of fp32, bf16, fp16.
+
+    Raises:
+        UserError: no such row or precision, or one does not run here, such as for want of memory.
     """
-    print(f"{platform.processor() or platform.machine()}, {threads} threads, PyTorch {torch.__version__}, fp32\n")
-    print("| what | seconds | peak memory (GiB) |\n|---|---|---|")
-    for title, name in ROWS.items():
-        if name in rows:
-            command = [sys.executable, "-m", "scripts.timing", "row", "--name", name, "--threads", str(threads)]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-            figures = json.loads(told)
-            print(f"| {title} | {figures['seconds']:.1f} | {figures['peak_gib']:.1f} |", flush=True)
+    if unknown := [*(set(rows) - set(ROWS)), *(set(precisions) - set(PRECISIONS))]:
+        known = ", ".join([*ROWS, *PRECISIONS])
+        raise UserError(f"not known: {', '.join(unknown)}; there are {known}")
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {threads} threads"
+    print(f"{where}, PyTorch {torch.__version__}\n")
+    print("| what | precision | seconds | TFLOP | share of peak | peak memory (GiB) |\n|---|---|---|---|---|---|")
+    for name in rows:
+        for precision in precisions:
+            options = ["--name", name, "--precision", precision, "--threads", str(threads)]
+            command = [sys.executable, "-m", "scripts.timing", "row", *options]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"{name} in {precision} failed: {(done.stderr.splitlines() or ['killed'])[-1]}")
+            figures = json.loads(done.stdout.splitlines()[-1])
+            print(
+                f"| {ROWS[name]} | {precision} | {figures['seconds']:.3g} | {figures['tflop']:.3g} "
+                f"| {figures['share']:.0%} | {figures['peak_gib']:.1f} |",
+                flush=True,
+            )
 
 
-def row(name: str, threads: int) -> None:
-    """Measure one row and print it as JSON; `table` calls it in a process of its own."""
+def row(name: str, precision: str, threads: int) -> None:
+    """Measure one row and print it as JSON; `table` calls it in a process of its own.
+
+    The peak is what a product of two 4096×4096 matrices reaches here in that precision. The work is counted by PyTorch
+    (convolutions, matrix products and attention, two operations for each multiply-add).
+    """
     torch.set_num_threads(threads)
-    with torch.inference_mode():
-        work = WORK[name]()
-        started = time.perf_counter()
-        work()
-        seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"seconds": seconds, "peak_gib": peak / 2**30}))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = PRECISIONS[precision]
+    with torch.autocast(device.type, dtype, enabled=dtype is not None), torch.set_grad_enabled(name == "train"):
+        work = WORK[name](device)
+        with FlopCounterMode(display=False) as counter:
+            seconds = _seconds(work, device)
+        if device.type == "cuda":  # the first pass chose kernels, and counting slows a GPU down
+            seconds = _seconds(work, device)
+        peak = _peak_bytes(device)
+        a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
+        reached = 2 * MATRIX**3 / min(_seconds(lambda: a @ b, device) for _ in range(3))
+    flop = counter.get_total_flops()
+    print(json.dumps({
+        "seconds": seconds, "tflop": flop / 1e12, "share": flop / seconds / reached, "peak_gib": peak / 2**30,
+    }))  # fmt: skip
 
 
-def _unet() -> Callable[[], object]:
-    network = CCELLA().eval()
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Time one call to its end, also where the device works behind the program's back."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Give the most memory that was taken at once, weights included: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def _unet(device: torch.device) -> Callable[[], object]:
+    network = CCELLA().to(device).eval()
     inputs = {
-        "context": torch.randn(1, 256, 768),
-        "class_vector": torch.tensor([[100.0, 0.0]]),
-        "spacing_tensor": torch.tensor([REFERENCE_SPACING]),
+        "context": torch.randn(1, 256, 768, device=device),
+        "class_vector": torch.tensor([[100.0, 0.0]], device=device),
+        "spacing_tensor": torch.tensor([REFERENCE_SPACING], device=device),
     }
-    return lambda: network.denoise(torch.randn(LATENT), torch.tensor([500.0]), **inputs)
+    x, timestep = torch.randn(1, *LATENT, device=device), torch.tensor([500.0], device=device)
+    return lambda: network.denoise(x, timestep, **inputs)
 
 
-def _adapter() -> Callable[[], object]:
-    network = CCELLA().eval()
-    text = torch.randn(1, TOKENS, network.config["input_dim"])
-    return lambda: network.condition(text, torch.tensor([500.0]))
+def _adapter(device: torch.device) -> Callable[[], object]:
+    network = CCELLA().to(device).eval()
+    text = torch.randn(1, TOKENS, network.config["input_dim"], device=device)
+    return lambda: network.condition(text, torch.tensor([500.0], device=device))
 
 
-def _encode() -> Callable[[], object]:
-    network = maisi_vae().eval()
-    return lambda: encode(network, torch.rand(IMAGE))
+def _encode(device: torch.device) -> Callable[[], object]:
+    network = maisi_vae().to(device).eval()
+    image = torch.rand(1, 1, *IMAGE, device=device)
+    return lambda: encode(network, image)
 
 
-def _decode() -> Callable[[], object]:
-    network = maisi_vae().eval()
-    return lambda: decode(network, torch.randn(LATENT))
+def _decode(device: torch.device) -> Callable[[], object]:
+    network = maisi_vae().to(device).eval()
+    latent = torch.randn(1, *LATENT, device=device)
+    return lambda: decode(network, latent)
 
 
-WORK: dict[str, Callable[[], Callable[[], object]]] = {
+def _volume(device: torch.device) -> Callable[[], object]:
+    network, vae = CCELLA().to(device).eval(), maisi_vae().to(device).eval()
+    schedule = make_scheduler("dpmpp_2m", "rflow", STEPS, LATENT[1:], 1.0)
+    text = torch.randn(TOKENS, network.config["input_dim"])
+    spacing = torch.tensor([REFERENCE_SPACING], device=device)
+
+    def make() -> torch.Tensor:
+        made = sample(network, schedule, LATENT, [text], [case_generator(0)], spacing=spacing, guidance=Guidance())
+        return decode(vae, made.latents)
+
+    return make
+
+
+def _train(device: torch.device) -> Callable[[], object]:
+    network = CCELLA().to(device).train()
+    text = torch.randn(1, TOKENS, network.config["input_dim"], device=device)
+    spacing = torch.tensor([REFERENCE_SPACING], device=device)
+    x, timestep = torch.randn(1, *LATENT, device=device), torch.tensor([500.0], device=device)
+
+    def step() -> None:
+        given = network.condition(text, timestep)
+        classes = network.class_vector(given.class_logits, None, None)
+        network.denoise(x, timestep, given.context, classes, spacing).square().mean().backward()
+        network.zero_grad(set_to_none=True)
+
+    return step
+
+
+WORK: dict[str, Callable[[torch.device], Callable[[], object]]] = {
     "unet": _unet,
     "adapter": _adapter,
     "encode": _encode,
     "decode": _decode,
+    "volume": _volume,
+    "train": _train,
 }
 
 if __name__ == "__main__":

@@ -163,6 +163,7 @@ class Record:
         label: the clinical sheet's column Label.
         entry: what else the datalist says: spacing, dataset, patient.
         settings: all that decides how the volume looks; two runs are the same when these are.
+        seconds: that sampling (a batch's, shared out), decoding and writing took.
     """
 
     folder: str
@@ -177,6 +178,7 @@ class Record:
     sequences: list[str]
     entry: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
     def write(self, output_dir: Path) -> None:
         """Write it into the case's folder; the volumes must be there already."""

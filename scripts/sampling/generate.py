@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,17 +103,23 @@ class VolumeWriter:
 
     def attach(self, engine: Engine) -> None:
         """Write after every batch."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def _start(self) -> None:
+        self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
         """Decode the batch's latents one volume at a time and write them."""
         batch, output = engine.state.output[CommonKeys.LABEL], engine.state.output[CommonKeys.PRED]
         positive = None if output.class_logits is None else output.class_logits.softmax(dim=1)[:, 1].tolist()
+        sampled = (time.perf_counter() - self.started) / len(batch)
         for index, job in enumerate(batch):
-            self._write(job, output.latents[index], None if positive is None else positive[index])
+            self._write(job, output.latents[index], None if positive is None else positive[index], sampled)
 
     @torch.inference_mode()
-    def _write(self, job: Job, latent: Tensor, probability: float | None) -> None:
+    def _write(self, job: Job, latent: Tensor, probability: float | None, sampled: float) -> None:
+        started = time.perf_counter()
         recipe, folder = self.recipe, self.jobs.output_dir / job.folder
         dtype = PRECISIONS[recipe.amp]
         shown = []
@@ -136,6 +143,7 @@ class VolumeWriter:
             sequences=list(recipe.sequences),
             entry=job.entry,
             settings=job.settings,
+            seconds=round(sampled + time.perf_counter() - started, 3),
         )
         titles = [title(record, sequence) for sequence in recipe.sequences]
         montage(shown, titles, recipe.spacing, self.jobs.output_dir / f"{job.folder}.png")

@@ -1,0 +1,220 @@
+"""The benchmark: the authors' recipe against ours at fewer and fewer steps, and the nine variants, on the phantom.
+
+    python -m scripts.bench --output_dir out/bench [--size long]
+
+Both recipes see the same data, through the shipped VAE and text encoder, for the same number of optimizer steps. Every
+stage is a command that a user would type; what is done is not done again. It ends with `bench.md` and one HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scripts.cli import run
+from scripts.data.outputs import find_records
+from scripts.evaluation.class_metrics import markdown
+from scripts.files import atomic
+from scripts.networks.variants import VARIANTS
+from scripts.page import Page
+from scripts.problems import UserError
+from scripts.stages import BUNDLES, Stage, bundle, module, run_stages
+
+ENCODER = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
+TEST_FRACTION = 1 / 6
+AUTHORS = "authors"
+GOALS = "Goals: 20 steps no worse than the authors' 1,000 in every column, adherence ≥ 90 %, class agreement ≥ 95 %."
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; the networks are those of the `demo` overlays in every size."""
+
+    cases: int  # phantom patients, a sixth of them for the test
+    epochs: int  # of every training
+    authors_steps: int  # of the authors' sampler
+    steps: tuple[int, ...]  # of ours
+
+
+SIZES = {
+    "smoke": Size(cases=24, epochs=1, authors_steps=20, steps=(20, 5)),
+    "short": Size(cases=480, epochs=20, authors_steps=1000, steps=(50, 20, 10, 5)),
+    "long": Size(cases=2500, epochs=24, authors_steps=1000, steps=(50, 20, 10, 5)),
+}
+VARIANT_STEPS = 20  # of the ablation; among every size's steps, so that its CCELLA is that row of ours
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a table: volumes of the test reports, in a folder of that name, from the weights of a training."""
+
+    name: str
+    training: str
+    steps: int
+
+
+def bench(output_dir: str = "out/bench", size: str = "short", seed: int = 0) -> None:
+    """Run what is not done yet and write `<output_dir>/<size>/bench.md` and `index.html`.
+
+    Args:
+        output_dir: gets everything: data, weights, volumes, logs, the tables.
+        size: `short` (an afternoon on two cores), `long` (days, or a GPU), or `smoke` (tests the chain, means nothing).
+        seed: of the phantom data and of every training.
+
+    Raises:
+        UserError: no such size, or a stage failed.
+    """
+    if size not in SIZES:
+        raise UserError(f"size is {size!r}; give one of {', '.join(SIZES)}")
+    folder = Path(output_dir).resolve() / size
+    run_stages(stages(folder, SIZES[size], seed), folder)
+    write_tables(folder, SIZES[size])
+    print(f"\nTables: {folder / 'bench.md'}\nOne page with everything: {folder / 'index.html'}")
+
+
+def recipes(size: Size) -> list[Run]:
+    """Give the rows of the first table: the authors' recipe, then ours (variant CCELLA) with fewer and fewer steps."""
+    ours = [Run(f"ours_{steps}", "ccella", steps) for steps in size.steps]
+    return [Run(AUTHORS, AUTHORS, size.authors_steps), *ours]
+
+
+def ablation() -> list[Run]:
+    """Give the rows of the second table: every variant, trained as ours; CCELLA is ours."""
+    names = {name: name.lower() for name in VARIANTS} | {"CCELLA": f"ours_{VARIANT_STEPS}"}
+    return [Run(name, variant.lower(), VARIANT_STEPS) for variant, name in names.items()]
+
+
+def stages(folder: Path, size: Size, seed: int) -> list[Stage]:
+    """Give the commands of both tables."""
+    data, latents = folder / "data", folder / "latents"
+    make = module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=TEST_FRACTION)
+    chain = [
+        Stage("phantom", make),
+        Stage("embed", module("encode_reports", data_dir=data, encoder=ENCODER), ("phantom",)),
+        Stage(
+            "encode",
+            bundle("vae", "inference", ("demo",), dataset_dir=data, latent_dir=latents, mode="encode"),
+            ("phantom",),
+        ),
+    ]
+    for training in (AUTHORS, *(name.lower() for name in VARIANTS)):
+        overlay = "authors" if training == AUTHORS else f"variants/{training}"
+        command = bundle(
+            "ccella_ldm", "train", ("demo", overlay),
+            dataset_dir=data, latent_dir=latents, ckpt_dir=folder / "ldm" / training,
+            epochs=size.epochs, val_fraction=0, amp="fp32", seed=seed,
+        )  # fmt: skip
+        chain.append(Stage(f"train_{training}", command, ("embed", "encode")))
+    for row in dict.fromkeys([*recipes(size), *ablation()]):
+        chain += _judge(folder, row)
+    return chain
+
+
+def _judge(folder: Path, row: Run) -> list[Stage]:
+    """Give the stages that make a row's volumes, one for each test report, and judge them."""
+    how: dict[str, object] = {"variant": row.training.upper()}
+    if row.training == AUTHORS:
+        how = {"scheduler": "ddpm", "guidance_report": 1}
+    data, volumes = folder / "data", folder / "volumes" / row.name
+    generate = bundle(
+        "ccella_ldm", "inference", ("demo",),
+        dataset_dir=data, output_dir=volumes, splits="['test']",
+        model_file=folder / "ldm" / row.training / "model.safetensors", steps=row.steps, batch_size=8, **how,
+    )  # fmt: skip
+    evaluate = bundle(
+        "ccella_ldm", "evaluate",
+        dataset_dir=data, generated_dir=volumes, output_dir=folder / "judged" / row.name,
+    )  # fmt: skip
+    return [
+        Stage(f"generate_{row.name}", generate, (f"train_{row.training}",)),
+        Stage(f"judge_{row.name}", evaluate, (f"generate_{row.name}",)),
+    ]
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def write_tables(folder: Path, size: Size) -> None:
+    """Write `bench.md` and `index.html` from what the stages left."""
+    first = _judged(folder, recipes(size)[0])
+    train = len(json.loads((folder / "data" / "train.json").read_text(encoding="utf-8")))
+    lead = (
+        f"{size.cases} phantom patients, {train} of them to train from, {size.epochs} epochs for each network. "
+        f"Figures in brackets are 95 % intervals. {GOALS}"
+    )
+    tables = {
+        "The authors' recipe and ours": pd.DataFrame.from_dict(
+            {
+                "real training volumes": _real_row(first),
+                f"authors' recipe, {size.authors_steps} steps": _row(folder, recipes(size)[0]),
+                **{f"ours, {row.steps} steps": _row(folder, row) for row in recipes(size)[1:]},
+            },
+            orient="index",
+        ),
+        "Nine variants, trained as ours": pd.DataFrame.from_dict(
+            {name: _row(folder, row) for name, row in zip(VARIANTS, ablation(), strict=True)}, orient="index"
+        ),
+    }
+    page = Page("What the recipe is worth: a benchmark on the prostate phantom", lead)
+    text = [f"{lead}\n"]
+    for title, table in tables.items():
+        table = table.rename_axis("volumes")
+        page.section(title).table(table.reset_index())
+        text.append(f"## {title}\n\n{markdown(table)}\n")
+    with atomic(folder / "bench.md") as temporary:
+        temporary.write_text("\n".join(text), encoding="utf-8")
+    page.write(folder / "index.html")
+
+
+def _judged(folder: Path, row: Run) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    return json.loads((folder / "judged" / row.name / "metrics.json").read_text(encoding="utf-8"))
+
+
+def _row(folder: Path, row: Run) -> dict[str, str]:
+    """Give a row's cells; seconds are the median over its volumes of sampling, decoding and writing."""
+    judged = _judged(folder, row)
+    agreement = judged["class"].get("PIRADS_synth", {}).get("accuracy")
+    seconds = np.median([record.seconds for record in find_records(folder / "volumes" / row.name)])
+    return {
+        **_cells(judged["distances"]["phantom: generated to real test"], judged["adherence"]["generated"]),
+        "class agreement": _percent(agreement) if agreement else "no class head",
+        "s a volume": f"{seconds:.2f}",
+    }
+
+
+def _real_row(judged: dict[str, dict[str, dict[str, dict[str, float]]]]) -> dict[str, str]:
+    """Give what a perfect generator would get: other real volumes' distance, and the analyser's own accuracy."""
+    real = judged["distances"]["phantom: real train to real test"]
+    return {
+        **_cells(real, judged["adherence"]["real (the analyser's own accuracy)"]),
+        "class agreement": "–",
+        "s a volume": "–",
+    }
+
+
+def _cells(distances: dict[str, dict[str, float]], adherence: dict[str, dict[str, float]]) -> dict[str, str]:
+    return {
+        "Fréchet distance": _number(distances["frechet"]),
+        "kernel distance": _number(distances["kernel"]),
+        "lesion or none": _percent(adherence["presence"]),
+        "zone": _percent(adherence["zone"]),
+        "side": _percent(adherence["side"]),
+        "level": _percent(adherence["level"]),
+        "everything": _percent(adherence["all"]),
+    }
+
+
+def _number(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.3g} ({estimate['low']:.3g} to {estimate['high']:.3g})"
+
+
+def _percent(estimate: dict[str, float]) -> str:
+    return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
+
+
+if __name__ == "__main__":
+    run(bench)
