@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ LABEL_VALUES = ("positive", "negative", "train", "test")
 SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
 OPTIONAL_COLUMNS = ("Label", "patient")
 SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
+WORD = re.compile(r"[\w.:+/\\-]{0,24}", re.ASCII)  # other scripts write whole reports without a space
 
 Case = dict[str, Any]
 
@@ -55,10 +57,29 @@ def sheet_labels(frame: pd.DataFrame) -> pd.Series:
     return labels.set_axis(frame["folder"])
 
 
+def is_word(value: Any) -> bool:
+    """Whether `value` is one short word, or nothing: it can be quoted, whichever column it stands in."""
+    return isinstance(value, str) and WORD.fullmatch(value) is not None
+
+
 def shown(value: Any) -> str:
-    """A value for a message: as it is written, unless it is so long that it may be out of a report."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"({len(text)} characters)"
+    """A value for a message: numbers and single words as they are written, the rest by its kind and length.
+
+    Any cell may hold a report after a mix-up of columns, and report text is never quoted.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return repr(value) if is_word(value) else f"text of {len(value)} characters"
+    if isinstance(value, (list, tuple)):
+        numbers = len(value) <= 4 and all(isinstance(item, (bool, int, float)) for item in value)
+        return str(list(value)) if numbers else f"a list of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def name_of(folder: str | None, place: str) -> str:
+    """What messages call a table's row whose folder may be none: the folder where it can be quoted, else its place."""
+    return folder if folder and is_word(folder) else place
 
 
 # ---- datalists -------------------------------------------------------------------------------------------------------
@@ -139,6 +160,9 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
     if not is_folder_name(folder):
         problems.add(place, f"folder {shown(folder)} is not a plain name", 'give it in quotes, without "/" or ".."')
         return None
+    if not is_word(folder) and not (root / folder).is_dir():  # from here on messages and files carry the name
+        problems.add(place, f"folder {shown(folder)} is not in {root}", "correct it, or give it a name of one word")
+        return None
     case = dict(entry)
     for key in dict.fromkeys([*keys, *(key for key in SEQUENCES if key in entry)]):
         case[key] = _image_path(entry.get(key), key, folder, root, problems)
@@ -150,6 +174,7 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
         problems.add(folder, "text_isnull is not 0 or 1", "write 1 for an absent report, else 0")
     if not isinstance(entry.get("patient", ""), str):
         problems.add(folder, "patient is not text", "give it in quotes")
+        del case["patient"]
     return case
 
 
@@ -165,6 +190,9 @@ def is_folder_name(name: Any) -> bool:
 def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problems) -> str:
     if not isinstance(value, str) or not value:
         problems.add(folder, f"has no image {key}", f'add "{key}": "./{folder}/{key}.nii.gz"')
+        return ""
+    if not value.endswith((".nii", ".nii.gz")):
+        problems.add(folder, f"{key} is {shown(value)}, not the path of a NIfTI image", "write it with .nii.gz")
         return ""
     try:
         return str(inside(root, value))
@@ -242,7 +270,9 @@ def check_split(
             noted.add(folder, "is in both train and test", "take it out of one of them")
         shared_patients = {patient_of(case) for case in train} & {patient_of(case) for case in test}
         for patient in sorted(shared_patients - shared_folders):
-            noted.add(f"patient {patient}", "has exams in both train and test", "move all of them into one list")
+            folder = next(case["folder"] for case in train if patient_of(case) == patient)
+            name = patient if is_word(patient) else f"of {folder}"
+            noted.add(f"patient {name}", "has exams in both train and test", "move all of them into one list")
 
 
 # ---- tables and the clinical sheet -----------------------------------------------------------------------------------
@@ -293,14 +323,19 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
 def cell_name(cell: Any) -> str | None:
     """A name out of a table cell: text as it stands, a whole number by its digits, else None.
 
-    Excel turns `0017` into the number 17 and `1-2` into a date. 17 becomes "17", which no folder `0017` equals, so a
-    changed name is found as a name that does not match, and is never matched to another folder.
+    Excel turns `0017` into the number 17 and `1-2` into a date. 17 becomes "17", which no folder `0017` equals;
+    where there is a folder `17` too, only `but_for_zeros` tells that the number may have been either.
     """
     if isinstance(cell, str):
         return cell
     if isinstance(cell, (int, float)) and not isinstance(cell, bool) and float(cell).is_integer():
         return str(int(cell))
     return None
+
+
+def but_for_zeros(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that differ from `name` in leading zeros alone, which Excel drops."""
+    return sorted(other for other in names if other != name and other.lstrip("0") == name.lstrip("0"))
 
 
 def cell_flag(cell: Any) -> int | None:
@@ -313,7 +348,7 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
 
     Returns:
         `folder` (str), `PosPIRADS` and `PosISUP` (Int64, may be NA), `Label` (str, may be NA), and `patient` (str)
-        where the sheet has it.
+        where the sheet has it; the index is the row in the file.
 
     Raises:
         UserError: every problem of every row, when `problems` is not given; always, when the file is no table.
@@ -329,11 +364,13 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
             noted.add(path.name, f"has the unknown column {shown(name)}", "remove or rename it")
         records = zip(table.index, table.to_dict("records"), strict=True)
         rows = [_check_row(record, f"{path.name} row {row}", noted) for row, record in records]
-        for folder, count in Counter(row["folder"] for row in rows if row["folder"]).items():
-            if count > 1:
-                noted.add(folder, f"has {count} rows in {path.name}", "keep one")
-    columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
-    frame = pd.DataFrame(rows, columns=columns)
+        columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
+        frame = pd.DataFrame(rows, columns=columns, index=table.index)
+        for folder, same in frame.groupby("folder").groups.items():
+            if len(same) > 1:
+                noted.add(
+                    name_of(folder, f"{path.name} row {same[0]}"), f"has {len(same)} rows in {path.name}", "keep one"
+                )
     return frame.astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
 
 
@@ -341,7 +378,7 @@ def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[s
     retype = "format the column as Text and type it again"
     folder = cell_name(row["folder"])
     checked: dict[str, Any] = {"folder": folder if is_folder_name(folder) else None, "Label": row.get("Label")}
-    case = checked["folder"] or place
+    case = name_of(checked["folder"], place)
     if checked["folder"] is None:
         problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", retype)
     for name in ("PosPIRADS", "PosISUP"):
@@ -382,7 +419,8 @@ def check_sheet(frame: pd.DataFrame, cases: Sequence[Mapping[str, Any]], *, prob
         for row in sorted(rows - folders):
             changed = next((folder for folder in missing if folder.lstrip("0") == row), None)
             if changed is None:
-                noted.add(row, "is in the clinical sheet but in no datalist", "remove the row or add the case")
+                name = name_of(row, f"clinical sheet row {frame.index[frame['folder'] == row][0]}")
+                noted.add(name, "is in the clinical sheet but in no datalist", "remove the row or add the case")
             else:
                 missing.remove(changed)
                 what = f"is {row} in the clinical sheet (Excel drops leading zeros)"

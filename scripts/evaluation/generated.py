@@ -27,6 +27,7 @@ from scripts.data.cases import (
     cell_name,
     is_folder_name,
     is_positive,
+    name_of,
     read_splits,
     read_table,
     shown,
@@ -130,15 +131,16 @@ def read_generated(
     known = {case["folder"]: case for case in [*train, *test]}
     tested = {case["folder"] for case in test}
     generated = []
-    for row in sheet.to_dict("records"):
-        folder = cell_name(row["folder"])
+    for number, row in zip(sheet.index, sheet.to_dict("records"), strict=True):
+        folder, place = cell_name(row["folder"]), f"{SHEET} row {number}"
         if folder is None or not is_folder_name(folder):
-            problems.add(SHEET, f"folder {shown(row['folder'])} is not a folder's name", "format the column as Text")
+            problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", "format the column as Text")
             continue
         record = read_record(root, folder)
         source = record.source if record else folder
         if source not in known:
-            problems.add(folder, "was made from no report of dataset_dir", "give the dataset_dir that it was made from")
+            what = "was made from no report of dataset_dir"
+            problems.add(name_of(folder, place), what, "give the dataset_dir that it was made from")
             continue
         predicted = cell_flag(row["PIRADS_synth"]) if row.get("PIRADS_synth") is not None else None
         if record and record.probability is not None:

@@ -111,7 +111,8 @@ def test_a_datalist_is_written_and_read_back_the_same_whatever_the_report(root):
         ({"axt2": None}, ["no image axt2"]),
         ({"axt2": "./b/none.nii.gz"}, ["axt2", "is missing"]),
         ({"axt2": "../outside.nii.gz"}, ["leaves the data root"]),
-        ({"axt2": "/etc/hostname"}, ["leaves the data root"]),
+        ({"axt2": "/etc/axt2.nii.gz"}, ["leaves the data root"]),
+        ({"axt2": "/etc/hostname"}, ["axt2 is '/etc/hostname', not the path of a NIfTI image"]),
         ({"adc": "./b/adc.nii.gz"}, ["adc", "is missing"]),
         ({"text": 5}, ["text is missing or not text"]),
         ({"text_isnull": 2}, ["text_isnull"]),
@@ -290,10 +291,52 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name, content):
     refused(lambda: read_table(tmp_path / name), name)
 
 
-def test_a_report_in_the_wrong_column_is_not_quoted(tmp_path):
-    report = SECRET + ", 12 mm, PI-RADS 4, no extension beyond the capsule."
-    sheet([report, report, None, report]).to_excel(tmp_path / "clinical.xlsx", index=False)
-    refused(lambda: read_clinical(tmp_path / "clinical.xlsx"), "characters)")
+REPORT = "Zorv quil mexi bantu"  # as short as a name, and of words that stand nowhere else
+
+
+def quotes_nothing(root):
+    """read_splits refuses the root without a word of REPORT; gives the message."""
+    assert len(REPORT) == 20
+    message = refused(lambda: read_splits(root))
+    assert not [word for word in REPORT.split() if word in message], message
+    return message
+
+
+@pytest.mark.parametrize("column", ["folder", "PosPIRADS", "PosISUP", "Label", "patient"])
+def test_a_short_report_in_a_wrong_column_of_the_sheet_is_not_quoted(root, column):
+    frame = pd.read_excel(root / "clinical.xlsx", dtype=object).assign(patient=["P1", "P2", "P1"])
+    frame.loc[[0, 2] if column == "patient" else [1], column] = REPORT
+    frame.to_excel(root / "clinical.xlsx", index=False)
+    message = quotes_nothing(root)
+    if column == "folder":
+        assert "clinical sheet row 3 is in the clinical sheet but in no datalist" in message
+    elif column == "patient":
+        assert "patient of 0017 has exams in both" in message
+    else:
+        assert f"b {column} is text of 20 characters" in message
+
+
+def test_column_names_and_double_rows_are_not_quoted_where_they_may_be_reports(root):
+    frame = pd.read_excel(root / "clinical.xlsx", dtype=object)
+    frame.rename(columns={"Label": REPORT}).to_excel(root / "clinical.xlsx", index=False)
+    assert "unknown column text of 20 characters" in quotes_nothing(root)
+    frame.assign(folder=["0017", REPORT, REPORT]).to_excel(root / "clinical.xlsx", index=False)
+    assert "clinical.xlsx row 3 has 2 rows" in quotes_nothing(root)
+
+
+@pytest.mark.parametrize("key", ["folder", "axt2", "adc", "pirads", "spacing", "text_isnull", "patient"])
+@pytest.mark.parametrize("value", [REPORT, [REPORT], {"text": REPORT}])
+def test_a_short_report_under_a_wrong_key_of_a_datalist_is_not_quoted(root, key, value):
+    patient = {"patient": REPORT}  # whose exams are in both lists, so that there is always something to refuse
+    write_datalist(root / "train.json", [entry("0017", True, **patient), entry("b") | {key: value}])
+    write_datalist(root / "test.json", [entry("c", **patient)])
+    quotes_nothing(root)
+
+
+def test_a_folder_of_several_words_is_accepted_where_it_exists(root):
+    (root / "b").rename(root / "exam of b")
+    assert with_train(root, entry("exam of b"))()[0]["folder"] == "exam of b"
+    refused(with_train(root, entry("exam of c")), "train.json[0] folder text of 9 characters is not in")
 
 
 def test_merged_datalists_are_read_by_name(root):
