@@ -20,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from scripts.data.grid import by, read_grid
 from scripts.files import atomic, inside
 from scripts.problems import Problems, UserError
 
@@ -108,7 +109,7 @@ def read_datalist(
         path: the JSON file; a relative path is taken as it is, not from `root`.
         root: the folder that image paths start from and must not leave.
         keys: the image keys that every case must have; other image keys are checked where they are present.
-        check_files: look at every image's header: there, readable, 3D, on the grid that the case declares.
+        check_files: look at every image's header (`check_headers`).
         problems: where to note problems instead of raising them.
 
     Returns:
@@ -123,11 +124,10 @@ def read_datalist(
         cases = []
         for index, entry in enumerate(_json_list(path, noted)):
             case = _check_entry(entry, f"{path.name}[{index}]", Path(root), keys, noted)
-            if case is None:
-                continue
-            if check_files:
-                _check_images(case, noted)
-            cases.append(case)
+            if case is not None:
+                cases.append(case)
+        if check_files:
+            check_headers(cases, noted)
         for folder, count in Counter(case["folder"] for case in cases).items():
             if count > 1:
                 noted.add(folder, f"is listed {count} times in {path.name}", "keep one entry")
@@ -204,7 +204,7 @@ def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problem
 def _one_hot_of(value: Any, folder: str, problems: Problems) -> list[int]:
     if value not in ([0, 1], [1, 0]):
         problems.add(folder, f"pirads is {shown(value)}, not one-hot", "write [1, 0] for PI-RADS 1-2, [0, 1] for 3-5")
-        return [1, 0]
+        return []
     return [int(number) for number in value]
 
 
@@ -224,29 +224,46 @@ def is_spacing(value: Any) -> bool:
     )
 
 
-def _check_images(case: Case, problems: Problems) -> None:
-    """Check the headers of a case's images; the voxels are checked where they are read."""
-    for key in SEQUENCES:
-        path = case.get(key)
-        if not path:
-            continue
-        name = f"{key} ({Path(path).name})"
-        if not Path(path).is_file():
-            problems.add(case["folder"], f"{name} is missing", f"put it at {path}")
-            continue
-        try:
-            header = nib.load(path).header
-        except Exception:  # nibabel raises whatever the broken bytes lead it to
-            problems.add(case["folder"], f"{name} cannot be read as NIfTI", "write or copy the file again")
-            continue
-        if len(header.get_data_shape()) != 3:
-            problems.add(
-                case["folder"], f"{name} has shape {header.get_data_shape()}, not three axes", "give a 3D image"
-            )
-        elif case["spacing"] and not np.allclose(header.get_zooms(), case["spacing"], rtol=0, atol=SPACING_TOLERANCE):
-            zooms = [round(float(zoom), 4) for zoom in header.get_zooms()]
-            what = f"{name} has spacing {zooms} mm, declared is {case['spacing']}"
-            problems.add(case["folder"], what, "resample the image or correct the datalist")
+def check_headers(cases: Sequence[Case], problems: Problems, factor: int = 1) -> None:
+    """Note what the headers of all images tell; the voxels are checked where they are read.
+
+    Every image is there, readable, 3D, of the declared spacing and of a size that `factor` divides; the images of a
+    case lie on one grid; all cases have one size.
+    """
+    sizes = {}
+    for case in cases:
+        grids = [grid for key in SEQUENCES if case.get(key) and (grid := _check_header(case, key, factor, problems))]
+        if any(size != grids[0][1] or not np.allclose(affine, grids[0][0], atol=1e-3) for affine, size in grids):
+            problems.add(case["folder"], "its sequences lie on different grids", "resample them onto one")
+        elif grids:
+            sizes[case["folder"]] = grids[0][1]
+    usual = Counter(sizes.values()).most_common(1)
+    for folder, size in sizes.items():
+        if size != usual[0][0]:
+            what = f"has size {by(size)}, the others {by(usual[0][0])}"
+            problems.add(folder, what, "resample all exams onto one grid (python -m scripts.prepare)")
+
+
+def _check_header(case: Case, key: str, factor: int, problems: Problems) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """The grid of one image as `read_grid` gives it, or None where there is none."""
+    path = Path(case[key])
+    name = f"{key} ({path.name})"
+    if not path.is_file():
+        problems.add(case["folder"], f"{name} is missing", f"put it at {path}")
+        return None
+    try:
+        affine, size = read_grid(path)
+    except ValueError as error:
+        problems.add(case["folder"], f"{name} {error}", "write or copy the file again")
+        return None
+    spacing = nib.affines.voxel_sizes(affine)
+    if case["spacing"] and not np.allclose(spacing, case["spacing"], rtol=0, atol=SPACING_TOLERANCE):
+        what = f"{name} has spacing {by(spacing.round(4))} mm, declared is {by(case['spacing'])}"
+        problems.add(case["folder"], what, "resample the image or correct the datalist")
+    if any(n % factor for n in size):
+        what = f"{name} has size {by(size)}, not divisible by {factor}"
+        problems.add(case["folder"], what, "crop or pad it to such a size")
+    return affine, size
 
 
 def write_datalist(path: str | os.PathLike[str], cases: Sequence[Mapping[str, Any]]) -> None:
@@ -435,30 +452,31 @@ def read_splits(
     keys: Sequence[str] = ("axt2",),
     check_files: bool = True,
     names: tuple[str, str] = ("train.json", "test.json"),
+    problems: Problems | None = None,
 ) -> tuple[list[Case], list[Case]]:
     """Read and check a data root: both datalists, no patient in both, and the clinical sheet against them.
 
     Args:
         root: the data root.
         keys: the image keys that every case must have.
-        check_files: look at every image's header too.
+        check_files: look at every image's header too (`check_headers`).
         names: the datalists, e.g. `("train_merged.json", "test_merged.json")` once reports are embedded.
+        problems: where to note problems instead of raising them.
 
     Returns:
         The training and the test cases, with `patient` from the sheet where only the sheet tells it.
 
     Raises:
-        UserError: everything that is wrong, at once.
+        UserError: everything that is wrong, at once, when `problems` is not given.
     """
     root = Path(root)
-    problems = Problems(str(root))
-    train, test = (
-        read_datalist(root / name, root, keys=keys, check_files=check_files, problems=problems) for name in names
-    )
-    _check_together(root, train, test, problems)
-    if not problems and not train and not test:
-        problems.add(root.name, "holds no case", "prepare exams or make a phantom first")
-    problems.raise_if_any()
+    with _collected(problems, str(root)) as noted:
+        train, test = (read_datalist(root / name, root, keys=keys, check_files=False, problems=noted) for name in names)
+        if check_files:
+            check_headers([*train, *test], noted)
+        _check_together(root, train, test, noted)
+        if not noted and not train and not test:
+            noted.add(root.name, "holds no case", "prepare exams or make a phantom first")
     return train, test
 
 
@@ -480,7 +498,7 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
 
 
 def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], problems: Problems) -> None:
-    """Check the clinical sheet against the cases, and that no patient, of list or sheet, is in both lists."""
+    """Check the clinical sheet, its labels and patients, against the cases, and that no patient is in both lists."""
     cases = [*train, *test]
     try:
         frame = read_clinical(root / "clinical.xlsx", problems=problems)
@@ -488,8 +506,20 @@ def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], pro
         problems.add("clinical.xlsx", str(error))
     else:
         check_sheet(frame, cases, problems=problems)
+        _check_labels(frame, cases, problems)
         _add_patients(frame, cases, problems)
     check_split(train, test, problems=problems)
+
+
+def _check_labels(frame: pd.DataFrame, cases: Sequence[Case], problems: Problems) -> None:
+    """A case is positive in the datalist where it is in the sheet; PosISUP is another question, and may differ."""
+    rows = frame.dropna(subset=["folder", "PosPIRADS"]).drop_duplicates("folder")
+    flags = rows.set_index("folder")["PosPIRADS"]
+    for case in cases:
+        flag = flags.get(case["folder"])
+        if flag is not None and case["pirads"] and is_positive(case) != bool(flag):
+            what = f"pirads is {case['pirads']} in the datalist, PosPIRADS {flag} in the clinical sheet"
+            problems.add(case["folder"], what, "correct one of them")
 
 
 def _add_patients(frame: pd.DataFrame, cases: Sequence[Case], problems: Problems) -> None:

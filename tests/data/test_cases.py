@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
 
 from scripts.data.cases import (
+    check_headers,
     check_root,
     check_sheet,
     check_split,
@@ -107,7 +110,7 @@ def test_a_datalist_is_written_and_read_back_the_same_whatever_the_report(root):
         ({"spacing": [1.5, 1.5, 0]}, ["three positive numbers"]),
         ({"spacing": [1.5, 1.5, float("nan")]}, ["three positive numbers"]),
         ({"spacing": ["1", "1", "1"]}, ["three positive numbers"]),
-        ({"spacing": [1.5, 1.5, 3.0]}, ["axt2", "declared is [1.5, 1.5, 3.0]"]),
+        ({"spacing": [1.5, 1.5, 3.0]}, ["axt2", "has spacing 1.5×1.5×2 mm, declared is 1.5×1.5×3"]),
         ({"axt2": None}, ["no image axt2"]),
         ({"axt2": "./b/none.nii.gz"}, ["axt2", "is missing"]),
         ({"axt2": "../outside.nii.gz"}, ["leaves the data root"]),
@@ -144,6 +147,61 @@ def test_the_same_folder_twice_is_refused(root):
 def test_an_image_that_is_no_nifti_is_refused(root):
     (root / "b" / "axt2.nii.gz").write_bytes(b"not an image")
     refused(with_train(root, entry("b")), "b ", "cannot be read as NIfTI")
+
+
+def save(root, folder, sequence="axt2", shape=(4, 4, 4), affine=None):
+    affine = np.diag([*SPACING, 1]) if affine is None else affine
+    image = nib.Nifti1Image(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), affine)
+    nib.save(image, root / folder / f"{sequence}.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"),
+    [
+        ((4, 4, 8), np.diag([*SPACING, 1])),
+        ((4, 4, 4), np.diag([*SPACING, 1]) + 0.5 * np.eye(4, k=3)),  # moved by 0.5 mm
+        ((4, 4, 4), nib.affines.from_matvec(Rotation.from_euler("z", 5, degrees=True).as_matrix() * SPACING)),
+    ],
+)
+def test_sequences_of_a_case_on_different_grids_are_refused(root, shape, affine):
+    save(root, "b", "adc", shape, affine)
+    refused(with_train(root, entry("b", adc="./b/adc.nii.gz")), "b its sequences lie on different grids")
+
+
+def test_sequences_whose_axes_are_stored_in_another_order_lie_on_one_grid(root):
+    turned = nib.load(root / "b" / "axt2.nii.gz").as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "P")))
+    nib.save(turned, root / "b" / "adc.nii.gz")
+    assert len(with_train(root, entry("0017"), entry("b", adc="./b/adc.nii.gz"))()) == 2
+
+
+@pytest.mark.parametrize("folder", ["b", "c"])
+def test_a_case_of_another_size_is_refused_in_either_list(root, folder):
+    save(root, folder, shape=(4, 4, 8))
+    message = refused(lambda: read_splits(root), f"{folder} has size 4×4×8, the others 4×4×4")
+    assert message.startswith(f"{root}: 1 problem")
+
+
+def test_a_size_that_the_network_does_not_divide_is_refused(root):
+    cases = with_train(root, entry("b"))()
+    problems = Problems("images")
+    check_headers(cases, problems, factor=8)
+    assert "b  axt2 (axt2.nii.gz) has size 4×4×4, not divisible by 8" in str(problems)
+
+
+def test_an_image_that_does_not_say_where_it_lies_is_refused(root):
+    path = root / "b" / "axt2.nii.gz"
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[312:328] = bytes(16)  # the header's srow_z
+    path.write_bytes(gzip.compress(data))
+    refused(with_train(root, entry("b")), "b axt2 (axt2.nii.gz) has no valid spacing or orientation")
+
+
+def test_a_class_that_contradicts_the_sheet_is_refused(root):
+    write_datalist(root / "train.json", [entry("0017", False), entry("b")])
+    message = refused(
+        lambda: read_splits(root), "0017 pirads is [1, 0] in the datalist, PosPIRADS 1 in the clinical sheet"
+    )
+    assert message.startswith(f"{root}: 1 problem")  # b is negative by PosPIRADS, though positive by PosISUP
 
 
 @pytest.mark.parametrize(

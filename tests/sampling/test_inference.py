@@ -81,7 +81,8 @@ def make_data(data: Path, encoder: ReportEncoder) -> None:
             embedding = f"embeddings/{folder}.safetensors" if reports[folder] else EMPTY_REPORT
             if reports[folder]:
                 write_embedding(data / embedding, encoder.encode([reports[folder]])[0], encoder.fingerprint)
-            case = {"axt2": f"./{folder}/axt2.nii.gz", "dataset": "A", "folder": folder, "pirads": [0, 1]}
+            case = {"axt2": f"./{folder}/axt2.nii.gz", "dataset": "A", "folder": folder}
+            case["pirads"] = [1, 0] if folder == "002" else [0, 1]  # 003's is PosISUP's to tell in the sheet
             case |= {"spacing": list(SPACING), "text": reports[folder], "text_isnull": int(not reports[folder])}
             plain.append(case)
             merged.append(case | {"text": embedding})

@@ -145,7 +145,7 @@ def test_one_broken_image_stops_everything_before_anything_is_written(workflow, 
     while error.__cause__ is not None:
         error = error.__cause__
     assert isinstance(error, UserError)
-    assert "case 006" in str(error)
+    assert "006  an image cannot be read" in str(error)
     assert not (data_root / "latents").exists()
     assert not (tmp_path / "out").exists()
 
