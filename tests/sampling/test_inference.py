@@ -340,6 +340,18 @@ def test_another_text_encoder_is_refused(place, tmp_path, source):
     assert not (tmp_path / "out").exists()
 
 
+def test_embeddings_of_another_width_are_refused(place, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(place.data, data)
+    write_embedding(data / "embeddings" / "005.safetensors", torch.ones(3, 8), "encoder")
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", dataset_dir=str(data), splits=["test"])
+    message = str(root_cause(error.value))
+    assert "005" in message
+    assert "of width 8, the network reads width 16" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_cases_are_told_together(place, tmp_path):
     data = tmp_path / "data"
     cases = json.loads((place.data / "test_merged.json").read_text())
