@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from scripts.cli import run
+from scripts.cli import run, switch
 from scripts.data.cases import (
     SEQUENCES,
     Case,
+    but_for_zeros,
     cell_name,
     is_folder_name,
     is_spacing,
@@ -38,6 +39,7 @@ from scripts.problems import Problems, UserError
 
 LISTS = ("train.json", "test.json", "clinical.xlsx")
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
+ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
 # What the 99th percentile of tissue's ADC can be, in 1e-6 mm²/s; free water at body temperature has 3000.
 ADC_PLAUSIBLE = (300, 10_000)
@@ -82,6 +84,7 @@ def prepare(
     centre_columns: Sequence[str] | None = None,
     centre_world: str | None = None,
     adc_unit: float = ADC_UNIT,
+    leave_out_unmatched: bool = False,
     test_fraction: float = 0.2,
     seed: int = 0,
     institute: str = "Institute1",
@@ -106,6 +109,8 @@ def prepare(
         centre_columns: three columns x,y,z with the point that the grid lies around; without it the T2w's centre.
         centre_world: "ras" (NIfTI) or "lps" (DICOM, ITK): which way the x and y of that point run.
         adc_unit: mm²/s that one grey level of the ADC map stands for.
+        leave_out_unmatched: leave out, and tell, rows without a folder and folders without a row, which are problems
+            without it.
         test_fraction: share of the patients that go into the test list, of positive and negative ones alike.
         seed: of the split.
         institute: written as `dataset` into the datalists.
@@ -120,10 +125,14 @@ def prepare(
     _check_folders(Path(images_dir), Path(output_dir))
     _check_options(columns, test_fraction, seed, adc_unit)
 
+    leave_out = switch(leave_out_unmatched=leave_out_unmatched)
+
     problems = Problems("prepare")
     rows = _read_rows(Path(table), columns, problems)
+    rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out, problems)
     exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), problems) for row in rows]
     _check_twice(exams, problems)
+    _check_patients(rows, problems)
     coverage = {
         exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)
     }
@@ -139,7 +148,6 @@ def prepare(
     train, test = split(cases, test_fraction, seed)
     _write_lists(output, train, test, {exam.folder: exam for exam in exams})
     _summarise(output, target, train, test, coverage)
-    _tell_left_out(Path(images_dir), output, coverage.keys())
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -202,6 +210,8 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
         if theirs not in table:
             there = ", ".join(shown(name) for name in table.columns)
             problems.add(path.name, f"has no column {theirs!r} for the {ours}", f"choose among {there}")
+        elif ours != "report" and theirs == wanted["report"]:
+            problems.add(path.name, f"column {theirs!r} is given for the report and the {ours}", "name another one")
     problems.raise_if_any()
     if table.empty:
         problems.add(path.name, "has no row", "give one row an exam")
@@ -211,21 +221,73 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
     return rows.assign(has_patient="patient" in wanted, has_centre="x" in wanted).to_dict("records")
 
 
+def _folders(images_dir: Path, output: Path) -> set[str]:
+    """The names of the exams' folders."""
+    folders = (path for path in images_dir.iterdir() if path.is_dir() and path.resolve() != output.resolve())
+    return {path.name for path in folders if not path.name.startswith(".")}
+
+
+def _match(
+    rows: Sequence[dict[str, Any]], folders: set[str], leave_out: bool, problems: Problems
+) -> list[dict[str, Any]]:
+    """Hold rows and folders against each other.
+
+    Until its folder is known, an exam is named by its row: what stands in the folder's column may be a report.
+
+    Returns:
+        The rows to go on with; `found` says whether the exam's folder is there, `case` what messages call the exam.
+    """
+    kept, listed, left_out = [], set(), []
+    for row in rows:
+        folder = cell_name(row["folder"])
+        alike = but_for_zeros(folder, folders) if is_folder_name(folder) else []
+        row["found"] = folder in folders and (isinstance(row["folder"], str) or not alike)
+        row["case"] = folder if row["found"] else row["place"]
+        if row["found"]:
+            listed.add(folder)
+        elif not is_folder_name(folder):
+            what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
+            problems.add(row["case"], what, todo)
+        elif alike:
+            listed.update([folder, *alike])
+            there = " and ".join(sorted({folder, *alike} & folders))
+            problems.add(row["case"], f"folder is {shown(row['folder'])}, there is {there}", ZEROS)
+        elif leave_out:
+            left_out.append(row["place"])
+            continue
+        else:
+            problems.add(
+                row["case"], f"has no folder: {shown(folder)} is not in images_dir", "correct it or add the exam"
+            )
+        kept.append(row)
+    left_out += _without_row(folders, listed, leave_out, problems)
+    if left_out:
+        logger.warning("left out, because folder or row is missing: %s", ", ".join(left_out))
+    if not kept and not problems:
+        problems.add("table", "no row names a folder of images_dir", "correct the folders' names or --images_dir")
+    return kept
+
+
+def _without_row(folders: set[str], listed: set[str], leave_out: bool, problems: Problems) -> list[str]:
+    """Folders to leave out; without that option, and where a row may have meant them, they are problems."""
+    left_out = []
+    for folder in sorted(folders - listed):
+        if alike := but_for_zeros(folder, listed):
+            problems.add(folder, f"has no row in the table, which has {' and '.join(alike)}", ZEROS)
+        elif leave_out:
+            left_out.append(folder)
+        else:
+            problems.add(folder, "has no row in the table", "add one, or give --leave_out_unmatched")
+    return left_out
+
+
 def _exam(
     row: Mapping[str, Any], root: Path, patterns: Mapping[str, str | None], world: str, problems: Problems
 ) -> Exam:
-    folder = cell_name(row["folder"])
-    case = folder if is_folder_name(folder) else row["place"]
+    case = row["case"]
     images = {}
-    if case != folder:
-        problems.add(
-            case, f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
-        )
-    elif not (root / folder).is_dir():
-        todo = "correct the table; in Excel, format the column as Text so that leading zeros stay"
-        problems.add(case, f"has no folder {folder} in {root}", todo)
-    else:
-        images = {key: _find(root / folder, key, p, problems) for key, p in patterns.items() if p is not None}
+    if row["found"]:
+        images = {key: _find(root / case, key, p, problems) for key, p in patterns.items() if p is not None}
     patient = cell_name(row["patient"])
     if row["has_patient"] and not (patient or "").strip():
         problems.add(case, f"patient is {shown(row['patient'])}", "write the patient's pseudonym as text")
@@ -287,6 +349,15 @@ def _check_twice(exams: Sequence[Exam], problems: Problems) -> None:
     for folder, same in by_folder.items():
         if len(same) > 1:
             problems.add(folder, f"has {len(same)} rows in the table", "keep one")
+
+
+def _check_patients(rows: Sequence[Mapping[str, Any]], problems: Problems) -> None:
+    """One patient with two spellings would be two patients, and could be in both lists."""
+    names = {row["patient"] for row in rows if isinstance(row["patient"], str)}
+    for row in rows:
+        number = None if isinstance(row["patient"], str) else cell_name(row["patient"])
+        if number is not None and (alike := but_for_zeros(number, names)):
+            problems.add(row["case"], f"patient is {number}, other rows have {' and '.join(alike)}", ZEROS)
 
 
 # ---- the images ------------------------------------------------------------------------------------------------------
@@ -402,14 +473,6 @@ def _summarise(
     for folder, share in sorted(coverage.items()):
         if share < LOW_COVERAGE:
             logger.warning("%s: the T2w covers only %.0f %% of the grid; the rest is 0", folder, 100 * share)
-
-
-def _tell_left_out(images_dir: Path, output: Path, prepared: Collection[str]) -> None:
-    """Exams are left out by leaving out their row, so a folder without one is no error; but it may be a slip."""
-    folders = (path for path in images_dir.iterdir() if path.is_dir() and path.resolve() != output.resolve())
-    names = sorted(path.name for path in folders if path.name not in prepared and not path.name.startswith("."))
-    if names:
-        logger.warning("%d folders of %s have no row in the table: %s", len(names), images_dir, ", ".join(names))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
 class UserError(ValueError):
-    """A mistake in the input or the options, told in words that a user can act on; never holds report text."""
+    """A mistake in the input or the options, told in words that a user can act on; never holds report text.
+
+    `rows` are those of the table of problems, where it is one, so that another table can take them over.
+    """
+
+    def __init__(self, message: str, rows: Sequence[tuple[str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.rows = list(rows)
 
 
 @dataclass
@@ -25,6 +33,10 @@ class Problems:
         """Note one problem: the case or file, what is wrong, and what the user can do about it."""
         self.rows.append((str(case), what, todo))
 
+    def add_error(self, case: str, error: UserError) -> None:
+        """Note what another check raised: all rows of its table, or its words as one problem of `case`."""
+        self.rows += error.rows or [(case, str(error), "")]
+
     def __bool__(self) -> bool:
         return bool(self.rows)
 
@@ -41,4 +53,4 @@ class Problems:
             UserError: at least one problem was noted.
         """
         if self.rows:
-            raise UserError(str(self))
+            raise UserError(str(self), self.rows)

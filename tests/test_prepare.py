@@ -172,7 +172,7 @@ def test_adc_in_other_units_is_refused_or_converted(exams):
 def test_isup_is_the_label_where_pirads_is_empty(exams):
     rows = [("001", "", "", "0"), ("002", "", "", "2"), ("003", "", "2", "5"), ("004", "", "3", "")]
     pd.DataFrame(rows, columns=["folder", "report", "pirads", "isup"]).to_csv(exams / "table.csv", index=False)
-    call(exams, isup_column="isup", patient_column=None)
+    call(exams, isup_column="isup", patient_column=None, leave_out_unmatched=True)
     train, test = read_splits(exams / "out")
     assert {case["folder"] for case in train + test if is_positive(case)} == {"002", "004"}
     frame = read_clinical(exams / "out" / "clinical.xlsx").set_index("folder")
@@ -187,13 +187,14 @@ def test_a_t2w_that_covers_little_of_the_grid_is_told(exams, caplog):
     assert "001: the T2w covers only" in caplog.text
 
 
-def test_a_folder_without_a_row_is_left_out_and_told(exams, caplog):
-    write_table(exams, ROWS[1:])
+def test_rows_and_folders_without_each_other_are_left_out_and_told_where_asked(exams, caplog):
+    write_table(exams, [*ROWS[1:], ("007", SECRET, "4", "F")])
     with caplog.at_level(logging.WARNING):
-        call(exams)
-    assert "1 folders" in caplog.text
-    assert "have no row in the table: 001" in caplog.text
-    assert not (exams / "out" / "001").exists()
+        call(exams, leave_out_unmatched=True)
+    assert "left out, because folder or row is missing: table.csv row 7, 001" in caplog.text
+    train, test = read_splits(exams / "out")
+    assert {case["folder"] for case in train + test} == {"002", "003", "004", "005", "006"}
+    assert sorted(path.name for path in (exams / "out").iterdir() if path.is_dir()) == [row[0] for row in ROWS[1:]]
 
 
 def test_the_command_line_takes_lists_and_patterns_as_typed(exams):
@@ -277,7 +278,7 @@ def test_all_problems_come_in_one_table_before_anything_is_written(exams):
         "004 axt2 (t2.nii.gz) holds NaN",
         "005 axt2 (t2.nii.gz) is constant (5)",
         "006 axt2 (t2.nii.gz) has shape (36, 36)",
-        "007 has no folder 007",
+        "table.csv row 8 has no folder: '007'",
         "006 pirads is '6'",
         "006 patient is None",
         "006 has 2 rows",
@@ -287,11 +288,110 @@ def test_all_problems_come_in_one_table_before_anything_is_written(exams):
     assert message.startswith("prepare: ")
 
 
+def test_a_row_without_a_folder_and_a_folder_without_a_row_are_refused(exams):
+    write_table(exams, [*ROWS[1:], ("007", SECRET, "4", "F")])
+    message = refused(exams, "table.csv row 7 has no folder: '007' is not in images_dir", "001 has no row in the table")
+    assert message.startswith("prepare: 2 problems")
+
+
+def test_a_table_that_fits_no_folder_is_refused_though_the_rest_is_left_out(exams):
+    write_table(exams, [("007", SECRET, "4", "F")])
+    refused(exams, "no row names a folder of images_dir", leave_out_unmatched=True)
+
+
+def with_cells(root, cells):
+    """An Excel table whose folders are these cells, with the type that they have."""
+    rows = [(cell, *row[1:]) for cell, row in zip(cells, ROWS, strict=False)]
+    pd.DataFrame(rows, columns=["folder", "report", "pirads", "patient"]).to_excel(root / "table.xlsx", index=False)
+    return str(root / "table.xlsx")
+
+
 def test_leading_zeros_lost_in_excel_are_refused(exams):
-    frame = pd.DataFrame(ROWS, columns=["folder", "report", "pirads", "patient"])
-    frame["folder"] = frame["folder"].astype(int)
-    frame.to_excel(exams / "table.xlsx", index=False)
-    refused(exams, "1 has no folder 1", "leading zeros", table=str(exams / "table.xlsx"))
+    message = refused(
+        exams, "table.xlsx row 2 folder is 1, there is 001", "leading zeros", table=with_cells(exams, range(1, 7))
+    )
+    assert message.startswith("prepare: 6 problems")  # and the six folders are not told as folders without a row
+
+
+@pytest.mark.parametrize(("cells", "leave_out"), [([1], True), ([1, "001"], False), (["001", "1", 1], True)])
+def test_a_number_that_may_be_one_of_two_folders_is_refused(exams, cells, leave_out):
+    (exams / "exams" / "001").rename(exams / "exams" / "1")
+    (exams / "exams" / "002").rename(exams / "exams" / "001")
+    refused(
+        exams, f"table.xlsx row {2 + cells.index(1)} folder is 1, there is 001 and 1", "leading zeros",
+        table=with_cells(exams, cells), leave_out_unmatched=leave_out,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_text_names_the_folder_with_these_very_zeros(exams, leave_out):
+    (exams / "exams" / "006").rename(exams / "exams" / "1")
+    cells = ["1", "001", "002", "003", "004", "005"]
+    call(exams, table=with_cells(exams, cells), leave_out_unmatched=leave_out)
+    train, test = read_splits(exams / "out")
+    assert {case["folder"] for case in train + test} == set(cells)
+    assert next(case for case in train + test if case["folder"] == "1")["text"] == SECRET
+
+
+def test_a_csv_that_went_through_excel_is_not_matched_to_another_folder(exams):
+    """A CSV's 1 may have been 001: with both folders there, nothing is left out on the strength of it."""
+    (exams / "exams" / "006").rename(exams / "exams" / "1")
+    write_table(exams, [("1", *ROWS[0][1:]), *ROWS[1:5]])
+    refused(exams, "001 has no row in the table, which has 1", "leading zeros", leave_out_unmatched=True)
+
+
+def test_a_patient_with_lost_zeros_is_not_two_patients(exams):
+    rows = [(*row[:3], patient) for row, patient in zip(ROWS, ["07", 7, "B", "C", "D", "E"], strict=True)]
+    pd.DataFrame(rows, columns=["folder", "report", "pirads", "patient"]).to_excel(exams / "table.xlsx", index=False)
+    refused(exams, "002 patient is 7, other rows have 07", "leading zeros", table=str(exams / "table.xlsx"))
+
+
+REPORT = "Zorv quil mexi bantu"  # as short as a name, and of words that stand nowhere else
+NAMES = ["folder", "report", "pirads", "isup", "patient", "x", "y", "z"]
+OPTIONS = (
+    "--t2w t2.nii.gz --size 24,24,16 --spacing 1.5,1.5,2.0 --pirads_column pirads --isup_column isup "
+    "--patient_column patient --centre_columns x,y,z --centre_world ras"
+)
+
+
+def quotes_nothing(root, capsys, caplog, *options):
+    """prepare, as typed; no word of REPORT is in what it prints, logs or raises. Gives what it printed."""
+    assert len(REPORT) == 20
+    argv = [*OPTIONS.split(), "--table", f"{root}/table.csv", "--images_dir", f"{root}/exams"]
+    with caplog.at_level(logging.DEBUG), pytest.raises(SystemExit) as caught:
+        run(prepare, [*argv, "--output_dir", f"{root}/out", *options])
+    printed = "".join(capsys.readouterr()) + caplog.text
+    assert caught.value.code == 1
+    assert not [word for word in REPORT.split() if word in printed], printed
+    return " ".join(printed.split())
+
+
+@pytest.mark.parametrize("column", [name for name in NAMES if name != "report"])
+def test_a_short_report_in_the_wrong_column_is_not_quoted(exams, capsys, caplog, column):
+    frame = pd.DataFrame([(row[0], REPORT, row[2], "", row[3], *POINT) for row in ROWS], columns=NAMES)
+    frame = frame.astype(str)
+    frame.loc[4, column] = REPORT
+    frame.to_csv(exams / "table.csv", index=False)
+    (exams / "exams" / "003" / "t2.nii.gz").unlink()  # so that a patient of any name is refused too
+    printed = quotes_nothing(exams, capsys, caplog)
+    if column in ("pirads", "isup"):
+        assert f"005 {column} is text of 20 characters" in printed
+    if column == "folder":
+        assert "table.csv row 6 has no folder: text of 20 characters is not in images_dir" in printed
+
+
+@pytest.mark.parametrize("option", ["folder_column", "pirads_column", "isup_column", "patient_column"])
+def test_the_reports_column_given_for_another_is_refused_and_not_quoted(exams, capsys, caplog, option):
+    frame = pd.DataFrame([(row[0], REPORT, row[2], "", row[3], *POINT) for row in ROWS], columns=NAMES)
+    frame.to_csv(exams / "table.csv", index=False)
+    printed = quotes_nothing(exams, capsys, caplog, f"--{option}", "report")
+    assert "column 'report' is given for the report and the" in printed
+
+
+def test_a_table_without_column_names_is_refused_without_quoting_its_first_row(exams, capsys, caplog):
+    frame = pd.DataFrame([(row[0], REPORT, row[2], "0", row[3], *POINT) for row in ROWS], columns=NAMES)
+    frame.to_csv(exams / "table.csv", index=False, header=False)
+    assert "text of 20 characters" in quotes_nothing(exams, capsys, caplog)
 
 
 def test_an_adc_somewhere_else_is_refused(exams):

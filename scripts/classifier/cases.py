@@ -23,6 +23,7 @@ from scripts.data.cases import (
     cell_flag,
     cell_name,
     is_folder_name,
+    name_of,
     patient_of,
     read_clinical,
     read_splits,
@@ -150,16 +151,15 @@ def read_synthetic(root: str | os.PathLike[str], arm: Arm, *, sources: set[str],
             problems.add(sheet.name, f"has no column {name}", "make the volumes again with ccella_ldm's inference")
     problems.raise_if_any()
     cases = []
-    for cell, label in zip(table["folder"], table[column], strict=True):
-        folder = cell_name(cell)
+    for row, cell, label in zip(table.index, table["folder"], table[column], strict=True):
+        folder, place = cell_name(cell), f"{sheet.name} row {row}"
         if folder is None or not is_folder_name(folder):
-            problems.add(sheet.name, f"folder {shown(cell)} is not a folder's name", "format the column as Text")
+            problems.add(place, f"folder {shown(cell)} is not a folder's name", "format the column as Text")
             continue
         source = source_of(root, folder)
         if source not in known:
-            problems.add(
-                folder, "was made from no report of dataset_dir, maybe from a test case", "give its dataset_dir"
-            )
+            what = "was made from no report of dataset_dir, maybe from a test case"
+            problems.add(name_of(folder, place), what, "give its dataset_dir")
         elif source in sources:
             cases.append(_synthetic(Path(root), folder, label, column, problems))
     for name, count in Counter(case["folder"] for case in cases).items():

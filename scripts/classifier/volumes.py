@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from scripts.data.cases import Case
 from scripts.data.grid import Grid, grid_affine, resample
 from scripts.data.images import CheckImaged, ImageTransforms, check_voxels
-from scripts.problems import UserError
+from scripts.problems import Problems, UserError
 
 STRIDE = 32  # EfficientNet halves every axis five times
 SPACING_TOLERANCE = 1e-3  # mm; headers hold float32
@@ -150,13 +150,16 @@ class VolumeDataset(Dataset):
         cache_rate: float = 1,
     ) -> None:
         self.data = data
+        problems = Problems("volumes")
         # The cache is not copied: nothing changes a volume in place.
         try:
             self.volumes = CacheDataset(data, transform, cache_rate=cache_rate, progress=False, copy_cache=False)
         except UserError:
-            check_voxels(data, transform)  # of all cases, where the cache stops at the first one
+            check_voxels(data, transform, problems)  # of all cases, where the cache stops at the first one
+            problems.raise_if_any()
             raise
-        check_voxels(data[self.volumes.cache_num :], transform)
+        check_voxels(data[self.volumes.cache_num :], transform, problems)
+        problems.raise_if_any()
         self.augment = augment
         self.seed = seed
 

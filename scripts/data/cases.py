@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from scripts.data.grid import by, read_grid
 from scripts.files import atomic, inside
 from scripts.problems import Problems, UserError
 
@@ -27,6 +29,7 @@ LABEL_VALUES = ("positive", "negative", "train", "test")
 SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
 OPTIONAL_COLUMNS = ("Label", "patient")
 SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
+WORD = re.compile(r"[\w.:+/\\-]{0,24}", re.ASCII)  # other scripts write whole reports without a space
 
 Case = dict[str, Any]
 
@@ -55,10 +58,29 @@ def sheet_labels(frame: pd.DataFrame) -> pd.Series:
     return labels.set_axis(frame["folder"])
 
 
+def is_word(value: Any) -> bool:
+    """Whether `value` is one short word, or nothing: it can be quoted, whichever column it stands in."""
+    return isinstance(value, str) and WORD.fullmatch(value) is not None
+
+
 def shown(value: Any) -> str:
-    """A value for a message: as it is written, unless it is so long that it may be out of a report."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"({len(text)} characters)"
+    """A value for a message: numbers and single words as they are written, the rest by its kind and length.
+
+    Any cell may hold a report after a mix-up of columns, and report text is never quoted.
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return str(value)
+    if isinstance(value, str):
+        return repr(value) if is_word(value) else f"text of {len(value)} characters"
+    if isinstance(value, (list, tuple)):
+        numbers = len(value) <= 4 and all(isinstance(item, (bool, int, float)) for item in value)
+        return str(list(value)) if numbers else f"a list of {len(value)}"
+    return f"a {type(value).__name__}"
+
+
+def name_of(folder: str | None, place: str) -> str:
+    """What messages call a table's row whose folder may be none: the folder where it can be quoted, else its place."""
+    return folder if folder and is_word(folder) else place
 
 
 # ---- datalists -------------------------------------------------------------------------------------------------------
@@ -87,7 +109,7 @@ def read_datalist(
         path: the JSON file; a relative path is taken as it is, not from `root`.
         root: the folder that image paths start from and must not leave.
         keys: the image keys that every case must have; other image keys are checked where they are present.
-        check_files: look at every image's header: there, readable, 3D, on the grid that the case declares.
+        check_files: look at every image's header (`check_headers`).
         problems: where to note problems instead of raising them.
 
     Returns:
@@ -102,11 +124,10 @@ def read_datalist(
         cases = []
         for index, entry in enumerate(_json_list(path, noted)):
             case = _check_entry(entry, f"{path.name}[{index}]", Path(root), keys, noted)
-            if case is None:
-                continue
-            if check_files:
-                _check_images(case, noted)
-            cases.append(case)
+            if case is not None:
+                cases.append(case)
+        if check_files:
+            check_headers(cases, noted)
         for folder, count in Counter(case["folder"] for case in cases).items():
             if count > 1:
                 noted.add(folder, f"is listed {count} times in {path.name}", "keep one entry")
@@ -139,6 +160,9 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
     if not is_folder_name(folder):
         problems.add(place, f"folder {shown(folder)} is not a plain name", 'give it in quotes, without "/" or ".."')
         return None
+    if not is_word(folder) and not (root / folder).is_dir():  # from here on messages and files carry the name
+        problems.add(place, f"folder {shown(folder)} is not in {root}", "correct it, or give it a name of one word")
+        return None
     case = dict(entry)
     for key in dict.fromkeys([*keys, *(key for key in SEQUENCES if key in entry)]):
         case[key] = _image_path(entry.get(key), key, folder, root, problems)
@@ -150,6 +174,7 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
         problems.add(folder, "text_isnull is not 0 or 1", "write 1 for an absent report, else 0")
     if not isinstance(entry.get("patient", ""), str):
         problems.add(folder, "patient is not text", "give it in quotes")
+        del case["patient"]
     return case
 
 
@@ -166,6 +191,9 @@ def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problem
     if not isinstance(value, str) or not value:
         problems.add(folder, f"has no image {key}", f'add "{key}": "./{folder}/{key}.nii.gz"')
         return ""
+    if not value.endswith((".nii", ".nii.gz")):
+        problems.add(folder, f"{key} is {shown(value)}, not the path of a NIfTI image", "write it with .nii.gz")
+        return ""
     try:
         return str(inside(root, value))
     except ValueError as error:
@@ -176,7 +204,7 @@ def _image_path(value: Any, key: str, folder: str, root: Path, problems: Problem
 def _one_hot_of(value: Any, folder: str, problems: Problems) -> list[int]:
     if value not in ([0, 1], [1, 0]):
         problems.add(folder, f"pirads is {shown(value)}, not one-hot", "write [1, 0] for PI-RADS 1-2, [0, 1] for 3-5")
-        return [1, 0]
+        return []
     return [int(number) for number in value]
 
 
@@ -196,29 +224,46 @@ def is_spacing(value: Any) -> bool:
     )
 
 
-def _check_images(case: Case, problems: Problems) -> None:
-    """Check the headers of a case's images; the voxels are checked where they are read."""
-    for key in SEQUENCES:
-        path = case.get(key)
-        if not path:
-            continue
-        name = f"{key} ({Path(path).name})"
-        if not Path(path).is_file():
-            problems.add(case["folder"], f"{name} is missing", f"put it at {path}")
-            continue
-        try:
-            header = nib.load(path).header
-        except Exception:  # nibabel raises whatever the broken bytes lead it to
-            problems.add(case["folder"], f"{name} cannot be read as NIfTI", "write or copy the file again")
-            continue
-        if len(header.get_data_shape()) != 3:
-            problems.add(
-                case["folder"], f"{name} has shape {header.get_data_shape()}, not three axes", "give a 3D image"
-            )
-        elif case["spacing"] and not np.allclose(header.get_zooms(), case["spacing"], rtol=0, atol=SPACING_TOLERANCE):
-            zooms = [round(float(zoom), 4) for zoom in header.get_zooms()]
-            what = f"{name} has spacing {zooms} mm, declared is {case['spacing']}"
-            problems.add(case["folder"], what, "resample the image or correct the datalist")
+def check_headers(cases: Sequence[Case], problems: Problems, factor: int = 1) -> None:
+    """Note what the headers of all images tell; the voxels are checked where they are read.
+
+    Every image is there, readable, 3D, of the declared spacing and of a size that `factor` divides; the images of a
+    case lie on one grid; all cases have one size.
+    """
+    sizes = {}
+    for case in cases:
+        grids = [grid for key in SEQUENCES if case.get(key) and (grid := _check_header(case, key, factor, problems))]
+        if any(size != grids[0][1] or not np.allclose(affine, grids[0][0], atol=1e-3) for affine, size in grids):
+            problems.add(case["folder"], "its sequences lie on different grids", "resample them onto one")
+        elif grids:
+            sizes[case["folder"]] = grids[0][1]
+    usual = Counter(sizes.values()).most_common(1)
+    for folder, size in sizes.items():
+        if size != usual[0][0]:
+            what = f"has size {by(size)}, the others {by(usual[0][0])}"
+            problems.add(folder, what, "resample all exams onto one grid (python -m scripts.prepare)")
+
+
+def _check_header(case: Case, key: str, factor: int, problems: Problems) -> tuple[np.ndarray, tuple[int, ...]] | None:
+    """The grid of one image as `read_grid` gives it, or None where there is none."""
+    path = Path(case[key])
+    name = f"{key} ({path.name})"
+    if not path.is_file():
+        problems.add(case["folder"], f"{name} is missing", f"put it at {path}")
+        return None
+    try:
+        affine, size = read_grid(path)
+    except ValueError as error:
+        problems.add(case["folder"], f"{name} {error}", "write or copy the file again")
+        return None
+    spacing = nib.affines.voxel_sizes(affine)
+    if case["spacing"] and not np.allclose(spacing, case["spacing"], rtol=0, atol=SPACING_TOLERANCE):
+        what = f"{name} has spacing {by(spacing.round(4))} mm, declared is {by(case['spacing'])}"
+        problems.add(case["folder"], what, "resample the image or correct the datalist")
+    if any(n % factor for n in size):
+        what = f"{name} has size {by(size)}, not divisible by {factor}"
+        problems.add(case["folder"], what, "crop or pad it to such a size")
+    return affine, size
 
 
 def write_datalist(path: str | os.PathLike[str], cases: Sequence[Mapping[str, Any]]) -> None:
@@ -242,7 +287,9 @@ def check_split(
             noted.add(folder, "is in both train and test", "take it out of one of them")
         shared_patients = {patient_of(case) for case in train} & {patient_of(case) for case in test}
         for patient in sorted(shared_patients - shared_folders):
-            noted.add(f"patient {patient}", "has exams in both train and test", "move all of them into one list")
+            folder = next(case["folder"] for case in train if patient_of(case) == patient)
+            name = patient if is_word(patient) else f"of {folder}"
+            noted.add(f"patient {name}", "has exams in both train and test", "move all of them into one list")
 
 
 # ---- tables and the clinical sheet -----------------------------------------------------------------------------------
@@ -293,14 +340,19 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
 def cell_name(cell: Any) -> str | None:
     """A name out of a table cell: text as it stands, a whole number by its digits, else None.
 
-    Excel turns `0017` into the number 17 and `1-2` into a date. 17 becomes "17", which no folder `0017` equals, so a
-    changed name is found as a name that does not match, and is never matched to another folder.
+    Excel turns `0017` into the number 17 and `1-2` into a date. 17 becomes "17", which no folder `0017` equals;
+    where there is a folder `17` too, only `but_for_zeros` tells that the number may have been either.
     """
     if isinstance(cell, str):
         return cell
     if isinstance(cell, (int, float)) and not isinstance(cell, bool) and float(cell).is_integer():
         return str(int(cell))
     return None
+
+
+def but_for_zeros(name: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that differ from `name` in leading zeros alone, which Excel drops."""
+    return sorted(other for other in names if other != name and other.lstrip("0") == name.lstrip("0"))
 
 
 def cell_flag(cell: Any) -> int | None:
@@ -313,7 +365,7 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
 
     Returns:
         `folder` (str), `PosPIRADS` and `PosISUP` (Int64, may be NA), `Label` (str, may be NA), and `patient` (str)
-        where the sheet has it.
+        where the sheet has it; the index is the row in the file.
 
     Raises:
         UserError: every problem of every row, when `problems` is not given; always, when the file is no table.
@@ -329,11 +381,13 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
             noted.add(path.name, f"has the unknown column {shown(name)}", "remove or rename it")
         records = zip(table.index, table.to_dict("records"), strict=True)
         rows = [_check_row(record, f"{path.name} row {row}", noted) for row, record in records]
-        for folder, count in Counter(row["folder"] for row in rows if row["folder"]).items():
-            if count > 1:
-                noted.add(folder, f"has {count} rows in {path.name}", "keep one")
-    columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
-    frame = pd.DataFrame(rows, columns=columns)
+        columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
+        frame = pd.DataFrame(rows, columns=columns, index=table.index)
+        for folder, same in frame.groupby("folder").groups.items():
+            if len(same) > 1:
+                noted.add(
+                    name_of(folder, f"{path.name} row {same[0]}"), f"has {len(same)} rows in {path.name}", "keep one"
+                )
     return frame.astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
 
 
@@ -341,7 +395,7 @@ def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[s
     retype = "format the column as Text and type it again"
     folder = cell_name(row["folder"])
     checked: dict[str, Any] = {"folder": folder if is_folder_name(folder) else None, "Label": row.get("Label")}
-    case = checked["folder"] or place
+    case = name_of(checked["folder"], place)
     if checked["folder"] is None:
         problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", retype)
     for name in ("PosPIRADS", "PosISUP"):
@@ -382,7 +436,8 @@ def check_sheet(frame: pd.DataFrame, cases: Sequence[Mapping[str, Any]], *, prob
         for row in sorted(rows - folders):
             changed = next((folder for folder in missing if folder.lstrip("0") == row), None)
             if changed is None:
-                noted.add(row, "is in the clinical sheet but in no datalist", "remove the row or add the case")
+                name = name_of(row, f"clinical sheet row {frame.index[frame['folder'] == row][0]}")
+                noted.add(name, "is in the clinical sheet but in no datalist", "remove the row or add the case")
             else:
                 missing.remove(changed)
                 what = f"is {row} in the clinical sheet (Excel drops leading zeros)"
@@ -397,30 +452,31 @@ def read_splits(
     keys: Sequence[str] = ("axt2",),
     check_files: bool = True,
     names: tuple[str, str] = ("train.json", "test.json"),
+    problems: Problems | None = None,
 ) -> tuple[list[Case], list[Case]]:
     """Read and check a data root: both datalists, no patient in both, and the clinical sheet against them.
 
     Args:
         root: the data root.
         keys: the image keys that every case must have.
-        check_files: look at every image's header too.
+        check_files: look at every image's header too (`check_headers`).
         names: the datalists, e.g. `("train_merged.json", "test_merged.json")` once reports are embedded.
+        problems: where to note problems instead of raising them.
 
     Returns:
         The training and the test cases, with `patient` from the sheet where only the sheet tells it.
 
     Raises:
-        UserError: everything that is wrong, at once.
+        UserError: everything that is wrong, at once, when `problems` is not given.
     """
     root = Path(root)
-    problems = Problems(str(root))
-    train, test = (
-        read_datalist(root / name, root, keys=keys, check_files=check_files, problems=problems) for name in names
-    )
-    _check_together(root, train, test, problems)
-    if not problems and not train and not test:
-        problems.add(root.name, "holds no case", "prepare exams or make a phantom first")
-    problems.raise_if_any()
+    with _collected(problems, str(root)) as noted:
+        train, test = (read_datalist(root / name, root, keys=keys, check_files=False, problems=noted) for name in names)
+        if check_files:
+            check_headers([*train, *test], noted)
+        _check_together(root, train, test, noted)
+        if not noted and not train and not test:
+            noted.add(root.name, "holds no case", "prepare exams or make a phantom first")
     return train, test
 
 
@@ -442,7 +498,7 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
 
 
 def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], problems: Problems) -> None:
-    """Check the clinical sheet against the cases, and that no patient, of list or sheet, is in both lists."""
+    """Check the clinical sheet, its labels and patients, against the cases, and that no patient is in both lists."""
     cases = [*train, *test]
     try:
         frame = read_clinical(root / "clinical.xlsx", problems=problems)
@@ -450,8 +506,20 @@ def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], pro
         problems.add("clinical.xlsx", str(error))
     else:
         check_sheet(frame, cases, problems=problems)
+        _check_labels(frame, cases, problems)
         _add_patients(frame, cases, problems)
     check_split(train, test, problems=problems)
+
+
+def _check_labels(frame: pd.DataFrame, cases: Sequence[Case], problems: Problems) -> None:
+    """A case is positive in the datalist where it is in the sheet; PosISUP is another question, and may differ."""
+    rows = frame.dropna(subset=["folder", "PosPIRADS"]).drop_duplicates("folder")
+    flags = rows.set_index("folder")["PosPIRADS"]
+    for case in cases:
+        flag = flags.get(case["folder"])
+        if flag is not None and case["pirads"] and is_positive(case) != bool(flag):
+            what = f"pirads is {case['pirads']} in the datalist, PosPIRADS {flag} in the clinical sheet"
+            problems.add(case["folder"], what, "correct one of them")
 
 
 def _add_patients(frame: pd.DataFrame, cases: Sequence[Case], problems: Problems) -> None:

@@ -8,7 +8,7 @@ ADC and DWI are resampled to the same world positions.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -60,6 +60,34 @@ def grid_affine(grid: Grid, volume: MetaTensor, centre: Sequence[float] | None =
     axes = (affine @ to_ras)[:3, :3]
     steps = axes / np.linalg.norm(axes, axis=0) * grid.spacing
     return nib.affines.from_matvec(steps, centre - steps @ (np.asarray(grid.size) - 1) / 2)
+
+
+def read_grid(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The grid of a NIfTI image, its axes in the order and direction R, A, S; only the header is read.
+
+    Returns:
+        The affine (4, 4) from voxels to RAS world in mm, and the size in voxels.
+
+    Raises:
+        ValueError: the file cannot be read as NIfTI, is not 3D, or does not say where it lies.
+    """
+    try:
+        image = nib.load(path)
+        shape, affine = image.shape, np.asarray(image.affine, dtype=np.float64)
+    except Exception:  # nibabel raises whatever the broken bytes lead it to
+        raise ValueError("cannot be read as NIfTI") from None
+    if len(shape) != 3:
+        raise ValueError(f"has shape {by(shape)}, not three axes")
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        raise ValueError("has no valid spacing or orientation")
+    orientation = nib.io_orientation(affine)
+    size = tuple(int(shape[int(axis)]) for axis in np.argsort(orientation[:, 0]))
+    return affine @ nib.orientations.inv_ornt_aff(orientation, shape), size
+
+
+def by(numbers: Iterable[float]) -> str:
+    """Numbers as messages write a size or a spacing, e.g. 64×64×32."""
+    return "×".join(f"{number:g}" for number in numbers)
 
 
 def resample(volume: MetaTensor, grid: Grid, affine: np.ndarray) -> MetaTensor:

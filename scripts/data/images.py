@@ -22,6 +22,7 @@ from monai.transforms import (
 )
 from tqdm import tqdm
 
+from scripts.data.grid import by
 from scripts.files import atomic
 from scripts.problems import Problems, UserError
 
@@ -50,12 +51,12 @@ class CheckImaged(MapTransform):
             image: MetaTensor = data[key]
             case = f"{data.get('folder', '')}/{key}"
             if image.ndim != 4 or image.shape[0] != 1:
-                problems.add(case, f"has shape {_by(image.shape)}", "one 3D volume a file is expected")
+                problems.add(case, f"has shape {by(image.shape)}", "one 3D volume a file is expected")
                 continue
             _check_size(problems, case, image.shape[1:], self.spatial_size, self.factor)
             spacing, declared = image.pixdim.tolist(), data.get("spacing")
             if declared is not None and not np.allclose(spacing, declared, rtol=0, atol=SPACING_TOLERANCE):
-                what = f"has spacing {_by(np.round(spacing, 4))} mm, the datalist says {_by(declared)}"
+                what = f"has spacing {by(np.round(spacing, 4))} mm, the datalist says {by(declared)}"
                 problems.add(case, what, "correct the datalist, or resample the image (python -m scripts.prepare)")
             if not torch.isfinite(image).all():
                 problems.add(case, "contains NaN or infinite values", "export the image again")
@@ -70,13 +71,9 @@ def _check_size(
 ) -> None:
     """Note a size (X, Y, Z) that is not the wanted one or that the network cannot divide."""
     if wanted is not None and tuple(shape) != wanted:
-        problems.add(case, f"has size {_by(shape)}, not {_by(wanted)}", "resample it (python -m scripts.prepare)")
+        problems.add(case, f"has size {by(shape)}, not {by(wanted)}", "resample it (python -m scripts.prepare)")
     elif any(n % factor for n in shape):
-        problems.add(case, f"has size {_by(shape)}, not divisible by {factor}", "crop or pad it to such a size")
-
-
-def _by(numbers: Iterable[float]) -> str:
-    return "×".join(f"{n:g}" for n in numbers)
+        problems.add(case, f"has size {by(shape)}, not divisible by {factor}", "crop or pad it to such a size")
 
 
 class ImageTransforms(Compose):
@@ -97,10 +94,10 @@ class ImageTransforms(Compose):
             if isinstance(root, UserError):
                 raise root from None
             # Only the kind of the error is passed on: its text may quote anything that stood in the datalist.
-            raise UserError(
-                f"case {input_.get('folder', '')}: an image cannot be read ({type(root).__name__}); "
-                "the file is missing, truncated or no image: copy it again"
-            ) from None
+            problems = Problems("images")
+            what = f"an image cannot be read ({type(root).__name__}): it is missing, truncated or no image"
+            problems.add(str(input_.get("folder", "")), what, "copy it again")
+            raise UserError(str(problems), problems.rows) from None
 
 
 def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = None, factor: int = 4) -> Compose:
@@ -132,50 +129,13 @@ def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = N
     return ImageTransforms(steps)
 
 
-def check_images(
-    cases: Iterable[Mapping[str, Any]],
-    keys: Sequence[str],
-    problems: Problems,
-    spatial_size: Sequence[int] | None = None,
-    factor: int = 4,
-) -> None:
-    """Note what the images' headers say against the network, before anything heavy starts.
-
-    That files are there, readable and have the declared spacing is `read_datalist`'s part; what only voxels tell (NaN,
-    constant, truncated) is found when a case is loaded.
-    """
-    size = None if spatial_size is None else tuple(spatial_size)
-    for case in cases:
-        grids = set()
-        for key in keys:
-            try:
-                image = nib.load(case[key])
-            except (KeyError, OSError, EOFError, nib.filebasedimages.ImageFileError):
-                continue
-            if len(image.shape) != 3:
-                continue
-            # From the file's axes to right, anterior, superior.
-            order = np.argsort(nib.io_orientation(image.affine)[:, 0])
-            _check_size(problems, f"{case['folder']}/{key}", [image.shape[axis] for axis in order], size, factor)
-            grids.add((image.shape, image.affine.round(3).tobytes()))
-        if len(grids) > 1:
-            problems.add(case["folder"], "its sequences lie on different grids", "resample them together")
-
-
-def check_voxels(cases: Iterable[Mapping[str, Any]], transforms: Compose) -> None:
-    """Load every case once, so that what only voxels tell is told of all of them, before anything heavy or any write.
-
-    Raises:
-        UserError: what is wrong with every case.
-    """
-    errors = []
+def check_voxels(cases: Iterable[Mapping[str, Any]], transforms: Compose, problems: Problems) -> None:
+    """Load every case once and note what only voxels tell of it, before anything heavy or any write."""
     for case in tqdm(list(cases), desc="checking volumes", disable=None):
         try:
             transforms(case)
         except UserError as error:
-            errors.append(str(error))
-    if errors:
-        raise UserError("\n".join(errors))
+            problems.add_error(case["folder"], error)
 
 
 def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:

@@ -42,8 +42,8 @@ def _read_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     file, source, licence = _SOURCES[name]
     if not path or not Path(path).is_file():
         raise UserError(
-            f"{name} weights not found at {str(path)!r}: download {file} from {source} ({licence}) and give its path, "
-            "or choose the `phantom` features"
+            f"{name} weights not found at {str(path)!r}: download {file} from {source} ({licence}) into "
+            "bundles/ccella_ldm/models and give its path, or choose the `phantom` features"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

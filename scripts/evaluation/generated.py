@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +26,13 @@ from scripts.data.cases import (
     cell_name,
     is_folder_name,
     is_positive,
+    name_of,
     read_splits,
     read_table,
     shown,
 )
-from scripts.data.images import image_transforms
+from scripts.data.grid import by, read_grid
+from scripts.data.images import check_voxels, image_transforms
 from scripts.data.outputs import read_record
 from scripts.data.phantom.analyser import agrees, analyse
 from scripts.data.phantom.anatomy import Lesion
@@ -89,8 +90,7 @@ def evaluate(
     Raises:
         UserError: everything that is wrong with the cases and volumes, before any network is made; weights are missing.
     """
-    train, test = read_splits(dataset_dir, keys=(sequence,))
-    generated = read_generated(generated_dir, train, test, sequence)
+    train, test, generated = read_volumes(dataset_dir, generated_dir, sequence)
     extractors = _extractors(medicalnet_file, radimagenet_file, device)
 
     result: dict[str, dict[str, dict[str, Estimate]]] = {}
@@ -112,71 +112,101 @@ def evaluate(
     return as_values
 
 
-def read_generated(
-    root: str | os.PathLike[str], train: Sequence[Case], test: Sequence[Case], sequence: str
-) -> list[Generated]:
-    """The generated volumes, each with its real case.
+# ---- the volumes -----------------------------------------------------------------------------------------------------
+
+
+def read_volumes(
+    dataset_dir: str | os.PathLike[str], generated_dir: str | os.PathLike[str], sequence: str
+) -> tuple[list[Case], list[Case], list[Generated]]:
+    """Training cases, test cases and generated volumes, all of them checked: tables, headers, then voxels.
 
     Raises:
-        UserError: everything that is wrong with the sheet and the volumes' headers, or none is made from a test report.
+        UserError: everything that is wrong, in one table; or there is too little to judge.
+    """
+    problems = Problems("volumes to judge")
+    train, test = read_splits(dataset_dir, keys=(sequence,), problems=problems)
+    generated = read_generated(generated_dir, train, test, sequence, problems)
+    volumes = [{"folder": case["folder"], sequence: case[sequence]} for case in [*train, *test]]
+    volumes += [{"folder": f"generated {g.folder}", sequence: g.image} for g in generated]
+    # What is missing or cannot be read was told with the headers.
+    readable = [volume for volume in volumes if _grid_of(volume[sequence])]
+    check_voxels(readable, image_transforms((sequence,), factor=1), problems)
+    problems.raise_if_any()
+    if len(train) < 2 or len(test) < 2:
+        raise UserError(f"{len(train)} training, {len(test)} test cases: distances need two of each")
+    if sum(g.is_test for g in generated) < 2:
+        raise UserError(f"{generated_dir}: fewer than two volumes are of test reports; run inference on test.json")
+    return train, test, generated
+
+
+def read_generated(
+    root: str | os.PathLike[str], train: Sequence[Case], test: Sequence[Case], sequence: str, problems: Problems
+) -> list[Generated]:
+    """The generated volumes, each with its real case, as far as sheet and headers are sound; the rest is noted.
+
+    Raises:
+        UserError: there is no sheet, or it is no table.
     """
     root = Path(root)
     if not (root / SHEET).is_file():
         raise UserError(f"generated_dir {str(root)!r} holds no {SHEET}; give the folder that inference wrote")
     sheet = read_table(root / SHEET)
-    problems = Problems(str(root))
     if "folder" not in sheet:
         raise UserError(f"{root / SHEET}: has no column folder; make the volumes again with inference")
     known = {case["folder"]: case for case in [*train, *test]}
     tested = {case["folder"] for case in test}
-    generated = []
-    for row in sheet.to_dict("records"):
-        folder = cell_name(row["folder"])
+    generated = {}
+    for number, row in zip(sheet.index, sheet.to_dict("records"), strict=True):
+        folder, place = cell_name(row["folder"]), f"{SHEET} row {number}"
         if folder is None or not is_folder_name(folder):
-            problems.add(SHEET, f"folder {shown(row['folder'])} is not a folder's name", "format the column as Text")
+            problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", "format the column as Text")
             continue
         record = read_record(root, folder)
         source = record.source if record else folder
         if source not in known:
-            problems.add(folder, "was made from no report of dataset_dir", "give the dataset_dir that it was made from")
+            what = "was made from no report of dataset_dir"
+            problems.add(name_of(folder, place), what, "give the dataset_dir that it was made from")
+            continue
+        if folder in generated:
+            problems.add(f"generated {folder}", f"has another row in {SHEET}, row {number}", "keep one")
             continue
         predicted = cell_flag(row["PIRADS_synth"]) if row.get("PIRADS_synth") is not None else None
         if record and record.probability is not None:
             predicted = record.probability
-        case = known[source]
         image = root / folder / f"{sequence}.nii.gz"
-        _check_grid(image, folder, case[sequence], problems)
-        generated.append(Generated(folder, str(image), case, source in tested, predicted))
-    for folder, count in Counter(g.folder for g in generated).items():
-        if count > 1:
-            problems.add(folder, f"has {count} rows in {SHEET}", "keep one")
-    problems.raise_if_any()
-    if len(train) < 2 or len(test) < 2:
-        raise UserError(f"{len(train)} training, {len(test)} test cases: distances need two of each")
-    if sum(g.is_test for g in generated) < 2:
-        raise UserError(f"{root}: fewer than two volumes are made from test reports; run inference on test.json")
-    return generated
+        generated[folder] = Generated(folder, str(image), known[source], source in tested, predicted)
+    for made in generated.values():
+        _check_grid(made, sequence, problems)
+    return list(generated.values())
 
 
-def _check_grid(path: Path, folder: str, real: str, problems: Problems) -> None:
-    """Volumes on another grid have other features, whatever they show."""
+def _check_grid(made: Generated, sequence: str, problems: Problems) -> None:
+    """A volume of another size or spacing has other features, whatever it shows.
+
+    Where it lies in the world changes none: inference that had no real image puts it around the origin.
+    """
+    name, path = f"generated {made.folder}", Path(made.image)
+    found, real = _grid_of(path), _grid_of(made.case[sequence])
     if not path.is_file():
-        problems.add(folder, f"{path.name} is missing", f"put it at {path}, or generate it again")
-        return
+        problems.add(name, f"{path.name} is missing", f"put it at {path}, or generate it again")
+    elif found is None:
+        problems.add(name, f"{path.name} cannot be read as a 3D NIfTI volume", "generate it again")
+    elif real is not None:
+        (size, spacing), (real_size, real_spacing) = found, real
+        if size != real_size:
+            problems.add(name, f"has size {by(size)}, the real case {by(real_size)}", "generate on the real grid")
+        if not np.allclose(spacing, real_spacing, rtol=0, atol=SPACING_TOLERANCE):
+            what = f"has spacing {by(spacing.round(4))} mm, the real case {by(real_spacing.round(4))}"
+            problems.add(name, what, "generate on the real grid")
+
+
+def _grid_of(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.ndarray] | None:
+    """Size and spacing (mm) along R, A, S, or None where no volume can be read."""
     try:
-        header = nib.load(path).header
-    except Exception:  # nibabel raises whatever the broken bytes lead it to
-        problems.add(folder, f"{path.name} cannot be read as NIfTI", "generate it again")
-        return
-    wanted = nib.load(real).header
-    if header.get_data_shape() != wanted.get_data_shape():
-        problems.add(
-            folder, f"has size {header.get_data_shape()}, the real case {wanted.get_data_shape()}",
-            "generate on the real grid",
-        )  # fmt: skip
-    elif not np.allclose(header.get_zooms(), wanted.get_zooms(), rtol=0, atol=SPACING_TOLERANCE):
-        zooms = [np.round(np.asarray(each.get_zooms(), dtype=float), 4).tolist() for each in (header, wanted)]
-        problems.add(folder, f"has spacing {zooms[0]} mm, the real case {zooms[1]}", "generate on the real grid")
+        affine, size = read_grid(path)
+    except ValueError:
+        return None
+    return size, nib.affines.voxel_sizes(affine)
 
 
 # ---- features --------------------------------------------------------------------------------------------------------

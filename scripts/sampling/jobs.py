@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import nibabel as nib
 import numpy as np
 from monai.utils import ensure_tuple
 from torch import Tensor
@@ -25,6 +24,7 @@ from scripts.data.cases import (
     read_datalist,
     sheet_labels,
 )
+from scripts.data.grid import read_grid
 from scripts.data.outputs import grid_affine, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
@@ -207,10 +207,10 @@ def _check_image(case: dict[str, Any], sequence: str, problems: Problems) -> Non
     """The real image, where there is one, must tell where it lies: the volume is put there."""
     if case.get(sequence) and Path(case[sequence]).is_file():
         try:
-            _ras_grid(Path(case[sequence]))
-        except Exception:  # nibabel raises whatever the broken bytes lead it to
+            read_grid(case[sequence])
+        except ValueError as error:
             todo = "copy it again, or take it away: a volume can be made without it"
-            problems.add(case["folder"], f"{Path(case[sequence]).name} cannot be read as NIfTI", todo)
+            problems.add(case["folder"], f"{Path(case[sequence]).name} {error}", todo)
 
 
 def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequence: str) -> Source:
@@ -310,7 +310,7 @@ def _check_names(folders: Sequence[str]) -> None:
 
 
 def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
-    like, like_shape = _ras_grid(source.image) if source.image else (None, None)
+    like, like_shape = read_grid(source.image) if source.image else (None, None)
     report = None
     if source.embedding is not None:
         report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
@@ -327,14 +327,6 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
         entry={**source.entry, "spacing": list(recipe.spacing)},
         settings={**recipe.settings, "report": report},
     )
-
-
-def _ras_grid(path: Path) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Affine and shape of an image's grid with its axes in the order and direction R, A, S; only the header is read."""
-    image = nib.load(path)
-    orientation = nib.io_orientation(image.affine)
-    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
-    return affine, tuple(image.shape[int(axis)] for axis in np.argsort(orientation[:, 0]))
 
 
 def unfinished(jobs: Sequence[Job], output_dir: Path) -> list[Job]:

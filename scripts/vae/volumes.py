@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.data.cases import check_root, read_datalist
-from scripts.data.images import check_images, image_transforms
+from scripts.data.cases import check_headers, check_root, read_datalist
+from scripts.data.images import image_transforms
 from scripts.problems import Problems, UserError
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
@@ -37,8 +37,9 @@ def list_volumes(
     problems = Problems("datalists and images")
     cases = []
     for name in datalists:
-        cases += read_datalist(Path(dataset_dir) / name, dataset_dir, keys=sequences, problems=problems)
-    check_images(cases, sequences, problems, factor=FACTOR)
+        path = Path(dataset_dir) / name
+        cases += read_datalist(path, dataset_dir, keys=sequences, check_files=False, problems=problems)
+    check_headers(cases, problems, factor=FACTOR)
     check_root(dataset_dir, problems)
     problems.raise_if_any()
     return [
@@ -111,17 +112,16 @@ class VolumeDataset(Dataset):
         if needed > available(torch.device("cpu")) / 2:
             logger.info(f"{len(self.data)} volumes need {needed / 2**30:.1f} GiB: they are read anew every epoch")
             cache = False
-        kept, errors = [], []
+        kept, problems = [], Problems("volumes")
         for index in tqdm(range(len(self.data)), desc="reading volumes", disable=None):
             try:
                 image = self.load(index)
             except UserError as error:
-                errors.append(str(error))
+                problems.add_error(self.data[index]["folder"], error)
             else:
                 if cache:
                     kept.append((image.as_tensor().half(), image.affine))
-        if errors:
-            raise UserError("\n".join(errors))
+        problems.raise_if_any()
         return kept if cache else None
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.transform import Rotation
 
 from scripts.data.cases import (
+    check_headers,
     check_root,
     check_sheet,
     check_split,
@@ -107,11 +110,12 @@ def test_a_datalist_is_written_and_read_back_the_same_whatever_the_report(root):
         ({"spacing": [1.5, 1.5, 0]}, ["three positive numbers"]),
         ({"spacing": [1.5, 1.5, float("nan")]}, ["three positive numbers"]),
         ({"spacing": ["1", "1", "1"]}, ["three positive numbers"]),
-        ({"spacing": [1.5, 1.5, 3.0]}, ["axt2", "declared is [1.5, 1.5, 3.0]"]),
+        ({"spacing": [1.5, 1.5, 3.0]}, ["axt2", "has spacing 1.5×1.5×2 mm, declared is 1.5×1.5×3"]),
         ({"axt2": None}, ["no image axt2"]),
         ({"axt2": "./b/none.nii.gz"}, ["axt2", "is missing"]),
         ({"axt2": "../outside.nii.gz"}, ["leaves the data root"]),
-        ({"axt2": "/etc/hostname"}, ["leaves the data root"]),
+        ({"axt2": "/etc/axt2.nii.gz"}, ["leaves the data root"]),
+        ({"axt2": "/etc/hostname"}, ["axt2 is '/etc/hostname', not the path of a NIfTI image"]),
         ({"adc": "./b/adc.nii.gz"}, ["adc", "is missing"]),
         ({"text": 5}, ["text is missing or not text"]),
         ({"text_isnull": 2}, ["text_isnull"]),
@@ -143,6 +147,61 @@ def test_the_same_folder_twice_is_refused(root):
 def test_an_image_that_is_no_nifti_is_refused(root):
     (root / "b" / "axt2.nii.gz").write_bytes(b"not an image")
     refused(with_train(root, entry("b")), "b ", "cannot be read as NIfTI")
+
+
+def save(root, folder, sequence="axt2", shape=(4, 4, 4), affine=None):
+    affine = np.diag([*SPACING, 1]) if affine is None else affine
+    image = nib.Nifti1Image(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), affine)
+    nib.save(image, root / folder / f"{sequence}.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine"),
+    [
+        ((4, 4, 8), np.diag([*SPACING, 1])),
+        ((4, 4, 4), np.diag([*SPACING, 1]) + 0.5 * np.eye(4, k=3)),  # moved by 0.5 mm
+        ((4, 4, 4), nib.affines.from_matvec(Rotation.from_euler("z", 5, degrees=True).as_matrix() * SPACING)),
+    ],
+)
+def test_sequences_of_a_case_on_different_grids_are_refused(root, shape, affine):
+    save(root, "b", "adc", shape, affine)
+    refused(with_train(root, entry("b", adc="./b/adc.nii.gz")), "b its sequences lie on different grids")
+
+
+def test_sequences_whose_axes_are_stored_in_another_order_lie_on_one_grid(root):
+    turned = nib.load(root / "b" / "axt2.nii.gz").as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "P")))
+    nib.save(turned, root / "b" / "adc.nii.gz")
+    assert len(with_train(root, entry("0017"), entry("b", adc="./b/adc.nii.gz"))()) == 2
+
+
+@pytest.mark.parametrize("folder", ["b", "c"])
+def test_a_case_of_another_size_is_refused_in_either_list(root, folder):
+    save(root, folder, shape=(4, 4, 8))
+    message = refused(lambda: read_splits(root), f"{folder} has size 4×4×8, the others 4×4×4")
+    assert message.startswith(f"{root}: 1 problem")
+
+
+def test_a_size_that_the_network_does_not_divide_is_refused(root):
+    cases = with_train(root, entry("b"))()
+    problems = Problems("images")
+    check_headers(cases, problems, factor=8)
+    assert "b  axt2 (axt2.nii.gz) has size 4×4×4, not divisible by 8" in str(problems)
+
+
+def test_an_image_that_does_not_say_where_it_lies_is_refused(root):
+    path = root / "b" / "axt2.nii.gz"
+    data = bytearray(gzip.decompress(path.read_bytes()))
+    data[312:328] = bytes(16)  # the header's srow_z
+    path.write_bytes(gzip.compress(data))
+    refused(with_train(root, entry("b")), "b axt2 (axt2.nii.gz) has no valid spacing or orientation")
+
+
+def test_a_class_that_contradicts_the_sheet_is_refused(root):
+    write_datalist(root / "train.json", [entry("0017", False), entry("b")])
+    message = refused(
+        lambda: read_splits(root), "0017 pirads is [1, 0] in the datalist, PosPIRADS 1 in the clinical sheet"
+    )
+    assert message.startswith(f"{root}: 1 problem")  # b is negative by PosPIRADS, though positive by PosISUP
 
 
 @pytest.mark.parametrize(
@@ -290,10 +349,52 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, name, content):
     refused(lambda: read_table(tmp_path / name), name)
 
 
-def test_a_report_in_the_wrong_column_is_not_quoted(tmp_path):
-    report = SECRET + ", 12 mm, PI-RADS 4, no extension beyond the capsule."
-    sheet([report, report, None, report]).to_excel(tmp_path / "clinical.xlsx", index=False)
-    refused(lambda: read_clinical(tmp_path / "clinical.xlsx"), "characters)")
+REPORT = "Zorv quil mexi bantu"  # as short as a name, and of words that stand nowhere else
+
+
+def quotes_nothing(root):
+    """read_splits refuses the root without a word of REPORT; gives the message."""
+    assert len(REPORT) == 20
+    message = refused(lambda: read_splits(root))
+    assert not [word for word in REPORT.split() if word in message], message
+    return message
+
+
+@pytest.mark.parametrize("column", ["folder", "PosPIRADS", "PosISUP", "Label", "patient"])
+def test_a_short_report_in_a_wrong_column_of_the_sheet_is_not_quoted(root, column):
+    frame = pd.read_excel(root / "clinical.xlsx", dtype=object).assign(patient=["P1", "P2", "P1"])
+    frame.loc[[0, 2] if column == "patient" else [1], column] = REPORT
+    frame.to_excel(root / "clinical.xlsx", index=False)
+    message = quotes_nothing(root)
+    if column == "folder":
+        assert "clinical sheet row 3 is in the clinical sheet but in no datalist" in message
+    elif column == "patient":
+        assert "patient of 0017 has exams in both" in message
+    else:
+        assert f"b {column} is text of 20 characters" in message
+
+
+def test_column_names_and_double_rows_are_not_quoted_where_they_may_be_reports(root):
+    frame = pd.read_excel(root / "clinical.xlsx", dtype=object)
+    frame.rename(columns={"Label": REPORT}).to_excel(root / "clinical.xlsx", index=False)
+    assert "unknown column text of 20 characters" in quotes_nothing(root)
+    frame.assign(folder=["0017", REPORT, REPORT]).to_excel(root / "clinical.xlsx", index=False)
+    assert "clinical.xlsx row 3 has 2 rows" in quotes_nothing(root)
+
+
+@pytest.mark.parametrize("key", ["folder", "axt2", "adc", "pirads", "spacing", "text_isnull", "patient"])
+@pytest.mark.parametrize("value", [REPORT, [REPORT], {"text": REPORT}])
+def test_a_short_report_under_a_wrong_key_of_a_datalist_is_not_quoted(root, key, value):
+    patient = {"patient": REPORT}  # whose exams are in both lists, so that there is always something to refuse
+    write_datalist(root / "train.json", [entry("0017", True, **patient), entry("b") | {key: value}])
+    write_datalist(root / "test.json", [entry("c", **patient)])
+    quotes_nothing(root)
+
+
+def test_a_folder_of_several_words_is_accepted_where_it_exists(root):
+    (root / "b").rename(root / "exam of b")
+    assert with_train(root, entry("exam of b"))()[0]["folder"] == "exam of b"
+    refused(with_train(root, entry("exam of c")), "train.json[0] folder text of 9 characters is not in")
 
 
 def test_merged_datalists_are_read_by_name(root):

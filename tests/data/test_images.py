@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.data.images import SCANNER_UNITS, check_images, image_transforms, save_volume, to_scanner
+from scripts.data.images import SCANNER_UNITS, check_voxels, image_transforms, save_volume, to_scanner
 from scripts.problems import Problems, UserError
 
 AFFINE = np.diag([1.25, 1.25, 1.875, 1.0])
@@ -95,19 +95,16 @@ def test_a_truncated_file_names_the_case(tmp_path):
         image_transforms(("axt2",))({"folder": "case_17", "axt2": str(path)})
 
 
-def test_headers_tell_every_problem_of_every_case(tmp_path):
+def test_voxels_tell_every_problem_of_every_case(tmp_path):
     cases = [
-        {"folder": "good", "axt2": write(tmp_path / "1.nii.gz", ramp()), "adc": write(tmp_path / "2.nii.gz", ramp())},
-        {"folder": "odd", "axt2": write(tmp_path / "3.nii.gz", ramp((8, 9, 4)))},
-        {
-            "folder": "apart",
-            "axt2": write(tmp_path / "4.nii.gz", ramp()),
-            "adc": write(tmp_path / "5.nii.gz", ramp(), AFFINE + np.eye(4, k=3)),
-        },
+        {"folder": "good", "axt2": write(tmp_path / "1.nii.gz", ramp())},
+        {"folder": "flat", "axt2": write(tmp_path / "2.nii.gz", np.full((8, 8, 4), 7.0))},
+        {"folder": "absent", "axt2": str(tmp_path / "none.nii.gz")},
+        {"folder": "holes", "axt2": write(tmp_path / "3.nii.gz", np.where(ramp() == 5, np.nan, 1.0))},
     ]
     problems = Problems("images")
-    check_images(cases, ("axt2", "adc"), problems)
-    assert [case for case, _, _ in problems.rows] == ["odd/axt2", "apart"]
+    check_voxels(cases, image_transforms(("axt2",)), problems)
+    assert [case for case, _, _ in problems.rows] == ["flat/axt2", "absent", "holes/axt2"]
 
 
 def test_scanner_units_are_rounded_and_clipped():

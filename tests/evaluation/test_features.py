@@ -39,7 +39,7 @@ def test_phantom_features_refuse_too_small_a_volume():
 @pytest.mark.parametrize("make", [features.medicalnet, lambda path: features.radimagenet(path, "axial")])
 def test_missing_weights_say_what_from_where_and_under_which_terms(make, tmp_path):
     for path in ("", tmp_path / "no.pth"):
-        with pytest.raises(UserError, match=r"download .* from https://.*(licence|terms)"):
+        with pytest.raises(UserError, match=r"download .* from https://.*(licence|terms).* into bundles/.*/models"):
             make(path)
 
 

@@ -1,66 +1,140 @@
-"""Which generated volumes are judged, and what is said about those that cannot be."""
+"""Which generated volumes are judged, and that everything that is wrong with any volume is told before one is."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from monai.bundle import ConfigWorkflow
 
-from scripts.evaluation.generated import read_generated
+from scripts.data.cases import one_hot, write_clinical, write_datalist
+from scripts.evaluation.generated import read_volumes
 from scripts.problems import UserError
 
 SPACING = (1.25, 1.25, 1.875)
 SECRET = "Lesion in the left apex, about 12 mm, abutting the capsule"
+SHORT = "Zorv quil mexi bantu"  # a report as short as a name, of words that stand nowhere else
 
 
-def write(root, folder, shape=(8, 8, 8), spacing=SPACING):
+def write(root, folder, shape=(8, 8, 8), spacing=SPACING, values=None):
     (root / folder).mkdir(parents=True, exist_ok=True)
-    values = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
-    nib.save(nib.Nifti1Image(values, np.diag([*spacing, 1])), root / folder / "axt2.nii.gz")
-    return str(root / folder / "axt2.nii.gz")
+    values = np.random.default_rng(0).integers(0, 900, shape) if values is None else np.broadcast_to(values, shape)
+    nib.save(nib.Nifti1Image(values.astype(np.float32), np.diag([*spacing, 1])), root / folder / "axt2.nii.gz")
 
 
 @pytest.fixture
-def read(tmp_path):
-    """Reads four generated volumes, two of test reports, whose sheet and files a test may have changed."""
-    cases = [{"folder": name, "axt2": write(tmp_path / "real", name)} for name in "abcd"]
-    for name in "abcd":
-        write(tmp_path / "generated", name)
+def root(tmp_path) -> Path:
+    """Real cases a to d, c and d to test on, and a volume generated for each."""
+    for place in ("real", "generated"):
+        for name in "abcd":
+            write(tmp_path / place, name)
+    real = tmp_path / "real"
+    for split, names in (("train", "ab"), ("test", "cd")):
+        cases = [
+            {
+                "axt2": f"./{name}/axt2.nii.gz", "folder": name, "pirads": one_hot(name in "bd"),
+                "spacing": SPACING, "text": SECRET, "text_isnull": 0,
+            }
+            for name in names
+        ]  # fmt: skip
+        write_datalist(real / f"{split}.json", cases)
+    sheet = pd.DataFrame({"folder": [*"abcd"], "PosPIRADS": [0, 1, 0, 1], "PosISUP": None, "Label": "train"})
+    write_clinical(real / "clinical.xlsx", sheet)
+    write_sheet(tmp_path)
+    return tmp_path
 
-    def call(*extra: str):
-        sheet = pd.DataFrame({"folder": [*"abcd", *extra], "PIRADS_synth": 1})
-        sheet.to_excel(tmp_path / "generated" / "synthsheet_all.xlsx", index=False)
-        return read_generated(tmp_path / "generated", cases[:2], cases[2:], "axt2")
 
-    return call
+def write_sheet(root, *extra: str) -> None:
+    sheet = pd.DataFrame({"folder": [*"abcd", *extra], "PIRADS_synth": 1})
+    sheet.to_excel(root / "generated" / "synthsheet_all.xlsx", index=False)
 
 
-def test_volumes_are_joined_with_their_real_cases(read):
-    assert [(g.folder, g.case["folder"], g.is_test) for g in read()] == [(name, name, name in "cd") for name in "abcd"]
+def read(root):
+    return read_volumes(root / "real", root / "generated", "axt2")
 
 
-def test_everything_wrong_is_told_at_once_without_quoting_cells(read, tmp_path):
-    write(tmp_path / "generated", "a", shape=(8, 8, 4))
-    write(tmp_path / "generated", "b", spacing=(1, 1, 1))
-    (tmp_path / "generated" / "c" / "axt2.nii.gz").write_bytes(b"no image")
-    (tmp_path / "generated" / "d" / "axt2.nii.gz").unlink()
-    with pytest.raises(UserError) as caught:
-        read("a", "stranger", SECRET + "/")
-    message = " ".join(str(caught.value).split())
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def test_volumes_are_joined_with_their_real_cases(root):
+    _, _, generated = read(root)
+    assert [(g.folder, g.case["folder"], g.is_test) for g in generated] == [(n, n, n in "cd") for n in "abcd"]
+
+
+def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root, repo_root, monkeypatch):
+    """As `monai.bundle run` does it: real and generated volumes, tables, headers and voxels."""
+    real, generated = root / "real", root / "generated"
+    (real / "a" / "axt2.nii.gz").unlink()
+    write(real, "b", values=np.nan)
+    truncate(real / "c" / "axt2.nii.gz")
+    write(real, "d", shape=(8, 8, 4))
+    write(generated, "a", values=7)
+    write(generated, "b", spacing=(1, 1, 1))
+    truncate(generated / "c" / "axt2.nii.gz")
+    (generated / "d" / "axt2.nii.gz").unlink()
+    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: pytest.fail("an extractor is made"))
+    config = repo_root / "bundles" / "ccella_ldm" / "configs" / "evaluate.yaml"
+    workflow = ConfigWorkflow(
+        str(config), workflow_type="infer", logging_file=False, bundle_root=str(config.parents[1]),
+        dataset_dir=str(real), generated_dir=str(generated), output_dir=str(root / "out"),
+    )  # fmt: skip
+    workflow.initialize()
+    with pytest.raises(RuntimeError) as caught:  # MONAI wraps what a component raises
+        workflow.run()
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert isinstance(error, UserError)
+    message = " ".join(str(error).split())
     for words in (
-        "a has size (8, 8, 4), the real case (8, 8, 8)",
-        "b has spacing [1.0, 1.0, 1.0] mm, the real case [1.25, 1.25, 1.875]",
-        "c axt2.nii.gz cannot be read",
-        "d axt2.nii.gz is missing",
-        "a has 2 rows",
-        "stranger was made from no report of dataset_dir",
-        "is not a folder's name",
+        "a axt2 (axt2.nii.gz) is missing",
+        "b/axt2 contains NaN",
+        "c an image cannot be read",
+        "d has size 8×8×4, the others 8×8×8",
+        "generated a/axt2 is constant (every voxel is 7)",
+        "generated b has spacing 1×1×1 mm, the real case 1.25×1.25×1.875",
+        "generated c an image cannot be read",
+        "generated d axt2.nii.gz is missing",
     ):
         assert words in message, message
+    assert message.startswith("volumes to judge: 8 problems")
     assert SECRET not in message
+    assert not (root / "out").exists()
 
 
-def test_a_folder_that_is_no_output_of_inference_is_refused(tmp_path):
+def test_a_generated_volume_of_another_size_is_refused(root):
+    write(root / "generated", "c", shape=(8, 8, 4))
+    (root / "generated" / "d" / "axt2.nii.gz").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"(?s)generated c +has size 8×8×4, the real case 8×8×8.*generated d .*NIfTI"):
+        read(root)
+
+
+def test_the_axes_may_run_in_any_order_and_the_volume_lie_anywhere(root):
+    path = root / "generated" / "c" / "axt2.nii.gz"
+    image = nib.Nifti1Image(np.random.default_rng(1).random((8, 8, 8)), np.diag([*SPACING, 1]) + 50 * np.eye(4, k=3))
+    nib.save(image.as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "P"))), path)
+    assert len(read(root)[2]) == 4
+
+
+def test_wrong_rows_of_the_sheet_are_told_without_quoting_cells(root):
+    write_sheet(root, "a", "stranger", SHORT, SECRET + "/")
+    with pytest.raises(UserError) as caught:
+        read(root)
+    message = " ".join(str(caught.value).split())
+    for words in (
+        "generated a has another row in synthsheet_all.xlsx, row 6",
+        "stranger was made from no report of dataset_dir",
+        "synthsheet_all.xlsx row 8 was made from no report of dataset_dir",
+        "synthsheet_all.xlsx row 9 folder text of 59 characters is not a folder's name",
+    ):
+        assert words in message, message
+    assert not [word for word in [SECRET, *SHORT.split()] if word in message]
+
+
+def test_a_folder_that_is_no_output_of_inference_is_refused(root):
     with pytest.raises(UserError, match=r"holds no synthsheet_all\.xlsx"):
-        read_generated(tmp_path, [], [], "axt2")
+        read_volumes(root / "real", root, "axt2")

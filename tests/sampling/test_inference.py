@@ -81,7 +81,8 @@ def make_data(data: Path, encoder: ReportEncoder) -> None:
             embedding = f"embeddings/{folder}.safetensors" if reports[folder] else EMPTY_REPORT
             if reports[folder]:
                 write_embedding(data / embedding, encoder.encode([reports[folder]])[0], encoder.fingerprint)
-            case = {"axt2": f"./{folder}/axt2.nii.gz", "dataset": "A", "folder": folder, "pirads": [0, 1]}
+            case = {"axt2": f"./{folder}/axt2.nii.gz", "dataset": "A", "folder": folder}
+            case["pirads"] = [1, 0] if folder == "002" else [0, 1]  # 003's is PosISUP's to tell in the sheet
             case |= {"spacing": list(SPACING), "text": reports[folder], "text_isnull": int(not reports[folder])}
             plain.append(case)
             merged.append(case | {"text": embedding})
@@ -336,6 +337,18 @@ def test_another_text_encoder_is_refused(place, tmp_path, source):
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", **changes)
     assert "text encoder" in str(root_cause(error.value)).replace("_", " ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_embeddings_of_another_width_are_refused(place, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(place.data, data)
+    write_embedding(data / "embeddings" / "005.safetensors", torch.ones(3, 8), "encoder")
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", dataset_dir=str(data), splits=["test"])
+    message = str(root_cause(error.value))
+    assert "005" in message
+    assert "of width 8, the network reads width 16" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -145,9 +145,19 @@ def test_one_broken_image_stops_everything_before_anything_is_written(workflow, 
     while error.__cause__ is not None:
         error = error.__cause__
     assert isinstance(error, UserError)
-    assert "case 006" in str(error)
+    assert "006  an image cannot be read" in str(error)
     assert not (data_root / "latents").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_grids_are_refused_by_their_headers(data_root, affine):
+    for path, shape in (("002/axt2", (16, 16, 18)), ("003/adc", (16, 16, 20))):
+        nib.save(nib.Nifti1Image(np.zeros(shape, dtype=np.int16), affine), data_root / f"{path}.nii.gz")
+    with pytest.raises(UserError) as caught:
+        list_volumes(data_root, ["train.json", "test.json"], ["axt2"])
+    message = " ".join(str(caught.value).split())
+    assert "002 axt2 (axt2.nii.gz) has size 16×16×18, not divisible by 4" in message
+    assert "003 its sequences lie on different grids" in message
 
 
 def test_a_patient_to_test_on_is_not_trained_on(data_root):
