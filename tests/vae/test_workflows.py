@@ -274,7 +274,11 @@ def test_evaluation_has_a_row_a_volume_and_a_summary(workflow, weights, tmp_path
     ]
     for name in ("mae", "psnr", "ssim", "latent_mean", "latent_std", "latent_sigma"):
         mean = table.loc[table.sequence == "adc", name].mean()
-        assert summary["adc"][name]["mean"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+        figure = summary["fidelity"]["adc"][name]
+        assert figure["value"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+        assert figure["low"] <= figure["value"] <= figure["high"]
+        assert figure["n"] == 2
+    assert summary["lesions"] == {}  # no phantoms
     # On 0..1 intensities PSNR is at most that of an even error: the mean square is never below the square of the mean.
     assert (table.psnr <= -20 * np.log10(table.mae) + 1e-3).all()
 
