@@ -14,9 +14,10 @@ import pandas as pd
 
 from scripts import cli
 from scripts.data.cases import read_datalist
-from scripts.data.phantom.analyser import accuracy, agrees, analyse_file
+from scripts.data.phantom.analyser import agrees, analyse_file
 from scripts.data.phantom.dataset import read_findings, write_dataset
 from scripts.data.phantom.imaging import GRIDS, Grid
+from scripts.evaluation.adherence import shares
 from scripts.files import atomic
 from scripts.problems import UserError
 
@@ -73,7 +74,8 @@ def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", wo
         rows = [{"folder": case["folder"], **asdict(one)} for case, one in zip(cases, seen, strict=True)]
         with atomic(output_csv) as path:
             pd.DataFrame(rows).to_csv(path, index=False)
-    table = accuracy(agrees(one, lesion) for one, lesion in zip(seen, index, strict=True))
+    right = shares(agrees(one, lesion) for one, lesion in zip(seen, index, strict=True))
+    table = pd.DataFrame.from_dict({part: share._asdict() for part, share in right.items()}, orient="index")
     print(table.to_string(float_format=lambda value: f"{value:.3f}"))
     errors = [
         one.diameter_mm - lesion.diameter_mm for one, lesion in zip(seen, index, strict=True) if lesion and one.lesion

@@ -155,7 +155,8 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
     volumes = page.section("Volumes generated from test reports")
     _pictures(folder, volumes)
     vae = json.loads((folder / "vae_evaluation" / "reconstruction.json").read_text())
-    page.section("Autoencoder: reconstructions of test cases").table(_flat(vae))
+    page.section("Autoencoder: reconstructions of test cases").table(_estimates(vae["fidelity"]))
+    page.section("Does the analyser find the lesion where it is?").table(_estimates(vae["lesions"]))
     judged = json.loads((folder / "ldm_evaluation" / "metrics.json").read_text())
     titles = {
         "distances": "Distance to real test volumes",
@@ -186,19 +187,17 @@ def _pictures(folder: Path, section: Section) -> None:
         section.quote(reports[record.source] or "(no report)").figure(picture, record.folder)
 
 
-def _estimates(rows: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+def _estimates(rows: dict[str, dict[str, dict[str, float | None]]]) -> pd.DataFrame:
     """Give a table with one row for each thing judged and `value (low to high)` in each column."""
-    shown = {
-        row: {name: f"{e['value']:.3g} ({e['low']:.3g} to {e['high']:.3g})" for name, e in figures.items()}
-        for row, figures in rows.items()
-    }
+    shown = {row: {name: _shown(**estimate) for name, estimate in figures.items()} for row, figures in rows.items()}
     return pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
 
 
-def _flat(figures: dict[str, object]) -> pd.DataFrame:
-    """Give a table of one figure a row."""
-    frame = pd.json_normalize(figures, sep=" ").T.reset_index()
-    return frame.set_axis(["figure", "value"], axis=1)
+def _shown(value: float | None, low: float | None, high: float | None, n: int) -> str:
+    """Give an estimate as text; what is undefined is None in JSON."""
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if low is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 if __name__ == "__main__":

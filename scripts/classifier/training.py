@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from scripts.files import atomic
 from scripts.problems import UserError
-
-logger = logging.getLogger(__name__)
+from scripts.training.resume import EXPORT, Resume
 
 
 class EpochState:
@@ -51,72 +52,53 @@ class EpochState:
                 dist.broadcast(buffer, 0)
 
 
-class Checkpoints:
-    """Handler of the trainer: resumes where training stopped, saves after every epoch, and keeps the best weights.
+class ArmState(Resume):
+    """Handler: saves and restores the training of an arm, see `Resume`, and keeps the best weights.
 
-    `checkpoint.pt` holds all that training needs to go on; `model.safetensors` the weights of the epoch with the
-    highest key metric in validation. The first process writes.
+    `model.safetensors` holds the weights of the epoch with the highest key metric in validation.
 
     Args:
-        folder: where both files are.
+        folder, settings, resume: see `Resume`.
         network: not wrapped for distributed training.
-        parts: what else has a state: optimizer and learning-rate schedule.
+        optimizer, schedule: its optimizer and learning rate.
         validator: its best metric decides.
         arm: name of the arm; noted in the weights.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], network: nn.Module, parts: dict[str, Any], validator: SupervisedEvaluator,
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        network: nn.Module,
+        optimizer: Optimizer,
+        schedule: LambdaLR,
+        validator: SupervisedEvaluator,
         arm: str,
-    ) -> None:  # fmt: skip
-        self.folder = Path(folder)
-        self.parts = {"network": network, **parts}
-        self.network = network
-        self.validator = validator
-        self.arm = arm
+        settings: Mapping[str, Any],
+        resume: bool = True,
+    ) -> None:
+        parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+        super().__init__(folder, parts, settings, resume=resume)
+        self.network, self.validator, self.arm = network, validator, arm
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+    def more(self, engine: Engine) -> dict[str, Any]:
+        """The best epoch so far."""
+        best = self.validator.state
+        return {"best_metric": float(best.best_metric), "best_metric_epoch": best.best_metric_epoch}
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after its validation and learning-rate handlers."""
-        engine.add_event_handler(Events.STARTED, self._resume)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
-
-    def _resume(self, engine: Engine) -> None:
-        if not self.checkpoint.is_file():
-            return
-        try:
-            state = torch.load(self.checkpoint, map_location=engine.state.device, weights_only=True)
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-        except Exception:  # whatever a foreign or broken file leads to
-            raise UserError(
-                f"{self.checkpoint}: is no checkpoint of this network and optimizer; move it away to start anew"
-            ) from None
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["epoch"] * engine.state.epoch_length
+    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Tell the validator what is to be bettered."""
         self.validator.state.best_metric = state["best_metric"]
         self.validator.state.best_metric_epoch = state["best_metric_epoch"]
-        logger.info(f"{self.arm}: going on after epoch {state['epoch']} of {engine.state.max_epochs}")
 
-    def _save(self, engine: Engine) -> None:
-        if idist.get_rank() > 0:
-            return
+    def export(self, engine: Engine) -> None:
+        """Write the weights where this epoch is the best."""
         best = self.validator.state
-        if best.best_metric_epoch == engine.state.epoch:
-            self._save_weights(engine.state.epoch, best.key_metric_name, best.best_metric)
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"epoch": engine.state.epoch, "best_metric_epoch": best.best_metric_epoch}
-        state["best_metric"] = float(best.best_metric)
-        with atomic(self.checkpoint) as part:
-            torch.save(state, part)
-
-    def _save_weights(self, epoch: int, metric: str, value: float) -> None:
-        metadata = {"arm": self.arm, "epoch": str(epoch), metric: f"{value:.4f}"}
-        with atomic(self.folder / "model.safetensors") as part:
-            save_file({name: t.contiguous() for name, t in self.network.state_dict().items()}, part, metadata)
+        if best.best_metric_epoch != engine.state.epoch:
+            return
+        note = {"arm": self.arm, "epoch": str(engine.state.epoch), best.key_metric_name: f"{best.best_metric:.4f}"}
+        with atomic(self.folder / EXPORT) as part:
+            save_file({name: t.contiguous() for name, t in self.network.state_dict().items()}, part, note)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn.Module:

@@ -1,7 +1,7 @@
 """How good a two-class prediction is, each figure with its 95 % interval.
 
-Shares of cases have Wilson intervals; areas under curves have percentile intervals of a seeded bootstrap that draws the
-positives and the negatives separately, so that every draw holds both.
+Shares of cases have Wilson intervals, means over cases t-intervals; areas under curves have percentile intervals of a
+seeded bootstrap that draws the positives and the negatives separately, so that every draw holds both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from scripts.problems import UserError
@@ -31,6 +31,8 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "undefined"
+        if np.isnan(self.low):
+            return f"{self.value:.3f}"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -40,6 +42,15 @@ def wilson(hits: int, n: int) -> Estimate:
         return Estimate(np.nan, np.nan, np.nan, 0)
     interval = binomtest(hits, n).proportion_ci(method="wilson")
     return Estimate(hits / n, float(interval.low), float(interval.high), n)
+
+
+def mean(values: ArrayLike) -> Estimate:
+    """The mean of a figure (N,) over cases with its t-interval, which a single case has not."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return Estimate(float(values.mean()), np.nan, np.nan, len(values))
+    interval = ttest_1samp(values, 0).confidence_interval(0.95)
+    return Estimate(float(values.mean()), float(interval.low), float(interval.high), len(values))
 
 
 def class_metrics(

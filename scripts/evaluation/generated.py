@@ -34,11 +34,9 @@ from scripts.data.cases import (
 from scripts.data.grid import by, read_grid
 from scripts.data.images import check_voxels, image_transforms
 from scripts.data.outputs import read_record
-from scripts.data.phantom.analyser import agrees, analyse
-from scripts.data.phantom.anatomy import Lesion
-from scripts.data.phantom.dataset import read_findings
 from scripts.evaluation import features
-from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table, wilson
+from scripts.evaluation.adherence import index_lesions, shares, verdict
+from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table
 from scripts.evaluation.copies import find_copies
 from scripts.evaluation.distances import frechet_distance, kernel_distance, with_interval
 from scripts.evaluation.features import Extractor
@@ -285,15 +283,11 @@ def _adherence(
     dataset_dir: str | os.PathLike[str], generated: Sequence[Generated], test: Sequence[Case]
 ) -> dict[str, dict[str, Estimate]]:
     """Share of test volumes that show what their report says; beside it the analyser's own figures on real ones."""
-    findings = read_findings(dataset_dir)
-    index_lesion = {folder: lesions[0] if lesions else None for folder, lesions in findings.items()}
+    truth = index_lesions(dataset_dir)
 
     def judge(volumes: Iterable[tuple[str, str]], what: str) -> dict[str, Estimate]:
-        pairs = tqdm(list(volumes), what, disable=None)
-        verdicts = [_verdict(path, index_lesion[case]) for case, path in pairs]
-        parts = ("presence", "zone", "side", "level", "all")
-        asked = {part: [verdict[part] for verdict in verdicts if part in verdict] for part in parts}
-        return {part: wilson(sum(answers), len(answers)) for part, answers in asked.items()}
+        images = ((case, nib.load(path)) for case, path in tqdm(list(volumes), what, disable=None))
+        return shares(verdict(image.get_fdata(dtype="float32"), image.affine, truth[case]) for case, image in images)
 
     return {
         "generated": judge(
@@ -301,8 +295,3 @@ def _adherence(
         ),
         "real (the analyser's own accuracy)": judge(((c["folder"], c["axt2"]) for c in test), "analyser"),
     }
-
-
-def _verdict(path: str, lesion: Lesion | None) -> dict[str, bool]:
-    image = nib.load(path)
-    return agrees(analyse(image.get_fdata(dtype="float32"), image.affine), lesion)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
@@ -13,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from scripts.problems import UserError
 
 
-def polynomial_decay(optimizer: Optimizer, steps: int, power: float = 2.0, warmup: int = 0) -> LRScheduler:
+def polynomial_decay(optimizer: Optimizer, steps: int, power: float = 2.0, warmup: int = 0) -> LambdaLR:
     """Learning rate lr·(1 - n/steps)^power after n steps (CCELLA: power 2), rising linearly over the first `warmup`.
 
     The rate follows from the step's number alone, so a run that is continued with more epochs follows the longer curve.
@@ -22,6 +24,24 @@ def polynomial_decay(optimizer: Optimizer, steps: int, power: float = 2.0, warmu
     def factor(done: int) -> float:
         rise = min(1.0, (done + 1) / (warmup + 1))
         return rise * (1 - min(done, steps) / steps) ** power
+
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(optimizer: Optimizer, steps: int, rise: float = 0.05) -> LambdaLR:
+    """Learning rate that rises from lr/25 to lr over the share `rise` of the steps, then falls to nearly nothing.
+
+    Both ways along a cosine: PyTorch's OneCycleLR, as a function of the step's number like `polynomial_decay`.
+    """
+    peak = rise * (steps + 1) - 1
+
+    def between(start: float, end: float, share: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+    def factor(done: int) -> float:
+        if done < peak:
+            return between(1 / 25, 1, done / peak)
+        return between(1, 1 / 250_000, (min(done, steps) - peak) / (steps - peak))
 
     return LambdaLR(optimizer, factor)
 
@@ -87,5 +107,5 @@ class StopOnNan:
             raise UserError(
                 f"the loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
                 f"the batch holds the cases {', '.join(engine.state.batch['folder'])}. The last checkpoint is intact: "
-                "look at these cases' latents, or go on with a lower lr or with amp fp32"
+                "look at these cases, go on with --amp fp32, or start anew with a lower lr"
             )

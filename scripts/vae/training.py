@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
@@ -16,11 +15,12 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from monai.engines import PrepareBatch
 from torch import nn
 from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from scripts.files import atomic
-from scripts.problems import UserError
+from scripts.training.resume import EXPORT, Resume
 from scripts.vae.network import load_vae, save_vae
 from scripts.vae.volumes import VolumeDataset
 
@@ -130,73 +130,27 @@ class EpochSeeds:
         torch.manual_seed((self.seed * 1_000_003 + engine.state.iteration) * 1_009 + idist.get_rank())
 
 
-class Resume:
-    """Handler: saves everything that training needs and the weights alone, and goes on from there when started again.
-
-    `<folder>/checkpoint.pt` holds the parts' states, `<folder>/model.safetensors` the network. Both are replaced only
-    by complete files, so that a run can be killed at any moment.
-    """
+class VAEState(Resume):
+    """Handler: saves and restores a run of the VAE, see `Resume`; `model.safetensors` is the network alone."""
 
     def __init__(
-        self, folder: str | os.PathLike[str], network: AutoencoderKlMaisi, parts: Mapping[str, Any], every: int = 1
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        network: AutoencoderKlMaisi,
+        optimizer: Optimizer,
+        schedule: LambdaLR,
+        settings: Mapping[str, Any],
+        every: int = 1,
+        resume: bool = True,
     ) -> None:
-        self.folder, self.network, self.every = Path(folder), network, every
-        self.parts = {"network": network, **parts}
+        parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+        super().__init__(folder, parts, settings, every, resume)
+        self.network = network
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
-        engine.add_event_handler(Events.COMPLETED, self.save)
-
-    def load(self, engine: Engine) -> None:
-        """Take up the last checkpoint, if there is one.
-
-        Raises:
-            UserError: the checkpoint belongs to another network.
-        """
-        path = self.folder / "checkpoint.pt"
-        if not path.is_file():
-            return
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        try:
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-        except (RuntimeError, KeyError, ValueError):
-            raise UserError(f"{path} belongs to another network or optimizer: choose another model_dir") from None
-        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-        logger.info(f"resumed from {path} after epoch {engine.state.epoch}")
-
-    def save(self, engine: Engine) -> None:
-        """Write checkpoint and weights; rank 0 only."""
-        if idist.get_rank() != 0:
-            return
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        with atomic(self.folder / "checkpoint.pt") as temporary:
-            torch.save(state, temporary)
-        save_vae(self.network, self.folder / "model.safetensors")
-
-
-class StopOnNaN:
-    """Handler: stops training before a NaN loss reaches a checkpoint."""
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Look at the step's loss.
-
-        Raises:
-            UserError: it is not finite; the message names the cases of the batch.
-        """
-        if not torch.isfinite(engine.state.output["loss"]):
-            folders = ", ".join(engine.state.batch["folder"])
-            raise UserError(
-                f"the loss is not finite at step {engine.state.iteration} (cases {folders}); the last checkpoint is "
-                "kept: lower lr, or use amp bf16 or fp32, and start again"
-            )
+    def export(self, engine: Engine) -> None:
+        """Write the weights."""
+        save_vae(self.network, self.folder / EXPORT)
 
 
 class Progress:

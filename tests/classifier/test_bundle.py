@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import create_workflow
 from monai.bundle.scripts import verify_metadata, verify_net_in_out
+from safetensors.torch import load_file
 
 from scripts.classifier.training import load_weights
 from scripts.problems import UserError
@@ -58,14 +61,59 @@ def test_training_keeps_the_best_weights_and_a_checkpoint(trained):
 def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, configs, tmp_path):
     folder, options = trained
     options = {**options, "models_dir": str(tmp_path)}
-    # Stopped after the first of two epochs: the schedule knows of both.
-    first = start(configs, "train", "train", epochs=2, **{**options, "train#trainer#max_epochs": 1})
-    first.run()
+    first = start(configs, "train", "train", epochs=2, **options)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    first.trainer.add_event_handler(Events.EPOCH_STARTED(once=2), interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    torch.manual_seed(99)
     start(configs, "train", "train", epochs=2, **options).run()
-    whole, resumed = (
-        torch.load(root / ARM / "checkpoint.pt", weights_only=True)["network"] for root in (folder, tmp_path)
-    )
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    whole, resumed = (torch.load(root / ARM / "checkpoint.pt", weights_only=True) for root in (folder, tmp_path))
+    assert all(torch.equal(whole["network"][name], resumed["network"][name]) for name in whole["network"])
+    for number, moments in whole["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, resumed["optimizer"]["state"][number][name])
+    for name in ("schedule", "epoch", "best_metric", "best_metric_epoch", "settings"):
+        assert whole[name] == resumed[name]
+    best, kept = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """The trained arm's folder, to change, and the options that it was trained with."""
+    folder, options = trained
+    shutil.copytree(folder, tmp_path / "models")
+    return tmp_path / "models" / ARM, {**options, "models_dir": str(tmp_path / "models")}
+
+
+def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy, configs):
+    folder, options = copy
+    workflow = start(configs, "train", "train", epochs=3, **options)
+    optimizer, rates = workflow.trainer.optimizer, []
+    workflow.trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    workflow.run()
+    assert rates == pytest.approx([1e-3 * (1 - 2 / 3) ** 2])
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 3
+
+
+def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):
+    folder, options = copy
+    before = (folder / "checkpoint.pt").read_bytes()
+    with refused(r"checkpoint\.pt .*: lr was 0.001, is 0.5; seed was 0, is 1\. Give the values .* --resume false"):
+        start(configs, "train", "train", epochs=3, lr=0.5, seed=1, **options).run()
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_truncated_checkpoint_is_named(copy, configs, refused):
+    folder, options = copy
+    path = folder / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:3000])
+    with refused(rf"{ARM}/checkpoint\.pt cannot be read.*delete it, or start anew with --resume false"):
+        start(configs, "train", "train", epochs=3, **options).run()
 
 
 def test_inference_and_evaluate_judge_the_real_test_cases(trained, configs, real_root, tmp_path):

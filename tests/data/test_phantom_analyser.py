@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from scripts.data.phantom.analyser import accuracy, agrees, analyse, analyse_file
+from scripts.data.phantom.analyser import agrees, analyse, analyse_file
 from scripts.data.phantom.anatomy import sample_findings
 from scripts.data.phantom.dataset import save_nifti
 from scripts.data.phantom.imaging import GRIDS, Grid, make_case
@@ -109,18 +109,6 @@ def test_a_missed_lesion_is_wrong_in_every_part(analyses, phantoms):
     blind = next(seen for seen in analyses if not seen.lesion)
     assert agrees(blind, lesion) == dict.fromkeys(("presence", "zone", "side", "level", "all"), False)
     assert agrees(blind, None) == {"presence": True, "all": True}
-
-
-def test_accuracy_counts_each_part_where_it_was_judged_with_wilson_intervals():
-    hit = dict.fromkeys(("presence", "zone", "side", "level", "all"), True)
-    table = accuracy([{"presence": True, "all": True}, hit, hit, {**hit, "side": False, "all": False}])
-    assert table.loc["presence", ["correct", "n"]].tolist() == [4, 4]
-    assert table.loc["side", ["correct", "n"]].tolist() == [2, 3]
-    # Wilson's score interval for 2 of 3, by hand.
-    z, p, n = 1.959964, 2 / 3, 3
-    middle, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
-    assert table.loc["side", ["low", "high"]].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_command_prints_a_table_and_writes_a_row_a_case(tmp_path, capsys):

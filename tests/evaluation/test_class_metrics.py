@@ -6,7 +6,16 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table, weighted_areas, wilson
+from scripts.evaluation.class_metrics import (
+    Estimate,
+    as_json,
+    class_metrics,
+    markdown,
+    mean,
+    table,
+    weighted_areas,
+    wilson,
+)
 from scripts.problems import UserError
 
 # 3 true positives, 1 false negative, 2 false positives, 4 true negatives
@@ -41,6 +50,18 @@ def test_wilson_interval_is_the_closed_form():
         z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)),
     )
     assert wilson(7, 10) == pytest.approx(Estimate(0.7, centre - half, centre + half, 10))
+
+
+def test_a_mean_has_the_t_interval():
+    half = 3.182446 * np.std([1, 2, 3, 4], ddof=1) / 2  # Student's t of 3 degrees of freedom, from a table
+    assert mean([1, 2, 3, 4]) == pytest.approx(Estimate(2.5, 2.5 - half, 2.5 + half, 4), rel=1e-6)
+
+
+def test_the_mean_of_one_case_has_no_interval():
+    assert json.loads(json.dumps(as_json({"a": mean([2.0])}), allow_nan=False)) == {
+        "a": {"value": 2.0, "low": None, "high": None, "n": 1}
+    }
+    assert str(mean([2.0])) == "2.000"
 
 
 def test_intervals_hold_the_value_and_depend_on_the_seed_alone():

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from scripts.problems import UserError
 from scripts.training.ema import averaged
-from scripts.training.steps import OptimizerStep, StopOnNan, polynomial_decay
+from scripts.training.steps import OptimizerStep, StopOnNan, one_cycle, polynomial_decay
 
 
 def line(value: float = 0.0) -> nn.Linear:
@@ -17,9 +18,9 @@ def line(value: float = 0.0) -> nn.Linear:
     return network
 
 
-def rates(steps: int, **options) -> list[float]:
+def rates(steps: int, make=polynomial_decay, **options) -> list[float]:
     optimizer = torch.optim.SGD(line().parameters(), lr=2.0)
-    schedule = polynomial_decay(optimizer, steps, **options)
+    schedule = make(optimizer, steps, **options)
     found = []
     for _ in range(steps + 1):
         found.append(optimizer.param_groups[0]["lr"])
@@ -34,6 +35,14 @@ def test_learning_rate_falls_as_a_polynomial_to_zero():
 
 def test_warmup_rises_linearly_before_it():
     assert rates(10, power=0.0, warmup=3)[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+
+
+@pytest.mark.parametrize("steps", [4, 100])
+def test_one_cycle_is_that_of_pytorch(steps):
+    def reference(optimizer, steps):
+        return OneCycleLR(optimizer, 2.0, steps + 1, pct_start=0.05, cycle_momentum=False)
+
+    assert rates(steps, one_cycle) == pytest.approx(rates(steps, reference)[: steps + 1])
 
 
 def test_moving_average_warms_up_and_then_keeps_its_decay():

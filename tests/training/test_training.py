@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +19,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from scripts.data.latents import read_latent, write_latent
 from scripts.networks.ccella import CCELLA
-from scripts.problems import UserError
 from scripts.training.weights import load_weights
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
@@ -88,18 +84,6 @@ def assert_same(one, other) -> None:
         assert torch.equal(one, other)
     else:
         assert one == other
-
-
-@contextmanager
-def refused(match: str) -> Iterator[None]:
-    """A `UserError` is told; MONAI's config parser chains its own errors to it."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011
-        yield
-    error = caught.value
-    while not isinstance(error, UserError):
-        error = error.__cause__
-        assert error is not None, caught.value
-    assert re.search(match, str(error))
 
 
 def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *launcher: str, **options) -> list[str]:
@@ -169,7 +153,7 @@ def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(bui
     assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
 
 
-def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path):
+def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path, refused):
     options, _ = vae_options(tmp_path)
     with refused("no case is held out"):
         build(tmp_path / "run", "pictures.yaml", val_fraction=0, **options).run()
@@ -218,13 +202,25 @@ def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(build, tm
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 
-def test_a_finished_run_can_be_given_more_epochs(build, tmp_path):
+def test_a_checkpoint_holds_what_it_always_held(build, tmp_path):
+    """Running trainings go on with newer code."""
     build(tmp_path / "run", epochs=1).run()
-    build(tmp_path / "run", epochs=2).run()
+    names = {"network", "optimizer", "schedule", "average", "epoch", "scale_factor", "scaler", "settings"}
+    assert checkpoint(tmp_path / "run").keys() == names
+
+
+def test_a_finished_run_given_more_epochs_follows_the_longer_schedule(build, tmp_path):
+    build(tmp_path / "run", epochs=1).run()
+    workflow = build(tmp_path / "run", epochs=2)
+    optimizer, rates = workflow.trainer.optimizer, []
+    workflow.trainer.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    workflow.run()
     assert checkpoint(tmp_path / "run")["epoch"] == 2
+    steps = len(rates)
+    assert rates == pytest.approx([1e-2 * (1 - n / (2 * steps)) ** 2 for n in range(steps, 2 * steps)])
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_path, refused):
     build(tmp_path / "run", epochs=1).run()
     with refused(r"seed was 0, is 1.*resume false"):
         build(tmp_path / "run", epochs=2, seed=1).run()
@@ -233,30 +229,30 @@ def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_p
     assert checkpoint(tmp_path / "run")["settings"]["seed"] == 1
 
 
-@pytest.mark.parametrize("writer", ["torch.save", "save_weights"])
-def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer):
+@pytest.mark.parametrize("writer", ["torch.save", "scripts.training.checkpoints.save_weights"])
+def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer, refused):
     build(tmp_path / "run", epochs=1).run()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
     def full(*args, **kwargs):
         raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
 
-    monkeypatch.setattr(f"scripts.training.checkpoints.{writer}", full)
+    monkeypatch.setattr(writer, full)
     with refused("checkpoint of epoch 1 is intact"):
         build(tmp_path / "run", epochs=2).run()
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
 
-def test_a_diverging_run_stops_names_the_cases_and_keeps_its_last_checkpoint(build, tmp_path):
+def test_a_diverging_run_stops_names_the_cases_and_keeps_its_last_checkpoint(build, tmp_path, refused):
     with refused(r"the loss is (nan|inf) in epoch 2.* cases case\d.*last checkpoint is intact"):
         build(tmp_path / "run", batch_size=7, lr=1e36).run()
     assert checkpoint(tmp_path / "run")["epoch"] == 1
 
 
-def test_a_broken_checkpoint_is_named(build, tmp_path):
+def test_a_broken_checkpoint_is_named(build, tmp_path, refused):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoint.pt").write_bytes(b"broken")
-    with refused(r"checkpoint\.pt cannot be read"):
+    with refused(r"checkpoint\.pt cannot be read.*resume false"):
         build(tmp_path / "run").run()
 
 
@@ -297,7 +293,7 @@ def test_two_processes_learn_what_one_learns(build, bundle, data_root, tmp_path,
 # ---- bad input and the bundle's own checks ---------------------------------------------------------------------------
 
 
-def test_bad_data_is_told_before_the_network_is_built(build, data_root, tmp_path):
+def test_bad_data_is_told_before_the_network_is_built(build, data_root, tmp_path, refused):
     (data_root / "latents" / "case2" / "axt2_latent.safetensors").unlink()
     network = TINY | {"_target_": "scripts.nothing.CannotBeBuilt"}
     with refused("case2"):

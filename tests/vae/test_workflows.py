@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from safetensors.torch import load_file
 
@@ -52,39 +53,93 @@ def weights(tiny, tmp_path):
     return str(tmp_path / "vae.safetensors"), vae_fingerprint(network)
 
 
-TRAIN = {"epochs": 2, "batch_size": 2, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2}
+TRAIN = {"epochs": 2, "batch_size": 1, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2}
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_training_ends_as_an_uninterrupted_one(workflow, tmp_path, monkeypatch):
+def checkpoint(folder) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def test_a_killed_training_ends_as_an_uninterrupted_one(workflow, tmp_path):
     run(workflow("train", model_dir=str(tmp_path / "whole"), **TRAIN))
+    killed = workflow("train", model_dir=str(tmp_path / "parts"), **TRAIN)
+    killed.initialize()
 
-    from scripts.vae import training
+    def die():
+        raise KeyboardInterrupt
 
-    def die(self, engine):
-        if engine.state.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.StopOnNaN, "__call__", die)
-        with pytest.raises(KeyboardInterrupt):
-            run(workflow("train", model_dir=str(tmp_path / "parts"), **TRAIN))
+    # In the middle of the second epoch; the first one's checkpoint is the last.
+    killed.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), die)
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    assert checkpoint(tmp_path / "parts")["epoch"] == 1
+    torch.manual_seed(99)
     run(workflow("train", model_dir=str(tmp_path / "parts"), **TRAIN))
-
     whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    states = [torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["optimizer"] for n in ("whole", "parts")]
-    assert str(states[0]) == str(states[1])
+    whole, parts = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
+    assert all(torch.equal(whole["network"][name], parts["network"][name]) for name in whole["network"])
+    for number, moments in whole["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, parts["optimizer"]["state"][number][name])
+    for name in ("schedule", "epoch", "scaler", "settings"):
+        assert whole[name] == parts[name]
     assert any((tmp_path / "whole" / "logs").iterdir())
 
 
-def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(workflow, tmp_path, monkeypatch):
+def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(workflow, tmp_path):
+    run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1}))
+    longer = workflow("train", model_dir=str(tmp_path / "model"), **TRAIN)
+    longer.initialize()
+    optimizer, rates = longer.trainer.optimizer, []
+    longer.trainer.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    longer.run()
+    assert checkpoint(tmp_path / "model")["epoch"] == 2
+    # Three steps an epoch, six in all, down from a peak at step 0.05 · 7 - 1.
+    assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * (n + 0.65) / 6.65)) / 2 for n in (3, 4, 5)], rel=1e-3)
+
+
+def test_a_checkpoint_made_with_other_settings_is_refused_and_can_be_replaced(workflow, tmp_path, refused):
+    folder = tmp_path / "model"
+    run(workflow("train", model_dir=str(folder), **TRAIN | {"epochs": 1}))
+    changed = {"kl_weight": 0.5, "lr": 0.25, "augment": "false", "seed": 1}
+    told = r"augment was True, is False; kl_weight was 0.0001, is 0.5; lr was 0.001, is 0.25; seed was 0, is 1"
+    with refused(rf"checkpoint\.pt .*: {told}\. Give the values .* --resume false"):
+        run(workflow("train", model_dir=str(folder), **TRAIN | changed))
+    assert checkpoint(folder)["settings"]["seed"] == 0
+    run(workflow("train", model_dir=str(folder), resume="false", **TRAIN | changed | {"epochs": 1}))
+    assert checkpoint(folder)["settings"]["seed"] == 1
+
+
+def test_a_truncated_checkpoint_is_named(workflow, tmp_path, refused):
+    path = tmp_path / "model" / "checkpoint.pt"
+    run(workflow("train", model_dir=str(path.parent), **TRAIN | {"epochs": 1}))
+    path.write_bytes(path.read_bytes()[:3000])
+    with refused(r"model/checkpoint\.pt cannot be read.*delete it, or start anew with --resume false"):
+        run(workflow("train", model_dir=str(path.parent), **TRAIN))
+
+
+def test_weights_and_checkpoint_are_of_the_same_epoch_when_the_disk_is_full(workflow, tmp_path, monkeypatch, refused):
+    folder = tmp_path / "model"
+    run(workflow("train", model_dir=str(folder), **TRAIN | {"epochs": 1}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def full(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("scripts.vae.training.save_vae", full)
+    with refused("checkpoint of epoch 1 is intact"):
+        run(workflow("train", model_dir=str(folder), **TRAIN))
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(workflow, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(VAELoss, "forward", lambda self, prediction, image: prediction[0].sum() * float("nan"))
-    with pytest.raises(RuntimeError) as caught:  # MONAI wraps what a component raises
+    with refused(r"the loss is nan in epoch 1, iteration 1; the batch holds the cases 00"):
         run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN))
-    assert "not finite at step 1 (cases 00" in str(caught.value.__cause__)
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
 
 
@@ -229,7 +284,11 @@ def test_evaluation_has_a_row_a_volume_and_a_summary(workflow, weights, tmp_path
     ]
     for name in ("mae", "psnr", "ssim", "latent_mean", "latent_std", "latent_sigma"):
         mean = table.loc[table.sequence == "adc", name].mean()
-        assert summary["adc"][name]["mean"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+        figure = summary["fidelity"]["adc"][name]
+        assert figure["value"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+        assert figure["low"] <= figure["value"] <= figure["high"]
+        assert figure["n"] == 2
+    assert summary["lesions"] == {}  # no phantoms
     # On 0..1 intensities PSNR is at most that of an even error: the mean square is never below the square of the mean.
     assert (table.psnr <= -20 * np.log10(table.mae) + 1e-3).all()
 

@@ -7,16 +7,13 @@ surface, which tissues are bright) but not on grey values: tissue levels are est
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import gaussian_filter, label, map_coordinates
 from scipy.optimize import least_squares
-from scipy.stats import binomtest
 
 from scripts.data.phantom.anatomy import Gland, Lesion, Level, Point, Side, Zone
 from scripts.data.phantom.imaging import GRIDS, Coordinates
@@ -82,18 +79,6 @@ def agrees(analysis: Analysis, index_lesion: Lesion | None) -> dict[str, bool]:
     names = ("zone", "side", "level")
     parts = {name: analysis.lesion and getattr(analysis, name) == getattr(index_lesion, name) for name in names}
     return {"presence": presence, **parts, "all": all(parts.values())}
-
-
-def accuracy(rows: Iterable[Mapping[str, bool]]) -> pd.DataFrame:
-    """Count what `agrees` returned: a line a part with correct, n, fraction, Wilson's 95 % interval (low, high)."""
-    table = pd.DataFrame(list(rows))
-    lines = {}
-    for part in table:
-        judged = table[part].dropna()
-        test = binomtest(int(judged.sum()), len(judged))
-        interval = test.proportion_ci(method="wilson")
-        lines[part] = [test.k, test.n, test.statistic, interval.low, interval.high]
-    return pd.DataFrame.from_dict(lines, orient="index", columns=["correct", "n", "fraction", "low", "high"])
 
 
 def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""One file that holds all that a training needs to go on: written while it runs, taken up when it is started again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import LambdaLR
+
+from scripts.files import atomic
+from scripts.problems import UserError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, EXPORT = "checkpoint.pt", "model.safetensors"
+
+
+class Resume:
+    """Handler: saves the state of a run after every few epochs, and puts a run back into it.
+
+    The file is replaced only by a complete one, so a run that is killed at any moment goes on from its last
+    checkpoint. Nothing random is stored because nothing random is carried over: every draw has a seed of its own, of
+    the run, the epoch and the step or the case. A continued run is therefore the same as one that was never
+    interrupted.
+
+    A run may be given more epochs: the learning rate is a function of the step's number, so from there on it is what
+    it would have been had the run been given them from the start.
+
+    What differs from training to training is in `more`, `take_up` and `export`.
+
+    Args:
+        folder: gets `checkpoint.pt`, to go on from, and `model.safetensors`, to use.
+        parts: whatever has a state, by its name in the file; `optimizer` and `schedule` among them.
+        settings: what shapes the run, plain values; a checkpoint made with others is refused.
+        every: epochs between checkpoints; the last epoch is always saved.
+        resume: go on from a checkpoint in the folder; else start anew and replace it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        parts: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        every: int = 1,
+        resume: bool = True,
+    ) -> None:
+        self.folder, self.parts, self.settings = Path(folder), dict(parts), dict(settings)
+        self.every, self.resume = every, resume
+        self.saved_epoch: int | None = None
+
+    def more(self, engine: Engine) -> dict[str, Any]:
+        """What else the checkpoint holds."""
+        return {}
+
+    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Put what `more` gave back."""
+
+    def export(self, engine: Engine) -> None:
+        """Write `model.safetensors`."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after its validation and learning-rate handlers."""
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def restore(self, engine: Engine) -> None:
+        """Go on from the folder's checkpoint, if there is one.
+
+        Raises:
+            UserError: it cannot be read, or was made with other settings or by another training.
+        """
+        path = self.folder / CHECKPOINT
+        if idist.get_rank() == 0:
+            for name in (CHECKPOINT, EXPORT):  # what a killed run was writing
+                for stale in self.folder.glob(f".part-*{name}"):
+                    stale.unlink()
+        if not self.resume or not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=engine.state.device, weights_only=True)
+            settings = state["settings"]
+        except Exception as error:  # torch raises whatever the broken bytes lead it to
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}): it is damaged, or not of this training; delete it, "
+                "or start anew with --resume false, which replaces it"
+            ) from None
+        self._check_settings(path, settings)
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            if engine.scaler is not None and state["scaler"] is not None:
+                engine.scaler.load_state_dict(state["scaler"])
+            self.take_up(engine, state)
+            self.saved_epoch = state["epoch"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path} does not fit this training's network and optimizer ({type(error).__name__}). Give another "
+                "folder, or start anew with --resume false, which replaces it"
+            ) from None
+        follow(self.parts["schedule"])
+        engine.state.epoch = self.saved_epoch
+        engine.state.iteration = self.saved_epoch * engine.state.epoch_length
+        logger.info(f"going on after epoch {self.saved_epoch} from {path}")
+
+    def save(self, engine: Engine) -> None:
+        """Write the checkpoint and the weights to use; the first rank does it for all.
+
+        Raises:
+            UserError: they cannot be written; those that were there before are intact.
+        """
+        epoch = engine.state.epoch
+        if idist.get_rank() or self.saved_epoch == epoch:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {
+            "epoch": epoch,
+            "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+            "settings": self.settings,
+            **self.more(engine),
+        }
+        try:
+            with atomic(self.folder / CHECKPOINT) as part:
+                torch.save(state, part)
+                # Before the checkpoint counts: a run that is killed between the two then writes both again.
+                self.export(engine)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+            raise UserError(
+                f"cannot write to {self.folder} after epoch {epoch}: {error}. The checkpoint of epoch "
+                f"{self.saved_epoch or 0} is intact; make room (checkpoints may take twice their size for a moment) "
+                "and start again with the same command"
+            ) from error
+        self.saved_epoch = epoch
+
+    def _check_settings(self, path: Path, old: Mapping[str, Any]) -> None:
+        changed = [
+            f"{name} was {old.get(name)}, is {self.settings.get(name)}"
+            for name in sorted(old.keys() | self.settings.keys())
+            if old.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{path} belongs to another run: {'; '.join(changed)}. Give the values that it was made with or "
+                "another folder, or start anew with --resume false, which replaces it"
+            )
+
+
+def follow(schedule: LambdaLR) -> None:
+    """Set the learning rates to the schedule's at its step: a checkpoint's are those of the epochs planned then."""
+    groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, highest, factor in groups:
+        group["lr"] = highest * factor(schedule.last_epoch)
