@@ -1,11 +1,17 @@
-"""What several test files share: where the repository is, and quiet, single-threaded, offline libraries."""
+"""What several test files share: where the repository is, what a command's options should be, and quiet libraries."""
 
 from __future__ import annotations
 
 import os
+import runpy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from fire.parser import DefaultParseValue
+
+from scripts import cli, options
+from scripts.problems import Problems
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -18,3 +24,39 @@ ROOT = Path(__file__).resolve().parent.parent
 def repo_root() -> Path:
     """The repository's root folder."""
     return ROOT
+
+
+@pytest.fixture
+def wrong_options(monkeypatch) -> Callable[[Sequence[str]], str]:
+    """Tells what is wrong with the options of a command that runs a bundle or a module of the package, "" if nothing.
+
+    The words are those that a shell makes of the command as it is typed in the repository's root.
+    """
+
+    def check(words: Sequence[str]) -> str:
+        module = next(n for n, w in enumerate(words) if w == "monai.bundle" or w.startswith("scripts."))
+        problems = Problems(" ".join(words[:12]))
+        names = options.typed_options(words[module:])
+        if words[module] == "monai.bundle":
+            files = DefaultParseValue(words[words.index("--config_file") + 1])
+            files = [ROOT / file for file in ([files] if isinstance(files, str) else files)]
+            missing = [file for file in files if not file.is_file()]
+            for file in missing:
+                problems.add(str(file), "is missing")
+            if not missing:
+                options.check_ids([str(file) for file in files], names, problems)
+        else:
+            commands = commands_of(words[module])
+            command = commands if callable(commands) else commands[words[module + 1]]
+            options.check_names(command, names, problems)
+        return str(problems) if problems else ""
+
+    def commands_of(module: str) -> Callable | dict[str, Callable]:
+        """What `python -m <module>` hands to the command line."""
+        given = []
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "run", given.append)
+            runpy.run_path(str(ROOT / f"{module.replace('.', '/')}.py"), run_name="__main__")
+        return given[0]
+
+    return check
