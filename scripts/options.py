@@ -39,7 +39,7 @@ def check_names(function: Callable[..., Any], names: Iterable[str], problems: Pr
     for name in names:
         if name not in {*known, *switched_off, "help"}:
             like = _nearest(name, known)
-            todo = f"did you mean --{like}?" if like else f"there are {', '.join(known)}"
+            todo = f"did you mean --{like}?" if like else f"its options are {', '.join(known)}"
             problems.add(f"--{name}", "is no option of this command", todo)
 
 
@@ -49,10 +49,11 @@ def read_value(text: str, kind: Any) -> Any:
     Raises:
         ValueError: it is not of that kind; the message says what to give.
     """
-    kinds = [one for one in get_args(kind) if one is not type(None)] if _is_union(kind) else [kind]
-    if text == "None" and kinds != [kind]:
-        return None
-    (kind,) = kinds
+    if get_origin(kind) in (types.UnionType, Union):
+        kinds = get_args(kind)
+        if text == "None" and type(None) in kinds:
+            return None
+        kind = str if str in kinds else kinds[0]
     if get_origin(kind) is not None:
         return _read_values(text, get_args(kind))
     try:
@@ -61,10 +62,6 @@ def read_value(text: str, kind: Any) -> Any:
         return kind(text)
     except (KeyError, ValueError):
         raise ValueError(f"give {KINDS[kind]}") from None
-
-
-def _is_union(kind: Any) -> bool:
-    return get_origin(kind) in (types.UnionType, Union)
 
 
 def _read_values(text: str, kinds: Sequence[Any]) -> tuple[Any, ...]:

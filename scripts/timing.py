@@ -20,6 +20,7 @@ import torch
 
 from scripts.cli import run
 from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
+from scripts.problems import UserError
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae
@@ -41,7 +42,14 @@ def table(threads: int = 2, rows: tuple[str, ...] = tuple(ROWS.values())) -> Non
     Args:
         threads: CPU threads that PyTorch may use.
         rows: which of unet, adapter, encode, decode.
+
+    Raises:
+        UserError: no such row, or no thread.
     """
+    if threads < 1:
+        raise UserError(f"threads is {threads}; give 1 or more")
+    if strange := sorted(set(rows) - set(WORK)):
+        raise UserError(f"rows are {', '.join(strange)}; give some of {','.join(WORK)}")
     print(f"{platform.processor() or platform.machine()}, {threads} threads, PyTorch {torch.__version__}, fp32\n")
     print("| what | seconds | peak memory (GiB) |\n|---|---|---|")
     for title, name in ROWS.items():

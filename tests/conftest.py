@@ -27,7 +27,21 @@ def repo_root() -> Path:
 
 
 @pytest.fixture
-def wrong_options(monkeypatch) -> Callable[[Sequence[str]], str]:
+def commands_of(monkeypatch) -> Callable[[str], Callable | dict[str, Callable]]:
+    """Gives what `python -m <module>` hands to the command line: a function, or several by name."""
+
+    def run(module: str) -> Callable | dict[str, Callable]:
+        given = []
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "run", given.append)
+            runpy.run_path(str(ROOT / f"{module.replace('.', '/')}.py"), run_name="__main__")
+        return given[0]
+
+    return run
+
+
+@pytest.fixture
+def wrong_options(commands_of) -> Callable[[Sequence[str]], str]:
     """Tells what is wrong with the options of a command that runs a bundle or a module of the package, "" if nothing.
 
     The words are those that a shell makes of the command as it is typed in the repository's root.
@@ -50,13 +64,5 @@ def wrong_options(monkeypatch) -> Callable[[Sequence[str]], str]:
             command = commands if callable(commands) else commands[words[module + 1]]
             options.check_names(command, names, problems)
         return str(problems) if problems else ""
-
-    def commands_of(module: str) -> Callable | dict[str, Callable]:
-        """What `python -m <module>` hands to the command line."""
-        given = []
-        with monkeypatch.context() as patch:
-            patch.setattr(cli, "run", given.append)
-            runpy.run_path(str(ROOT / f"{module.replace('.', '/')}.py"), run_name="__main__")
-        return given[0]
 
     return check

@@ -1,12 +1,14 @@
 """What users see of a mistake: its words, before any work, and no traceback; a mistake of ours keeps its traceback."""
 
+import inspect
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
 
 from scripts.cli import run, switch
-from scripts.options import check_ids
+from scripts.options import check_ids, read_value
 from scripts.problems import Problems, UserError
 
 WRAPPED = """
@@ -55,6 +57,19 @@ def command(path: str, count: int = 1, share: float = 0.5, size: tuple[int, int,
 def test_values_arrive_in_the_kind_that_the_command_asks_for(capsys, words, given):
     run({"make": command}, ["make", *words])
     assert capsys.readouterr().out == f"{given}\n"
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["phantom", "prepare", "encode_reports", "tiny_t5", "timing", "demo", "study", "classifier.arms"],
+)
+def test_the_default_of_every_option_can_be_typed(commands_of, module):
+    given = commands_of(f"scripts.{module}")
+    for function in [given] if callable(given) else given.values():
+        kinds = get_type_hints(function)
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.default is not parameter.empty:
+                assert read_value(str(parameter.default), kinds[name]) == parameter.default
 
 
 def test_all_values_of_a_wrong_kind_are_told_and_nothing_is_run(capsys):
