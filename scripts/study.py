@@ -186,13 +186,15 @@ def _pictures(folder: Path, section: Section) -> None:
         section.quote(reports[record.source] or "(no report)").figure(picture, record.folder)
 
 
-def _estimates(rows: dict[str, dict[str, dict[str, float]]]) -> pd.DataFrame:
+def _estimates(rows: dict[str, dict[str, dict[str, float | None]]]) -> pd.DataFrame:
     """Give a table with one row for each thing judged and `value (low to high)` in each column."""
-    shown = {
-        row: {name: f"{e['value']:.3g} ({e['low']:.3g} to {e['high']:.3g})" for name, e in figures.items()}
-        for row, figures in rows.items()
-    }
+    shown = {row: {name: _estimate(**figure) for name, figure in figures.items()} for row, figures in rows.items()}
     return pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
+
+
+def _estimate(value: float | None, low: float | None, high: float | None, n: int) -> str:
+    """Give one figure of metrics.json, where null is a figure that is undefined for its `n` cases."""
+    return f"undefined (n = {n})" if value is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 def _flat(figures: dict[str, object]) -> pd.DataFrame:
