@@ -2,29 +2,68 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, get_type_hints
 
 import fire
+from fire.decorators import SetParseFns
 
-from scripts.problems import UserError
+from scripts.options import check_bundle_options, check_names, read_value, typed_options
+from scripts.problems import Problems, UserError
+
+Command = Callable[..., Any]
 
 
-def run(commands: Callable[..., Any] | Mapping[str, Callable[..., Any]], argv: list[str] | None = None) -> None:
+def run(commands: Command | Mapping[str, Command], argv: list[str] | None = None) -> None:
     """Run one function, or one of several by name, with Fire; a `UserError` is printed without a traceback.
 
+    Options are checked against the function's parameters and their type hints before it is called.
+
     Raises:
-        SystemExit: with status 1 after a `UserError`, with Fire's own status after wrong options.
+        SystemExit: with status 1 after a `UserError`, with Fire's own status where a required option is missing.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        fire.Fire(commands, command=argv)
+        fire.Fire(_with_checks(commands, argv), command=argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _with_checks(commands: Command | Mapping[str, Command], argv: list[str]) -> Command | dict[str, Command]:
+    """The commands as Fire shall call them; the names of the options of the one that `argv` means are checked now."""
+    problems = Problems("options")
+    chosen = commands if callable(commands) else commands.get(argv[0] if argv else "")
+    if chosen is not None:
+        check_names(chosen, typed_options(argv), problems)
+        problems.raise_if_any()
+    if callable(commands):
+        return _with_types(commands)
+    return {name: _with_types(command) for name, command in commands.items()}
+
+
+def _with_types(command: Command) -> Command:
+    """The command with its options read as their type hints say; all that are wrong are told at once."""
+    problems = Problems("options")
+
+    def read(name: str, kind: Any, text: str) -> Any:
+        try:
+            return read_value(text, kind)
+        except ValueError as error:
+            problems.add(f"--{name}", f"is {text!r}", str(error))
+
+    @functools.wraps(command)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        problems.raise_if_any()
+        return command(*args, **kwargs)
+
+    kinds = {name: kind for name, kind in get_type_hints(command).items() if name != "return"}
+    return SetParseFns(**{name: functools.partial(read, name, kind) for name, kind in kinds.items()})(checked)
 
 
 def switch(**option: Any) -> bool:
@@ -43,9 +82,14 @@ def switch(**option: Any) -> bool:
 def tell_user_errors() -> None:
     """Let this process end with the words of a `UserError` alone, however deep in a traceback it lies.
 
-    The bundles' configs call it: MONAI wraps what a component raises, and buries what the user should read.
+    The bundles' configs call it first: MONAI wraps what a component raises, and buries what the user should read. The
+    first thing to tell is an option that names nothing.
+
+    Raises:
+        UserError: every option that names nothing in the configs.
     """
     sys.excepthook = _hook
+    check_bundle_options()
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

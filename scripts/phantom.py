@@ -34,8 +34,10 @@ def make(
 ) -> None:
     """Write a phantom dataset: images, masks, datalists, clinical sheet and ground truth.
 
+    Given again after a stop, it keeps the cases that are complete.
+
     Args:
-        output_dir: a new folder for the dataset.
+        output_dir: a new folder for the dataset, or the one that the same command has begun.
         cases: how many patients.
         seed: dataset seed; different seeds share no patient.
         grid: `demo` (64×64×32, around the gland) or `reference` (256×256×128).
@@ -50,7 +52,7 @@ def make(
     for name, values in (("size", chosen.shape), ("spacing", chosen.spacing)):
         if len(values) != 3 or min(values) <= 0:
             raise UserError(f"{name} is {values}; give three positive numbers, e.g. --{name} 64,64,32")
-    write_dataset(Path(output_dir), int(cases), int(seed), chosen, float(test_fraction), int(workers))
+    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers)
 
 
 def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", workers: int = 2) -> None:
@@ -62,12 +64,14 @@ def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", wo
         output_csv: where to write one row a case; not written when empty.
         workers: processes.
     """
+    if workers < 1:
+        raise UserError(f"workers is {workers}; give 1 or more")
     root = Path(data_dir)
     cases, truth = read_datalist(root / datalist, root), read_findings(root)
     strangers = sorted({case["folder"] for case in cases} - truth.keys())
     if strangers:
         raise UserError(f"{datalist}: no ground truth in {root} for {', '.join(strangers[:5])}")
-    with ProcessPoolExecutor(int(workers)) as pool:
+    with ProcessPoolExecutor(workers) as pool:
         seen = list(pool.map(analyse_file, (case["axt2"] for case in cases), chunksize=4))
     index = [next(iter(truth[case["folder"]]), None) for case in cases]
     if output_csv:

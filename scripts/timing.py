@@ -57,8 +57,10 @@ def table(
         precisions: which of fp32, bf16, fp16.
 
     Raises:
-        UserError: no such row or precision, or one does not run here, such as for want of memory.
+        UserError: no such row or precision, no thread, or one does not run here, such as for want of memory.
     """
+    if threads < 1:
+        raise UserError(f"threads is {threads}; give 1 or more")
     if unknown := [*(set(rows) - set(ROWS)), *(set(precisions) - set(PRECISIONS))]:
         known = ", ".join([*ROWS, *PRECISIONS])
         raise UserError(f"not known: {', '.join(unknown)}; there are {known}")

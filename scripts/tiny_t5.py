@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,34 +29,72 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from scripts.cli import run
 from scripts.data.phantom.anatomy import LEVELS, SIDES, ZONES, Findings, sample_findings
 from scripts.data.phantom.reports import write_report
+from scripts.files import atomic
+from scripts.problems import Problems
 
 logger = logging.getLogger(__name__)
 
 FIRST_SEED = 1_000_000_000  # of the phantom patients whose reports are the training text
 SECTORS = [(zone, side, level) for zone in ZONES for side in SIDES for level in LEVELS]
 MAX_TOKENS = 512
+HEAD = 16  # width of an attention head
+SPECIAL = ("<pad>", "</s>", "<unk>", "<mask>")
+CHARACTERS = ("▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper()))
 
 
 def make(
     output_dir: str, seed: int = 0, reports: int = 20_000, steps: int = 1_000, width: int = 64, vocabulary: int = 1_500
 ) -> None:
-    """Build tokenizer and encoder and save them in the Hugging Face format.
+    """Build tokenizer and encoder and save them in the Hugging Face format, `config.json` last.
 
     Args:
         output_dir: where `AutoTokenizer.from_pretrained` and `T5EncoderModel.from_pretrained` shall find them.
         seed: of the reports, the initial weights and the order of training.
         reports: how many phantom reports are written for training.
         steps: optimizer steps of up to 4096 tokens.
-        width: hidden size of the encoder, a multiple of 16.
+        width: hidden size of the encoder, a multiple of 16, the width of an attention head.
         vocabulary: size of the tokenizer's vocabulary, upper bound.
+
+    Raises:
+        UserError: a number is out of range.
     """
+    _check(seed, reports, steps, width, vocabulary)
     texts, targets = training_reports(reports, seed)
     tokenizer = make_tokenizer(texts, vocabulary)
     encoder = train_encoder(tokenizer, texts, targets, steps=steps, width=width, seed=seed)
-    tokenizer.save_pretrained(output_dir)
-    encoder.save_pretrained(output_dir)
-    size = sum(file.stat().st_size for file in Path(output_dir).iterdir())
+    size = save(tokenizer, encoder, Path(output_dir))
     logger.info("%s: vocabulary %d, width %d, %.2f MB", output_dir, len(tokenizer), width, size / 1e6)
+
+
+def _check(seed: int, reports: int, steps: int, width: int, vocabulary: int) -> None:
+    problems = Problems("tiny_t5")
+    if seed < 0:
+        problems.add("--seed", f"is {seed}", "give 0 or more")
+    for name, value in (("reports", reports), ("steps", steps)):
+        if value < 1:
+            problems.add(f"--{name}", f"is {value}", "give 1 or more")
+    if width < HEAD or width % HEAD:
+        problems.add("--width", f"is {width}", f"give a multiple of {HEAD}, the width of an attention head")
+    if vocabulary <= len(SPECIAL) + len(CHARACTERS):
+        problems.add("--vocabulary", f"is {vocabulary}", f"give more than {len(SPECIAL) + len(CHARACTERS)}")
+    problems.raise_if_any()
+
+
+def save(tokenizer: PreTrainedTokenizerFast, encoder: T5EncoderModel, folder: Path) -> int:
+    """Write both, file by file complete or not at all; a folder without `config.json` holds no encoder. Give the bytes.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer.save_pretrained(temporary)
+        encoder.save_pretrained(temporary)
+        files = sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json")
+        (folder / "config.json").unlink(missing_ok=True)
+        for file in files:
+            with atomic(folder / file.name) as part:
+                shutil.copyfile(file, part)
+        return sum(file.stat().st_size for file in files)
 
 
 def training_reports(count: int, seed: int) -> tuple[list[str], Tensor]:
@@ -95,20 +135,18 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast
         ]
     )
     counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    special = ["<pad>", "</s>", "<unk>", "<mask>"]
-    characters = ["▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper())]
     # The unigram trainer would cut common short words such as "left" into letters, which saves vocabulary but hides
     # words from a small encoder. Ties are broken by the word, so that the order of the texts does not matter.
-    words = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: vocabulary - len(special) - len(characters)]
+    words = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: vocabulary - len(SPECIAL) - len(CHARACTERS)]
     total = sum(counts.values())
-    pieces = [(piece, 0.0) for piece in special]
+    pieces = [(piece, 0.0) for piece in SPECIAL]
     pieces += [(word, math.log(count / total)) for word, count in words]
-    pieces += [(character, -20.0) for character in characters]
+    pieces += [(character, -20.0) for character in CHARACTERS]
 
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index("<unk>")))
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=SPECIAL.index("<unk>")))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", special.index("</s>"))]
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL.index("</s>"))]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -130,10 +168,10 @@ def train_encoder(
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=width,
-        d_kv=16,
+        d_kv=HEAD,
         d_ff=2 * width,
         num_layers=2,
-        num_heads=width // 16,
+        num_heads=width // HEAD,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
         pad_token_id=tokenizer.pad_token_id,

@@ -1,16 +1,19 @@
-"""What several test files share: where the repository is, what a refusal is, and quiet, offline libraries."""
+"""What several test files share: where the repository is, what a refusal is, what a command's options should be."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+import runpy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from fire.parser import DefaultParseValue
 
-from scripts.problems import UserError
+from scripts import cli, options
+from scripts.problems import Problems, UserError
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -40,3 +43,45 @@ def _refused(match: str) -> Iterator[None]:
 def refused() -> Callable[[str], AbstractContextManager[None]]:
     """`with refused(pattern):` - a `UserError` is told in it; MONAI's config parser chains its own errors to it."""
     return _refused
+
+
+@pytest.fixture
+def commands_of(monkeypatch) -> Callable[[str], Callable | dict[str, Callable]]:
+    """Gives what `python -m <module>` hands to the command line: a function, or several by name."""
+
+    def run(module: str) -> Callable | dict[str, Callable]:
+        given = []
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "run", given.append)
+            runpy.run_path(str(ROOT / f"{module.replace('.', '/')}.py"), run_name="__main__")
+        return given[0]
+
+    return run
+
+
+@pytest.fixture
+def wrong_options(commands_of) -> Callable[[Sequence[str]], str]:
+    """Tells what is wrong with the options of a command that runs a bundle or a module of the package, "" if nothing.
+
+    The words are those that a shell makes of the command as it is typed in the repository's root.
+    """
+
+    def check(words: Sequence[str]) -> str:
+        module = next(n for n, w in enumerate(words) if w == "monai.bundle" or w.startswith("scripts."))
+        problems = Problems(" ".join(words[:12]))
+        names = options.typed_options(words[module:])
+        if words[module] == "monai.bundle":
+            files = DefaultParseValue(words[words.index("--config_file") + 1])
+            files = [ROOT / file for file in ([files] if isinstance(files, str) else files)]
+            missing = [file for file in files if not file.is_file()]
+            for file in missing:
+                problems.add(str(file), "is missing")
+            if not missing:
+                options.check_ids([str(file) for file in files], names, problems)
+        else:
+            commands = commands_of(words[module])
+            command = commands if callable(commands) else commands[words[module + 1]]
+            options.check_names(command, names, problems)
+        return str(problems) if problems else ""
+
+    return check

@@ -53,6 +53,14 @@ def test_both_recipes_have_the_same_data_and_the_same_number_of_optimizer_steps(
     assert "authors.yaml" in str(commands["train_authors"])
 
 
+def test_every_option_of_every_stage_exists_and_what_it_needs_comes_before(tmp_path, wrong_options):
+    chain = stages(tmp_path, SIZES["short"], 0)
+    assert [told for stage in chain if (told := wrong_options(stage.command))] == []
+    names = [stage.name for stage in chain]
+    assert len(set(names)) == len(names)
+    assert all(set(stage.needs) <= set(names[:number]) for number, stage in enumerate(chain))
+
+
 def test_the_authors_sample_with_ddpm_and_without_guidance(tmp_path):
     command = next(s.command for s in stages(tmp_path, SIZES["short"], 0) if s.name == "generate_authors")
     options = dict(itertools.pairwise(command))

@@ -108,7 +108,8 @@ class Place:
             ("classifier", "inference"): {"models_dir": self.made("classifier", "train"), "output_dir": out},
             ("classifier", "evaluate"): {"output_dir": out},
         }[bundle, workflow]  # fmt: skip
-        return {name: str(value) for name, value in ({"dataset_dir": self.data} | options).items()}
+        data = {} if (bundle, workflow) == ("classifier", "evaluate") else {"dataset_dir": self.data}
+        return {name: str(value) for name, value in (data | options).items()}
 
     def prepare(self, bundle: str, workflow: str, out: Path) -> None:
         """The classifier's evaluation writes beside the predictions that it reads."""
@@ -212,7 +213,7 @@ def test_from_another_folder(place, chain, bundle, tmp_path):
     def run(workflow: str) -> subprocess.CompletedProcess:
         place.prepare(bundle, workflow, tmp_path / workflow)
         values = place.values(bundle, workflow, tmp_path / workflow) | {"bundle_root": str(place.bundle(bundle))}
-        if workflow == "inference":
+        if (bundle, workflow) == ("ccella_ldm", "inference"):
             values["splits"] = "test"
         config = place.bundle(bundle) / "configs" / f"{workflow}.yaml"
         return monai_bundle(config, place.overlay(bundle), values, tmp_path)
@@ -325,7 +326,7 @@ def test_networks_take_and_give_what_the_metadata_say(place, bundle, network, co
 
 
 def test_bad_input_is_told_and_nothing_is_written(place, chain, tmp_path):
-    """A broken image, missing weights, a case without a row in the sheet: one for each bundle."""
+    """A broken image, missing weights, a case without a row in the sheet, a mistyped option."""
     data = shutil.copytree(place.data, tmp_path / "data")
     image, case = data / place.cases("train")[0] / "axt2.nii.gz", place.cases("train")[1]
     image.write_bytes(image.read_bytes()[:200])
@@ -335,8 +336,9 @@ def test_bad_input_is_told_and_nothing_is_written(place, chain, tmp_path):
         ("vae", "train"): {"dataset_dir": str(data)},
         ("ccella_ldm", "inference"): {"report": SECRET, "model_file": "nowhere.safetensors"},
         ("classifier", "train"): {"dataset_dir": str(data)},
+        ("vae", "evaluate"): {"datalist": "test.json"},
     }
-    named = [image.parent.name, "nowhere.safetensors", case]
+    named = [image.parent.name, "nowhere.safetensors", case, "did you mean --datalists?"]
 
     def run(bundle: str, workflow: str) -> subprocess.CompletedProcess:
         values = place.values(bundle, workflow, tmp_path / bundle) | changes[bundle, workflow]
@@ -351,3 +353,15 @@ def test_bad_input_is_told_and_nothing_is_written(place, chain, tmp_path):
         assert "Traceback" not in done.stderr
         assert SECRET not in done.stdout + done.stderr
         assert not (tmp_path / bundle).exists()
+
+
+@pytest.mark.parametrize(("bundle", "workflow"), WRITTEN)
+def test_every_workflow_refuses_a_mistyped_option(place, bundle, workflow, monkeypatch):
+    monkeypatch.chdir(place.bundle(bundle))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(RuntimeError) as caught:  # MONAI wraps what a component raises
+        create_workflow(
+            config_file=[f"configs/{workflow}.yaml", place.overlay(bundle)], meta_file="configs/metadata.json",
+            logging_file=False, outptu_dir="nowhere",
+        )  # fmt: skip
+    assert "--outptu_dir  names nothing in the configs" in str(caught.value.__cause__)

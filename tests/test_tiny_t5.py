@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
+from scripts import tiny_t5
+from scripts.problems import UserError
 from scripts.tiny_t5 import findings_vector, make, training_reports
 
 SETTING = {"reports": 80, "steps": 2, "width": 16, "vocabulary": 400}
@@ -25,6 +27,34 @@ def test_the_same_command_gives_the_same_files(folder, tmp_path):
     names = sorted(path.name for path in folder.iterdir())
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
     assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_a_stop_while_saving_leaves_no_encoder_that_is_a_mixture(folder, tmp_path, monkeypatch):
+    """The folder holds another encoder; `config.json`, without which nothing loads, goes first and comes last."""
+    make(str(tmp_path), **SETTING | {"width": 32})
+    copies = []
+
+    def stop(source, target):
+        copies.append(Path(source).name)
+        if len(copies) > 2:
+            raise OSError("no space left on device")
+        target.write_bytes(Path(source).read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_t5.shutil, "copyfile", stop)
+        with pytest.raises(OSError, match="no space"):
+            make(str(tmp_path), **SETTING)
+    assert "config.json" not in {path.name for path in tmp_path.iterdir()}
+    make(str(tmp_path), **SETTING)
+    assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir())
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_numbers_out_of_range_are_told_at_once_and_nothing_is_written(tmp_path):
+    with pytest.raises(UserError) as caught:
+        make(str(tmp_path / "t5"), seed=-1, reports=0, steps=0, width=10, vocabulary=50)
+    assert all(f"--{name}" in str(caught.value) for name in ("seed", "reports", "steps", "width", "vocabulary"))
+    assert not (tmp_path / "t5").exists()
 
 
 def test_it_loads_as_t5(folder):

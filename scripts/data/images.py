@@ -151,9 +151,17 @@ def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:
 
 
 def save_volume(
-    path: str | os.PathLike[str], volume: torch.Tensor | np.ndarray, affine: torch.Tensor | np.ndarray, sequence: str
+    path: str | os.PathLike[str],
+    volume: torch.Tensor | np.ndarray,
+    affine: torch.Tensor | np.ndarray,
+    sequence: str,
+    description: str = "",
 ) -> None:
-    """Write a volume (X, Y, Z) in 0..1 as int16 NIfTI in mm, q-form and s-form set; complete or not at all."""
+    """Write a volume (X, Y, Z) in 0..1 as int16 NIfTI in mm, q-form and s-form set; complete or not at all.
+
+    Args:
+        description: up to 79 characters for the header, where `read_description` finds them.
+    """
     values = to_scanner(volume, sequence)
     if values.ndim != 3:
         raise ValueError(f"a volume (X, Y, Z) is expected, not {values.ndim} dimensions")
@@ -161,5 +169,14 @@ def save_volume(
     image.set_qform(image.affine, code="scanner")
     image.set_sform(image.affine, code="scanner")
     image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = description
     with atomic(path) as temporary:
         nib.save(image, temporary)
+
+
+def read_description(path: str | os.PathLike[str]) -> str | None:
+    """What a volume's header says about it; None where there is no volume that can be read."""
+    try:
+        return nib.load(path).header["descrip"].item().decode("utf-8", "replace")
+    except Exception:  # nibabel raises whatever the broken bytes lead it to
+        return None

@@ -80,8 +80,11 @@ def write_latent(
     fingerprint: str,
     affine: np.ndarray,
     shape: tuple[int, ...],
+    made_from: str = "",
 ) -> None:
     """Write mean and spread (C, X/4, Y/4, Z/4) of an image of `shape`; the file appears complete or not at all.
+
+    `made_from` is a line about the origin, which `read_made_from` gives back.
 
     float32: half precision would save little beside the images and would show in reconstructions.
     """
@@ -89,6 +92,7 @@ def write_latent(
     spacing = nib.affines.voxel_sizes(affine)
     metadata = {
         "vae_fingerprint": fingerprint,
+        "made_from": made_from,
         "affine": json.dumps(affine.tolist()),
         "spacing": json.dumps(spacing.tolist()),
         "shape": json.dumps([int(n) for n in shape]),
@@ -98,6 +102,15 @@ def write_latent(
     }
     with atomic(path) as temporary:
         save_file(tensors, temporary, metadata)
+
+
+def read_made_from(path: str | os.PathLike[str]) -> str | None:
+    """What a latent says about its origin; None where there is no complete latent."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("made_from")
+    except (OSError, SafetensorError):
+        return None
 
 
 def read_latent(path: str | os.PathLike[str]) -> Latent:

@@ -77,7 +77,7 @@ class ReportEncoder:
         fingerprint: tells encoders apart; the same in fp32 and bf16.
 
     Raises:
-        UserError: there is no such model, or it is no T5 encoder.
+        UserError: an option is wrong, there is no such model, or it is no T5 encoder.
     """
 
     def __init__(
@@ -89,6 +89,9 @@ class ReportEncoder:
     ) -> None:
         if dtype not in (None, *DTYPES):
             raise UserError(f"dtype is {dtype!r}; T5 runs in {' or '.join(DTYPES)} (it overflows in fp16)")
+        if max_tokens < 2:
+            raise UserError(f"max_tokens is {max_tokens}; give 2 or more, one of which is the end token")
+        _check_device(device)
         self.max_tokens = max_tokens
         # Loaded in its final dtype, so that the weights are never in memory twice.
         on_gpu = torch.device(device).type == "cuda" if device else torch.cuda.is_available()
@@ -153,6 +156,15 @@ def _load(path_or_name: str | os.PathLike[str], dtype: torch.dtype) -> tuple:
             f"({type(error).__name__})"
         ) from None
     return tokenizer, model.eval()
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    try:
+        usable = device is None or torch.device(device).type != "cuda" or torch.cuda.is_available()
+    except RuntimeError:
+        usable = False
+    if not usable:
+        raise UserError(f"device is {str(device)!r}, which this machine does not have; give cpu, or cuda on a GPU")
 
 
 def _device_for(model: T5EncoderModel) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from monai.utils import ensure_tuple
 
 from scripts.data.cases import is_spacing
 from scripts.data.images import SCANNER_UNITS
+from scripts.files import file_digest
 from scripts.networks.variants import Variant, find_variant
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import Guidance
@@ -183,12 +183,3 @@ def _warn_about_view(
             "the field of view is %s mm, but the weights were trained on %s mm: expect anatomy of a wrong size",
             *("×".join(f"{n:g}" for n in extent) for extent in (view, trained)),
         )
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """Sixteen hexadecimal digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]

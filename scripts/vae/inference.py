@@ -10,18 +10,18 @@ from typing import Any
 
 import ignite.distributed as idist
 import nibabel as nib
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import PrepareBatch, SupervisedEvaluator
 from monai.inferers import Inferer
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.utils.data import Dataset
 
-from scripts.data.images import save_volume
-from scripts.data.latents import find_latent, latent_path, read_latent, write_latent
+from scripts.data.images import read_description, save_volume
+from scripts.data.latents import find_latent, latent_path, read_latent, read_made_from, write_latent
 from scripts.data.outputs import montage
-from scripts.files import inside
+from scripts.files import file_digest, inside
 from scripts.problems import Problems, UserError
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
@@ -32,13 +32,26 @@ MODES = ("encode", "decode", "reconstruct")
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def is_encoded(path: str | os.PathLike[str], fingerprint: str) -> bool:
-    """Whether `path` is a complete latent of the VAE with this fingerprint."""
+def origin(volume: Mapping[str, Any], mode: str, latent_dir: str | os.PathLike[str], fingerprint: str, amp: str) -> str:
+    """A line that two outputs share when they are the same: mode, VAE, precision, and digest of the file that is read.
+
+    Empty where a latent is missing, which `LatentDataset` tells together with all others.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("vae_fingerprint") == fingerprint
-    except (OSError, SafetensorError):
-        return False
+        is_decode = mode == "decode"
+        source = find_latent(latent_dir, volume["folder"], volume["sequence"]) if is_decode else volume["path"]
+    except UserError:
+        return ""
+    return f"{mode} {fingerprint} {amp} {file_digest(source)}"
+
+
+def output_path(
+    volume: Mapping[str, Any], mode: str, latent_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str]
+) -> Path:
+    """Where the latent or the image of a volume goes; the path stays inside its folder."""
+    if mode == "encode":
+        return latent_path(latent_dir, volume["folder"], volume["sequence"])
+    return inside(output_dir, Path(volume["folder"]) / f"{volume['sequence']}.nii.gz")
 
 
 class LatentDataset(Dataset):
@@ -71,30 +84,37 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         volume, latent = self.data[index], read_latent(self.paths[index])
-        named = {name: volume[name] for name in ("folder", "sequence")}
+        named = {name: volume[name] for name in ("folder", "sequence", "made_from")}
         return {"image": latent.mu, "affine": torch.from_numpy(latent.affine.copy()), **named}
 
 
 def make_dataset(
-    volumes: Sequence[Mapping[str, Any]], mode: str, latent_dir: str | os.PathLike[str], fingerprint: str
+    volumes: Sequence[Mapping[str, Any]],
+    mode: str,
+    latent_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    fingerprint: str,
+    amp: str = "fp32",
 ) -> Dataset:
-    """This rank's part of what `mode` still has to do.
+    """This rank's part of what `mode` still has to do: what is there from the same VAE and file is left alone.
 
     Raises:
-        UserError: the mode is not known, or latents to decode do not fit.
+        UserError: the mode is not known, latents to decode do not fit, or images are not usable.
     """
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not known; give one of {', '.join(MODES)}")
-    if mode == "decode":
-        own = volumes[idist.get_rank() :: idist.get_world_size()]
-        return LatentDataset(own, latent_dir, fingerprint)
-    todo = list(volumes)
-    if mode == "encode":
-        # All ranks look before any writes, else their parts would overlap or leave gaps.
-        todo = [v for v in todo if not is_encoded(latent_path(latent_dir, v["folder"], v["sequence"]), fingerprint)]
-        idist.barrier()
-        logger.info(f"{len(volumes) - len(todo)} of {len(volumes)} volumes are encoded already")
-    return VolumeDataset(todo[idist.get_rank() :: idist.get_world_size()], cache=False)
+    read = read_made_from if mode == "encode" else read_description
+
+    def is_there(volume: Mapping[str, Any]) -> bool:
+        made_from = volume["made_from"]
+        return bool(made_from) and read(output_path(volume, mode, latent_dir, output_dir)) == made_from
+
+    marked = [{**v, "made_from": origin(v, mode, latent_dir, fingerprint, amp)} for v in volumes]
+    todo = [volume for volume in marked if not is_there(volume)]
+    idist.barrier()  # all ranks look before any writes, else their parts would overlap or leave gaps
+    logger.info(f"{mode}: {len(volumes) - len(todo)} of {len(volumes)} volumes are there already")
+    own = todo[idist.get_rank() :: idist.get_world_size()]
+    return LatentDataset(own, latent_dir, fingerprint) if mode == "decode" else VolumeDataset(own, cache=False)
 
 
 class BatchInput(PrepareBatch):
@@ -140,14 +160,14 @@ class Writer:
     """Handler: writes what a mode gives, case by case, each file complete or not at all.
 
     encode: `<latent_dir>/<folder>/<sequence>_latent.safetensors`. decode and reconstruct:
-    `<output_dir>/<folder>/<sequence>.nii.gz` in scanner-like units; reconstruct also draws `<sequence>.png`, the image
+    `<output_dir>/<folder>/<sequence>.nii.gz` in scanner-like units; reconstruct first draws `<sequence>.png`, the image
     above its reconstruction.
     """
 
     def __init__(
         self, mode: str, latent_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], fingerprint: str
     ) -> None:
-        self.mode, self.latent_dir, self.output_dir, self.fingerprint = mode, latent_dir, Path(output_dir), fingerprint
+        self.mode, self.latent_dir, self.output_dir, self.fingerprint = mode, latent_dir, output_dir, fingerprint
         self.written = 0
 
     def attach(self, engine: Engine) -> None:
@@ -163,25 +183,23 @@ class Writer:
     def __call__(self, engine: Engine) -> None:
         """Write the cases of one batch."""
         batch, given = engine.state.batch, engine.state.output["pred"]
-        for index, (folder, sequence) in enumerate(zip(batch["folder"], batch["sequence"], strict=True)):
+        for index in range(len(batch["folder"])):
+            volume = {name: batch[name][index] for name in ("folder", "sequence", "made_from", "image")}
             affine = batch["affine"][index].numpy()
             own = {name: values[index].cpu() for name, values in given.items()}
+            path = output_path(volume, self.mode, self.latent_dir, self.output_dir)
             if self.mode == "encode":
-                self._write_latent(folder, sequence, own, affine, tuple(batch["image"].shape[2:]))
+                shape, made_from = tuple(volume["image"].shape[1:]), volume["made_from"]
+                about = {"fingerprint": self.fingerprint, "affine": affine, "shape": shape, "made_from": made_from}
+                write_latent(path, own["mu"], own["sigma"], **about)
             else:
-                self._write_image(folder, sequence, own["image"], affine, batch["image"][index])
+                self._write_image(path, volume, own["image"][0], affine)
             self.written += 1
 
-    def _write_latent(
-        self, folder: str, sequence: str, own: dict[str, torch.Tensor], affine: Any, shape: tuple[int, ...]
-    ) -> None:
-        path = latent_path(self.latent_dir, folder, sequence)
-        write_latent(path, own["mu"], own["sigma"], fingerprint=self.fingerprint, affine=affine, shape=shape)
-
-    def _write_image(self, folder: str, sequence: str, image: torch.Tensor, affine: Any, source: torch.Tensor) -> None:
-        path = inside(self.output_dir, Path(folder) / f"{sequence}.nii.gz")
-        save_volume(path, image[0], affine, sequence)
-        if self.mode == "reconstruct":
-            pair = [source[0].numpy(), image[0].numpy()]
-            titles = [f"{folder} {sequence}", "reconstruction"]
+    def _write_image(self, path: Path, volume: Mapping[str, Any], image: torch.Tensor, affine: np.ndarray) -> None:
+        sequence = volume["sequence"]
+        if self.mode == "reconstruct":  # before the volume, which tells that all is there
+            pair = [volume["image"][0].numpy(), image.numpy()]
+            titles = [f"{volume['folder']} {sequence}", "reconstruction"]
             montage(pair, titles, nib.affines.voxel_sizes(affine), path.with_name(f"{sequence}.png"))
+        save_volume(path, image, affine, sequence, volume["made_from"])

@@ -134,7 +134,7 @@ class VolumeDataset(Dataset):
             image, affine = loaded.as_tensor(), loaded.affine
         else:
             image, affine = self.kept[index]
-        item = {"folder": volume["folder"], "sequence": volume["sequence"]}
+        item = {name: volume[name] for name in ("folder", "sequence", "made_from") if name in volume}
         random = np.random.default_rng([self.seed, self.epoch, index])
         if self.patch is not None:
             size = [min(want, have) for want, have in zip(self.patch, image.shape[1:], strict=True)]

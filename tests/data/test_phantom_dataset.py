@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -88,7 +89,52 @@ def test_an_interrupted_dataset_has_no_datalists(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "_write_tables", full_disk)
     with pytest.raises(OSError, match="no space"):
         write_dataset(tmp_path / "data", cases=1, seed=0, grid=TINY, test_fraction=0.0, workers=1)
-    assert not list((tmp_path / "data").glob("*.json"))
+    assert not any((tmp_path / "data" / name).exists() for name in dataset.DATALISTS)
+
+
+def test_an_interrupted_dataset_keeps_its_complete_cases(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    write_dataset(whole, cases=3, seed=2, grid=TINY, test_fraction=0.4, workers=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_write_tables", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            write_dataset(parts, cases=3, seed=2, grid=TINY, test_fraction=0.4, workers=1)
+    (parts / "phantom_200001" / "lesions.nii.gz").unlink()  # the last file that a case gets
+    (parts / "phantom_200001" / ".part-abcaxt2.nii.gz").write_bytes(b"half a fi")
+    before = {path: path.stat().st_mtime_ns for path in parts.rglob("*.nii.gz")}
+
+    for _ in range(2):  # the second time there is nothing to do
+        write_dataset(parts, cases=3, seed=2, grid=TINY, test_fraction=0.4, workers=1)
+    changed = {path.parent.name for path, time in before.items() if path.exists() and path.stat().st_mtime_ns != time}
+    assert changed == {"phantom_200001"}
+    names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(parts) for path in parts.rglob("*") if path.is_file())
+    for name in ("train.json", "test.json", "cases.csv"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cases": 4}, "cases 10"),
+        ({"seed": 3}, "seed 2"),
+        ({"test_fraction": 0.3}, "test_fraction 0.2"),
+        ({"grid": Grid((24, 20, 16), TINY.spacing)}, r"size \[20, 20, 16\]"),
+    ],
+)
+def test_other_settings_are_not_mixed_into_a_dataset(root, change, named):
+    settings = {"cases": 10, "seed": 2, "grid": TINY, "test_fraction": 0.2, "workers": 1}
+    with pytest.raises(UserError, match=named):
+        write_dataset(root, **(settings | change))
+
+
+@pytest.mark.parametrize("left", ["train.json", "phantom_0/axt2.nii.gz"])
+def test_a_folder_of_another_origin_is_not_written_to(tmp_path, left):
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    with pytest.raises(UserError, match="already holds a dataset"):
+        write_dataset(tmp_path, cases=1, seed=0, grid=TINY, test_fraction=0.0, workers=1)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / left]
 
 
 def test_all_wrong_options_are_told_at_once_and_nothing_is_written(tmp_path):
@@ -96,11 +142,6 @@ def test_all_wrong_options_are_told_at_once_and_nothing_is_written(tmp_path):
         write_dataset(tmp_path / "data", cases=0, seed=-1, grid=TINY, test_fraction=1.0, workers=0)
     assert all(name in str(caught.value) for name in ("cases", "seed", "test_fraction", "workers"))
     assert not (tmp_path / "data").exists()
-
-
-def test_a_dataset_is_not_overwritten(root):
-    with pytest.raises(UserError, match="already holds a dataset"):
-        write_dataset(root, cases=1, seed=0, grid=TINY, test_fraction=0.0, workers=1)
 
 
 @pytest.mark.parametrize("options", [{"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}])

@@ -126,9 +126,13 @@ def test_a_missing_encoder_is_told_with_what_to_fetch(name):
         ReportEncoder(name)
 
 
-def test_fp16_is_refused(folder):
-    with pytest.raises(UserError, match="fp32 or bf16"):
-        ReportEncoder(folder, dtype="fp16")
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [({"dtype": "fp16"}, "fp32 or bf16"), ({"max_tokens": 1}, "2 or more"), ({"device": "gpu"}, "device is 'gpu'")],
+)
+def test_options_that_cannot_work_are_refused(folder, option, told):
+    with pytest.raises(UserError, match=told):
+        ReportEncoder(folder, **option)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

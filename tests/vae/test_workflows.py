@@ -243,7 +243,7 @@ def test_encoding_writes_every_latent_once(workflow, weights, data_root, affine,
     files[5].unlink()
     caplog.set_level(logging.INFO)
     run(workflow("inference", **overrides))
-    assert "10 of 12 volumes are encoded already" in caplog.text
+    assert "10 of 12 volumes are there already" in caplog.text
     changed = [file for file in files if file.stat().st_mtime_ns != times[file]]
     assert changed == [files[3], files[5]]
     run(workflow("inference", **overrides))
@@ -260,6 +260,33 @@ def test_decoding_latents_gives_the_reconstructions(workflow, weights, data_root
     assert np.allclose(decoded.affine, affine)
     assert np.allclose(both.affine, affine)
     assert (tmp_path / "both" / "005" / "axt2.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("mode", ["decode", "reconstruct"])
+def test_images_are_made_once_and_again_when_their_source_changes(workflow, weights, data_root, tmp_path, mode):
+    run(workflow("inference", weights=weights[0], mode="encode"))
+    options = {"weights": weights[0], "mode": mode, "output_dir": str(tmp_path / "out")}
+    run(workflow("inference", **options))
+    made = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    assert len(made) == 6
+
+    def redone(**changes) -> list[str]:
+        times = {file: file.stat().st_mtime_ns for file in made if file.exists()}
+        run(workflow("inference", **(options | changes)))
+        return [file.parent.name for file in made if file.stat().st_mtime_ns != times.get(file)]
+
+    assert redone() == []
+    made[1].write_bytes(b"half a fi")
+    made[4].unlink()
+    assert redone() == ["002", "005"]
+    # Another image under the same name; its latent follows when it is encoded again.
+    source = data_root / "003" / "axt2.nii.gz"
+    image = nib.load(source)
+    values = np.asarray(image.dataobj)[::-1]
+    nib.save(nib.Nifti1Image(values, image.affine), source)
+    run(workflow("inference", weights=weights[0], mode="encode"))
+    assert redone() == ["003"]
+    assert redone(amp="bf16") == ["001", "002", "003", "004", "005", "006"]
 
 
 def test_latents_of_another_vae_are_refused(workflow, weights, tiny, tmp_path):

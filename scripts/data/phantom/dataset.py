@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
 from functools import partial
@@ -15,7 +17,7 @@ import pandas as pd
 
 from scripts.data.cases import SEQUENCES, one_hot, write_clinical, write_datalist
 from scripts.data.phantom.anatomy import Findings, Lesion, sample_findings
-from scripts.data.phantom.imaging import Grid, make_case
+from scripts.data.phantom.imaging import MASKS, Grid, make_case
 from scripts.data.phantom.reports import write_report
 from scripts.files import atomic
 from scripts.problems import UserError
@@ -23,6 +25,8 @@ from scripts.problems import UserError
 log = logging.getLogger(__name__)
 
 CASES_PER_SEED = 100_000
+SETTINGS = "phantom.json"  # what a dataset is made from; written first
+DATALISTS = ("train.json", "test.json")  # written last
 LESION_COLUMNS = ["folder", "number", "zone", "side", "level", "diameter_mm", "pirads", "isup", "x_mm", "y_mm", "z_mm"]
 
 
@@ -30,25 +34,36 @@ def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: 
     """Make a phantom data root: images and masks a case, tables, and last of all the datalists.
 
     Case i has the seed `seed`·100000 + i whatever the number of cases and workers, so two dataset seeds share no
-    patient. A root without datalists is unfinished.
+    patient. A root without datalists is unfinished; called again with the same settings, the cases that are there are
+    kept.
 
     Raises:
-        UserError: a number out of range, or the root already holds a dataset.
+        UserError: a number out of range, or the root holds a dataset of other settings.
     """
-    _check(root, cases, seed, test_fraction, workers)
+    settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction}
+    settings |= {"size": list(grid.shape), "spacing": list(grid.spacing)}
+    _check(root, settings, workers)
+    if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
+        log.info("%s is complete", root)
+        return
+    with atomic(root / SETTINGS) as temporary:
+        temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     seeds = [seed * CASES_PER_SEED + i for i in range(cases)]
     everyone = [sample_findings(case) for case in seeds]
+    missing = [findings.seed for findings in everyone if not _is_complete(root / findings.folder)]
+    if len(missing) < cases:
+        log.info("%d of %d phantom cases are there already", cases - len(missing), cases)
     with ProcessPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(partial(_write_case, root, grid), seeds, chunksize=4), start=1):
-            if done % 200 == 0 or done == cases:
-                log.info("%d of %d phantom cases", done, cases)
+        for done, _ in enumerate(pool.map(partial(_write_case, root, grid), missing, chunksize=4), start=1):
+            if done % 200 == 0 or done == len(missing):
+                log.info("%d of %d phantom cases", cases - len(missing) + done, cases)
     in_test = np.zeros(cases, bool)
     in_test[np.random.default_rng([seed, cases]).permutation(cases)[: round(cases * test_fraction)]] = True
     splits = ["test" if test else "train" for test in in_test]
     _write_tables(root, everyone, splits)
-    for split in ("train", "test"):
-        entries = [_entry(f, grid) for f, where in zip(everyone, splits, strict=True) if where == split]
-        write_datalist(root / f"{split}.json", entries)
+    for name in DATALISTS:
+        entries = [_entry(f, grid) for f, split in zip(everyone, splits, strict=True) if name == f"{split}.json"]
+        write_datalist(root / name, entries)
 
 
 def read_findings(data_root: str | Path) -> dict[str, list[Lesion]]:
@@ -81,28 +96,45 @@ def save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
         nib.save(image, temporary)
 
 
-def _check(root: Path, cases: int, seed: int, test_fraction: float, workers: int) -> None:
+def _check(root: Path, settings: Mapping[str, Any], workers: int) -> None:
     """Refuse numbers out of range and a root that is in use, before anything is written."""
     wrong = []
-    if not 1 <= cases <= CASES_PER_SEED:
-        wrong.append(f"cases is {cases}; give 1 to {CASES_PER_SEED}")
-    if seed < 0:
-        wrong.append(f"seed is {seed}; give 0 or more")
-    if not 0 <= test_fraction < 1:
-        wrong.append(f"test_fraction is {test_fraction}; give 0 or more, less than 1")
+    if not 1 <= settings["cases"] <= CASES_PER_SEED:
+        wrong.append(f"cases is {settings['cases']}; give 1 to {CASES_PER_SEED}")
+    if settings["seed"] < 0:
+        wrong.append(f"seed is {settings['seed']}; give 0 or more")
+    if not 0 <= settings["test_fraction"] < 1:
+        wrong.append(f"test_fraction is {settings['test_fraction']}; give 0 or more, less than 1")
     if workers < 1:
         wrong.append(f"workers is {workers}; give 1 or more")
-    if any((root / f"{split}.json").exists() for split in ("train", "test")):
+    there = _settings(root)
+    if there is None and (any((root / name).exists() for name in DATALISTS) or any(root.glob("phantom_*"))):
         wrong.append(f"{root} already holds a dataset; give another folder or remove it first")
+    if there is not None and there != settings:
+        names = ", ".join(f"{name} {there.get(name)}" for name in settings if there.get(name) != settings[name])
+        wrong.append(f"{root} already holds a dataset with {names}; give another folder or remove it first")
     if wrong:
         raise UserError("\n".join(wrong))
+
+
+def _settings(root: Path) -> dict[str, Any] | None:
+    """What the dataset in `root` is made from, None where no dataset was begun."""
+    path = root / SETTINGS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / f"{name}.nii.gz").is_file() for name in (*SEQUENCES, *MASKS))
 
 
 def _write_case(root: Path, grid: Grid, seed: int) -> None:
     """Images and masks of one case."""
     phantom = make_case(seed, grid)
+    folder = root / phantom.findings.folder
+    for stale in folder.glob(".part-*"):  # what a killed run was writing
+        stale.unlink()
     for name, volume in (phantom.volumes | phantom.masks).items():
-        save_nifti(root / phantom.findings.folder / f"{name}.nii.gz", volume, phantom.affine)
+        save_nifti(folder / f"{name}.nii.gz", volume, phantom.affine)
 
 
 def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> None:
