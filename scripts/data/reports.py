@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from scripts.data.report_argument import hide_report, report_argument
-from scripts.files import atomic
+from scripts.files import write_tensors
 from scripts.problems import UserError
 
 __all__ = [
@@ -193,12 +192,8 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def write_embedding(path: str | os.PathLike[str], embedding: Tensor, fingerprint: str) -> None:
     """Write one report's embedding (T, D) as it is; the file appears only when complete."""
-    with atomic(path) as part:
-        save_file(
-            {"embedding": embedding.contiguous()},
-            part,
-            metadata={"encoder": fingerprint, "width": str(embedding.shape[-1])},
-        )
+    metadata = {"encoder": fingerprint, "width": str(embedding.shape[-1])}
+    write_tensors(path, {"embedding": embedding.contiguous()}, metadata)
 
 
 def read_embedding(path: str | os.PathLike[str]) -> Tensor:
