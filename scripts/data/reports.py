@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "EMPTY_REPORT",
     "ReportEncoder",
     "check_width",
+    "find_empty_report",
     "hide_report",
     "normalise_report",
     "pad_embeddings",
@@ -217,6 +219,16 @@ def read_embedding(path: str | os.PathLike[str]) -> Tensor:
     if embedding.ndim != 2 or not embedding.is_floating_point() or 0 in embedding.shape:
         raise UserError(f"{path}: holds {tuple(embedding.shape)} {embedding.dtype}, not (tokens, width) of floats")
     return embedding
+
+
+def find_empty_report(root: str | os.PathLike[str], entries: Iterable[Mapping[str, Any]]) -> str | None:
+    """The empty report's embedding, relative to the data root; None where there is none.
+
+    Ours lies in one place. The authors' lists have it at each case without a report.
+    """
+    if (Path(root) / EMPTY_REPORT).is_file():
+        return EMPTY_REPORT
+    return next((entry["text"] for entry in entries if entry.get("text_isnull") and entry.get("text")), None)
 
 
 def read_encoder_fingerprint(path: str | os.PathLike[str]) -> str | None:
