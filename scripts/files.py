@@ -5,11 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
 from scripts.problems import UserError
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; it appears complete or not at all.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    with atomic(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, dict(metadata))
+        except SafetensorError as error:  # no OSError even where the disk is full
+            raise OSError(str(error)) from error
 
 
 @contextmanager

@@ -13,9 +13,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from scripts.files import atomic, inside
+from scripts.files import inside, write_tensors
 from scripts.problems import UserError
 
 
@@ -100,8 +99,7 @@ def write_latent(
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in (("mu", mu), ("sigma", sigma))
     }
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def read_made_from(path: str | os.PathLike[str]) -> str | None:

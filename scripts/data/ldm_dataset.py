@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,13 @@ from torch.utils.data import Dataset
 
 from scripts.data.cases import SPACING_TOLERANCE, check_root, patient_of, read_datalist
 from scripts.data.latents import find_latent, read_latent
-from scripts.data.reports import EMPTY_REPORT, pad_embeddings, read_embedding, read_encoder_fingerprint
+from scripts.data.reports import (
+    EMPTY_REPORT,
+    find_empty_report,
+    pad_embeddings,
+    read_embedding,
+    read_encoder_fingerprint,
+)
 from scripts.files import inside
 from scripts.networks.variants import find_variant
 from scripts.problems import Problems, UserError
@@ -42,6 +48,7 @@ class TrainingCase:
         pirads: one-hot [negative, positive].
         spacing: voxel size of the image in mm.
         text_isnull: the case has no report; its embedding is the empty report's.
+        empty: the empty report's embedding, for examples whose report is absent or dropped.
         fingerprint: of the VAE that made the latents, where the files tell it.
         encoder: fingerprint of the text encoder that made the embedding, where the file tells it.
     """
@@ -53,6 +60,7 @@ class TrainingCase:
     pirads: tuple[int, int]
     spacing: tuple[float, float, float]
     text_isnull: bool
+    empty: Path | None
     fingerprint: str | None
     encoder: str | None
 
@@ -93,10 +101,14 @@ def read_training_cases(
     if not entries:
         problems.add(datalist, "holds no case", "prepare exams or make a phantom first")
     widths = _Widths(root, embedding_width if find_variant(variant).adapter else None, problems)
+    empty = None
     if widths.expected is not None:
-        widths.check("empty report", EMPTY_REPORT)
+        empty = widths.check("empty report", find_empty_report(root, entries) or EMPTY_REPORT)
     shapes: Counter[tuple[int, ...]] = Counter()
-    cases = [_read_case(entry, Path(latent_dir), channels, factor, widths, shapes, problems) for entry in entries]
+    cases = [
+        replace(_read_case(entry, Path(latent_dir), channels, factor, widths, shapes, problems), empty=empty)
+        for entry in entries
+    ]
     if len(shapes) > 1:
         sizes = ", ".join(f"{shape} in {count} files" for shape, count in shapes.most_common())
         problems.add("latents", f"differ in size: {sizes}", "prepare all exams onto one grid and encode them again")
@@ -147,6 +159,7 @@ def _read_case(
         pirads=tuple(entry["pirads"]),
         spacing=tuple(entry["spacing"]),
         text_isnull=bool(entry.get("text_isnull")),
+        empty=None,
         fingerprint=next(iter(prints), None),
         encoder=read_encoder_fingerprint(embedding) if embedding else None,
     )
@@ -286,7 +299,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     Args:
         cases: as `read_training_cases` gives them.
-        dataset_dir: the data root, for the empty report's embedding.
+        dataset_dir: the data root, for the masks.
         seed: of the run.
         dropout: how often conditions are left out.
         fresh_noise: draw each latent anew in every epoch; else one draw serves all epochs, as the authors store it.
@@ -313,7 +326,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.root = Path(dataset_dir)
         self._weights = self._read_weights()
         self.reads_reports = any(case.embedding is not None for case in self.cases)
-        self.empty = read_embedding(Path(dataset_dir) / EMPTY_REPORT) if self.reads_reports else None
+        self.empty = read_embedding(self.cases[0].empty) if self.reads_reports else None
         self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._embeddings: dict[Path, Tensor] = {}
         if cache:

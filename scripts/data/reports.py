@@ -8,26 +8,27 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from scripts.data.report_argument import hide_report, report_argument
-from scripts.files import atomic
+from scripts.files import write_tensors
 from scripts.problems import UserError
 
 __all__ = [
     "EMPTY_REPORT",
     "ReportEncoder",
     "check_width",
+    "find_empty_report",
     "hide_report",
     "normalise_report",
     "pad_embeddings",
@@ -205,12 +206,8 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def write_embedding(path: str | os.PathLike[str], embedding: Tensor, fingerprint: str) -> None:
     """Write one report's embedding (T, D) as it is; the file appears only when complete."""
-    with atomic(path) as part:
-        save_file(
-            {"embedding": embedding.contiguous()},
-            part,
-            metadata={"encoder": fingerprint, "width": str(embedding.shape[-1])},
-        )
+    metadata = {"encoder": fingerprint, "width": str(embedding.shape[-1])}
+    write_tensors(path, {"embedding": embedding.contiguous()}, metadata)
 
 
 def read_embedding(path: str | os.PathLike[str]) -> Tensor:
@@ -234,6 +231,16 @@ def read_embedding(path: str | os.PathLike[str]) -> Tensor:
     if embedding.ndim != 2 or not embedding.is_floating_point() or 0 in embedding.shape:
         raise UserError(f"{path}: holds {tuple(embedding.shape)} {embedding.dtype}, not (tokens, width) of floats")
     return embedding
+
+
+def find_empty_report(root: str | os.PathLike[str], entries: Iterable[Mapping[str, Any]]) -> str | None:
+    """The empty report's embedding, relative to the data root; None where there is none.
+
+    Ours lies in one place. The authors' lists have it at each case without a report.
+    """
+    if (Path(root) / EMPTY_REPORT).is_file():
+        return EMPTY_REPORT
+    return next((entry["text"] for entry in entries if entry.get("text_isnull") and entry.get("text")), None)
 
 
 def read_encoder_fingerprint(path: str | os.PathLike[str]) -> str | None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from scripts.problems import UserError
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -45,10 +47,10 @@ def find_variant(name: str) -> Variant:
     """Give the variant of that name.
 
     Raises:
-        ValueError: there is no such variant.
+        UserError: there is no such variant.
     """
     if name not in VARIANTS:
-        raise ValueError(f"there is no variant {name!r}; the variants are {', '.join(VARIANTS)}")
+        raise UserError(f"there is no variant {name!r}; the variants are {', '.join(VARIANTS)}")
     return VARIANTS[name]
 
 

@@ -22,7 +22,7 @@ from scripts.data.outputs import Record, montage, read_record, write_merged, wri
 from scripts.networks.ccella import CCELLA
 from scripts.problems import UserError
 from scripts.sampling.jobs import Job, Jobs
-from scripts.sampling.loop import Sample, case_generator, sample
+from scripts.sampling.loop import Conditions, Sample, case_generator, sample
 from scripts.sampling.recipe import LATENT_CHANNELS, Recipe
 from scripts.training.objective import PRECISIONS
 from scripts.training.weights import Weights
@@ -53,8 +53,9 @@ class JobBatch(PrepareBatch):
 class LatentInferer(Inferer):
     """Runs the sampling loop; its latents are those of the VAE, divided by the scale factor."""
 
-    def __init__(self, recipe: Recipe, jobs: Jobs, weights: Weights) -> None:
+    def __init__(self, recipe: Recipe, jobs: Jobs, weights: Weights, network: CCELLA) -> None:
         self.recipe, self.null, self.scale_factor = recipe, jobs.null, weights.scale_factor
+        self.conditions = Conditions(network, recipe.schedule)
 
     def __call__(
         self,
@@ -79,6 +80,7 @@ class LatentInferer(Inferer):
                 pirads=pirads,
                 spacing=spacing,
                 guidance=recipe.guidance,
+                conditions=self.conditions,
                 on_step=lambda done, total: steps.update(),
             )
         return Sample(latents / self.scale_factor, logits)

@@ -85,6 +85,7 @@ class Source:
     split: str = ""
     text: str | None = field(default=None, repr=False)
     path: Path | None = None
+    absent: bool = False
     embedding: Tensor | None = None
     pirads: list[int] = field(default_factory=lambda: [0, 0])
     label: str | None = None
@@ -127,8 +128,7 @@ def make_jobs(
         reader = _ReportReader(recipe, text_encoder, padded_reports, problems)
         shares = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in shares]
         if recipe.needs_null:
-            stored = root / EMPTY_REPORT
-            null = reader.read(Source("empty report", path=stored if not typed and stored.is_file() else None))
+            null = reader.read(Source("empty report", path=None if typed else _empty_path(root, sources)))
         problems.raise_if_any()
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
     return Jobs(jobs, jobs if typed else unfinished(jobs, output_dir), null, output_dir, typed)
@@ -187,6 +187,12 @@ def listed_sources(
     return sources
 
 
+def _empty_path(root: Path, sources: Sequence[Source]) -> Path | None:
+    """The empty report's embedding: ours, or the authors', who have it at each case without a report."""
+    stored = [root / EMPTY_REPORT, *(source.path for source in sources if source.absent and source.path is not None)]
+    return next((path for path in stored if path.is_file()), None)
+
+
 def _embedding_path(root: Path, case: dict[str, Any], problems: Problems) -> Path | None:
     # A report in place of a path must not be quoted.
     text = case.get("text")
@@ -220,6 +226,7 @@ def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequen
         split=split,
         text=case.get("text") if report is None else None,
         path=report,
+        absent=bool(case["text_isnull"]),
         pirads=case["pirads"],
         image=image if image is not None and image.is_file() else None,
         entry={key: case[key] for key in ("dataset", "patient") if key in case},

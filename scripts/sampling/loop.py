@@ -1,7 +1,8 @@
 """From noise to latents: one loop for every schedule, with guidance, and with noise that belongs to the case.
 
 A case's noise comes from its own generator on the CPU, so it is the same whatever the batch, the rank, the number of
-processes or the device. The adapter sees only report and timestep: it is run once for a report and all timesteps.
+processes or the device. The adapter sees only report and timestep: it is run once for a report and all timesteps, and
+not again for the empty report of guidance in every batch.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ def sample(
     pirads: Tensor | None = None,
     spacing: Tensor | None = None,
     guidance: Guidance | None = None,
+    conditions: Conditions | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Sample:
     """Make one latent for each report.
@@ -133,6 +135,7 @@ def sample(
         pirads: (B, 2) one-hot, for variants that take the case's own class.
         spacing: (B, 3) voxel spacing of the image in mm.
         guidance: weights and interval; none is the network as it is.
+        conditions: of this network and schedule, to share the adapter's outputs with the batches before.
         on_step: called after every step with the number of steps done and of all steps.
 
     Raises:
@@ -143,12 +146,12 @@ def sample(
     if network.variant.adapter and guidance.needs_dropout(network.variant)[0] and null is None:
         raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
     x = draw_noise(generators, shape, device)
-    x0_before, conditions = None, []
+    conditions = conditions or Conditions(network, schedule)
+    x0_before, outputs = None, []
     for i, timestep in enumerate(schedule.timesteps):
         if i % ADAPTER_STEPS == 0:
-            chunk = schedule.timesteps[i : i + ADAPTER_STEPS].to(device)
-            conditions = condition_steps(network, [*embeddings, *([] if null is None else [null])], chunk)
-        given = select_step(conditions, i % ADAPTER_STEPS)
+            outputs = conditions.piece(i, [*embeddings, *([] if null is None else [null])])
+        given = select_step(outputs, i % ADAPTER_STEPS)
         terms = guidance.terms(network.variant, float(timestep))
         prediction = guided_prediction(network, x, timestep, terms, given, pirads, spacing)
         x0 = schedule.predict_clean(i, x, prediction)
@@ -160,18 +163,34 @@ def sample(
     return Sample(x, None if logits is None else logits[: len(x)].float())
 
 
-def condition_steps(network: CCELLA, embeddings: Sequence[Tensor], timesteps: Tensor) -> list[Condition]:
-    """The adapter's outputs for each report (T, D), for all timesteps (N,) in one batch; equal reports share theirs."""
-    if not network.variant.adapter:
-        return [Condition(None, None)]
-    conditions: list[Condition] = []
-    for index, embedding in enumerate(embeddings):
-        same = next((j for j in range(index) if torch.equal(embeddings[j], embedding)), None)
-        if same is None:
-            conditions.append(network.condition(embedding.to(timesteps.device).float()[None], timesteps))
-        else:
-            conditions.append(conditions[same])
-    return conditions
+class Conditions:
+    """The adapter's outputs for reports: all timesteps of a schedule in one batch, and each report once.
+
+    They are kept for the next batch, in which the empty report of guidance, and a report of which several volumes are
+    made, come again. Of a schedule longer than ADAPTER_STEPS only the piece at hand is kept.
+    """
+
+    def __init__(self, network: CCELLA, schedule: Schedule) -> None:
+        self.network, self.timesteps = network, schedule.timesteps
+        self.start: int | None = None
+        self.known: list[tuple[Tensor, Condition]] = []
+
+    def piece(self, start: int, embeddings: Sequence[Tensor]) -> list[Condition]:
+        """The outputs for each report (T, D) at ADAPTER_STEPS timesteps from `start` on; equal reports share one."""
+        if not self.network.variant.adapter:
+            return [Condition(None, None)]
+        known = self.known if start == self.start else []
+        pairs: list[tuple[Tensor, Condition]] = []
+        for embedding in embeddings:
+            same = (output for other, output in [*known, *pairs] if other is embedding or torch.equal(other, embedding))
+            pairs.append((embedding, next(same, None) or self._ask(embedding, start)))
+        self.start, self.known = start, pairs
+        return [output for _, output in pairs]
+
+    def _ask(self, embedding: Tensor, start: int) -> Condition:
+        device = next(self.network.parameters()).device
+        timesteps = self.timesteps[start : start + ADAPTER_STEPS].to(device)
+        return self.network.condition(embedding.to(device).float()[None], timesteps)
 
 
 def select_step(conditions: Sequence[Condition], step: int) -> Condition:

@@ -62,12 +62,21 @@ class Recipe:
         return self.variant.adapter and self.guidance.needs_dropout(self.variant)[0]
 
 
+def trained_sequences(model_file: str | os.PathLike[str], channels: Sequence[str] | None) -> tuple[str, ...]:
+    """The sequences that the network makes: `channels`, else those that the weights say they were trained on.
+
+    Raises:
+        UserError: there are no such weights.
+    """
+    return ensure_tuple(channels or _header(Path(model_file)).meta.get("channels") or "axt2")
+
+
 def make_recipe(
     *,
     model_file: str | os.PathLike[str],
     vae_file: str | os.PathLike[str],
     network_config: dict[str, Any],
-    channels: Sequence[str] | None,
+    channels: Sequence[str],
     size: Sequence[int] | None,
     spacing: Sequence[float] | None,
     scheduler: str,
@@ -83,8 +92,8 @@ def make_recipe(
 
     Args:
         network_config: the arguments of `CCELLA` as the config gives them.
-        channels, size, spacing, timestep_shift: None takes what the weights were trained on; the others as in
-            inference.yaml.
+        channels: of `trained_sequences`.
+        size, spacing, timestep_shift: None takes what the weights were trained on; the others as in inference.yaml.
 
     Raises:
         UserError: everything that is wrong.
@@ -93,19 +102,17 @@ def make_recipe(
     if not Path(vae_file).is_file():
         raise UserError(f"VAE weights {vae_file} are missing: {WHERE}")
     trained = header.meta.get("latent_shape")
+    trained_size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
+    trained_spacing = header.meta.get("spacing") or REFERENCE_SPACING
     shift = header.meta.get("timestep_shift", 1.0) if timestep_shift is None else timestep_shift
-    if size is None:
-        size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
-    spacing = spacing or header.meta.get("spacing") or REFERENCE_SPACING
-    sequences = ensure_tuple(channels or header.meta.get("channels") or "axt2")
+    size, spacing, sequences = size or trained_size, spacing or trained_spacing, ensure_tuple(channels)
     network_config = {**network_config, **header.config}
     _check(size, spacing, sequences, network_config, amp)
     variant = find_variant(network_config.get("variant", "CCELLA"))
     guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
     _warn_about_guidance(header.meta, variant, guidance)
-    if trained and header.meta.get("spacing"):
-        _warn_about_view(size, spacing, [FACTOR * n for n in trained[-3:]], header.meta["spacing"])
+    _warn_about_view(size, spacing, trained_size, trained_spacing)
     return Recipe(
         variant=variant,
         meta=header.meta,
@@ -163,14 +170,28 @@ def _check(
 
 
 def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:
-    """Guidance compares with the network's answer to nothing, which only condition dropout teaches."""
+    """Guidance compares with the network's answer without a condition, which only condition dropout teaches."""
     if (guidance.report, guidance.class_) != (1, 1) and not (variant.adapter or variant.class_vector):
         logger.warning("this variant reads neither report nor class: the guidance weights have no effect")
-    elif any(guidance.needs_dropout(variant)) and not any(meta.get("trained_with_dropout", {}).values()):
+    dropped = meta.get("trained_with_dropout", {})
+    # What each answer lacks, and the share of training examples that lacked it.
+    shares = {"class": ("class",), "report and class": ("both",)}
+    if not variant.adapter:
+        shares = {"report and class": ("class", "both")}
+    elif variant.class_vector is None:
+        shares = {"report and class": ("report", "both")}
+    lacks = {
+        "report and class" if not term.report else "class"
+        for term in guidance.terms(variant, guidance.interval[0])
+        if not (term.report and term.class_)
+    }
+    never = [lack for lack in sorted(lacks) if not any(dropped.get(name) for name in shares[lack])]
+    if never:
         logger.warning(
-            "guidance is on, but these weights were not trained with condition dropout: they have never seen a case "
-            "without report and class, so the direction that guidance amplifies is arbitrary and may do harm. "
-            "Set guidance_report and guidance_class to 1, or train with dropout."
+            "guidance is on, but these weights were not trained with the condition dropout that it needs: they have "
+            "never seen a case without %s, so the direction that guidance amplifies is arbitrary and may do harm. "
+            "Set guidance_report and guidance_class to 1, or train with drop_report, drop_class and drop_both.",
+            ", nor without ".join(never),
         )
 
 

@@ -84,13 +84,27 @@ class NoisyBatch(PrepareBatch):
 class PreciseInferer(SimpleInferer):
     """Asks the network in the chosen precision: `fp32`, `bf16` or `fp16`, on any device.
 
-    The trainer's own `amp` serves CUDA only; it is switched on beside this for `fp16`, whose gradients need scaling.
+    The trainer's own `amp` serves CUDA only; it is on beside this for `fp16`, whose gradients need scaling.
+
+    Args:
+        amp: the precision.
+        device: where the network is.
+        narrowest: cells along x of the smallest map inside the network.
+
+    Raises:
+        UserError: an unknown precision, or one in which this device gives wrong gradients.
     """
 
-    def __init__(self, amp: str = "fp32") -> None:
+    def __init__(self, amp: str, device: torch.device, narrowest: int) -> None:
         super().__init__()
         if amp not in PRECISIONS:
             raise UserError(f"amp is {amp!r}; it must be one of {', '.join(PRECISIONS)}")
+        # oneDNN under PyTorch 2.13 reads memory that it never wrote: NaN at best, a wrong gradient at worst.
+        if amp == "bf16" and device.type == "cpu" and narrowest <= 2:
+            raise UserError(
+                f"amp is bf16 on the CPU, and this network's smallest map has {narrowest} cells along x: there PyTorch "
+                "computes wrong gradients of convolutions; give amp fp32, or volumes of more voxels along x"
+            )
         self.dtype = PRECISIONS[amp]
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.optim import Optimizer
@@ -49,7 +49,8 @@ def one_cycle(optimizer: Optimizer, steps: int, rise: float = 0.05) -> LambdaLR:
 class OptimizerStep:
     """Clips the gradient's norm before the optimizer's step; updates moving average and learning rate after it.
 
-    With gradient accumulation only the passes that end a step count.
+    With gradient accumulation only the passes that end a step count. MONAI's scaler of fp16 gradients knows CUDA only,
+    so a trainer that has one gets another for its own device.
 
     Args:
         network: whose gradients are clipped; not wrapped by data parallelism.
@@ -65,16 +66,29 @@ class OptimizerStep:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.before)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.after)
 
+    def start(self, engine: Engine) -> None:
+        """Give the trainer a scaler for its device, where it has one."""
+        if engine.scaler is not None:
+            engine.scaler = torch.amp.GradScaler(engine.state.device.type)
+
     def before(self, engine: Engine) -> None:
-        """Clip, when the backward pass that ends a step is done."""
-        if not self._ends_step(engine) or not self.gradient_clip:
+        """Clip, when the backward pass that ends a step is done.
+
+        Raises:
+            UserError: the gradient is NaN or infinite; it has not reached the weights.
+        """
+        if not self._ends_step(engine):
             return
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip or math.inf)
+        # The scaler leaves out a step that overflows, and lowers its scale: there it is nothing to stop for.
+        if engine.scaler is None and not torch.isfinite(norm):
+            raise _diverged(f"the gradient's norm is {norm.item()}", engine)
 
     def after(self, engine: Engine) -> None:
         """Follow the weights, when the optimizer has stepped."""
@@ -104,8 +118,12 @@ class StopOnNan:
         """
         loss = engine.state.output["loss"]
         if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss.item()} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
-                f"the batch holds the cases {', '.join(engine.state.batch['folder'])}. The last checkpoint is intact: "
-                "look at these cases, go on with --amp fp32, or start anew with a lower lr"
-            )
+            raise _diverged(f"the loss is {loss.item()}", engine)
+
+
+def _diverged(what: str, engine: Engine) -> UserError:
+    return UserError(
+        f"{what} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
+        f"the batch holds the cases {', '.join(engine.state.batch['folder'])}. The last checkpoint is intact: "
+        "look at these cases, go on with --amp fp32, or start anew with a lower lr"
+    )

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy._core import multiarray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from scripts.files import atomic
+from scripts.files import write_tensors
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
 from scripts.problems import UserError
@@ -79,8 +79,7 @@ def save_weights(
     """
     header = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
     tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata={name: json.dumps(value) for name, value in header.items()})
+    write_tensors(path, tensors, {name: json.dumps(value) for name, value in header.items()})
 
 
 def read_header(path: str | os.PathLike[str]) -> Weights:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from scripts.data.latents import fingerprint
-from scripts.files import atomic
+from scripts.files import write_tensors
 from scripts.problems import UserError
 
 REFERENCE: dict[str, Any] = {
@@ -66,8 +66,7 @@ def _fuse_norms(network: nn.Module) -> None:
 def save_vae(network: AutoencoderKlMaisi, path: str | os.PathLike[str]) -> None:
     """Write the weights as safetensors with the network's arguments beside them; complete or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(state, temporary, {"config": json.dumps(network.config)})
+    write_tensors(path, state, {"config": json.dumps(network.config)})
 
 
 def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str | None = None) -> nn.Module:

@@ -21,10 +21,12 @@ from monai.bundle import ConfigWorkflow
 from scripts.data.cases import write_clinical
 from scripts.data.images import save_volume
 from scripts.data.latents import fingerprint
-from scripts.data.reports import EMPTY_REPORT, ReportEncoder, write_embedding
+from scripts.data.reports import EMPTY_REPORT, ReportEncoder, read_embedding, write_embedding
+from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
 from scripts.problems import UserError
 from scripts.sampling.loop import case_seed
+from scripts.sampling.recipe import make_recipe
 from scripts.tiny_t5 import make
 from scripts.training.weights import save_weights
 from scripts.vae.network import maisi_vae, save_vae
@@ -180,6 +182,16 @@ def test_batches_and_later_replicates_do_not_change_a_volume(place, generated, t
     assert record["source"] == "004"
 
 
+def test_guidance_and_replicates_do_not_run_the_adapter_again(place, tmp_path, monkeypatch):
+    """Two reports of two volumes each, sampled one at a time, and the empty one: three calls, each for all steps."""
+    calls, forward = [], Adapter.forward
+    monkeypatch.setattr(
+        Adapter, "forward", lambda self, *inputs: calls.append(len(inputs[1])) or forward(self, *inputs)
+    )
+    infer(place, tmp_path, replicates=2, splits=["test"])
+    assert calls == [3, 3, 3]
+
+
 def test_a_second_run_makes_only_what_is_missing(place, tmp_path):
     infer(place, tmp_path, splits=["train"])
     files = {folder: tmp_path / folder / "axt2.nii.gz" for folder in ("001", "002", "003")}
@@ -224,6 +236,23 @@ def test_reports_are_encoded_on_the_fly_when_they_are_not_embedded(place, genera
     assert np.abs(voxels(out / "004" / "axt2.nii.gz") - voxels(generated / "004" / "axt2.nii.gz")).max() <= 1
     affine = nib.load(out / "004" / "axt2.nii.gz").affine  # there is no real image to lie over
     assert np.allclose(affine @ [15.5, 15.5, 7.5, 1], [0, 0, 0, 1], atol=1e-4)
+
+
+def test_the_authors_lists_have_the_empty_report_at_a_case_without_one(place, generated, tmp_path):
+    """The same guided volumes from .npy files, without our file of the empty report."""
+    data = tmp_path / "data"
+    shutil.copytree(place.data, data)
+    cases = json.loads((data / "train_merged.json").read_text())
+    for case in cases:
+        embedding = read_embedding(data / case["text"]).float().numpy()
+        case["text"] = f"./{case['folder']}/text_emb.npy"
+        np.save(data / case["text"], embedding[None])
+    (data / "train_merged.json").write_text(json.dumps(cases))
+    shutil.rmtree(data / "embeddings")
+    infer(place, tmp_path / "out", dataset_dir=str(data), splits=["train"])
+    for folder in ("001", "002", "003"):
+        path = Path(folder) / "axt2.nii.gz"
+        assert np.array_equal(voxels(tmp_path / "out" / path), voxels(generated / path))
 
 
 # ---- typed reports ---------------------------------------------------------------------------------------------------
@@ -384,9 +413,33 @@ def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_pat
     path = str(tmp_path / "model.safetensors")
     infer(place, tmp_path / "out", model_file=path, splits=["test"], spacing=[0.5, 0.5, 0.5], steps=1)
     printed = capsys.readouterr().out
-    assert "not trained with condition dropout" in printed
+    assert "never seen a case without report and class" in printed
     assert "16×16×8 mm" in printed
     assert "40×40×30 mm" in printed
+
+
+@pytest.mark.parametrize(
+    ("variant", "trained", "weights", "lacks"),
+    [
+        ("CCELLA", {"report": 0.1, "class": 0.1}, (3, 3), "without report and class,"),
+        ("CCELLA", {"both": 0.1}, (3, 3), None),
+        ("CCELLA", {"both": 0.1}, (3, 2), "without class,"),
+        ("CCELLA", {}, (3, 2), "without class, nor without report and class,"),
+        ("CCELLA", {}, (1, 1), None),
+        ("ELLAMAISI", {"report": 0.1}, (3, 1), None),
+        ("RADMAISI", {"report": 0.1}, (1, 3), "without report and class,"),
+        ("RADMAISI", {"class": 0.1}, (1, 3), None),
+    ],
+)
+def test_guidance_warns_of_the_dropout_that_it_misses(place, tmp_path, caplog, variant, trained, weights, lacks):
+    make_weights(tmp_path / "model.safetensors", variant, **place.meta | {"trained_with_dropout": trained})
+    recipe = {
+        "model_file": tmp_path / "model.safetensors", "vae_file": place.root / "vae.safetensors", "network_config": {},
+        "channels": ["axt2"], "size": None, "spacing": None, "scheduler": "ddim", "steps": 2, "amp": "fp32", "seed": 0,
+        "guidance_report": weights[0], "guidance_class": weights[1], "guidance_interval": [0, 1000],
+    }  # fmt: skip
+    make_recipe(**recipe)
+    assert caplog.text == "" if lacks is None else f"never seen a case {lacks}" in caplog.text
 
 
 # ---- bundles and processes -------------------------------------------------------------------------------------------

@@ -8,7 +8,15 @@ import torch
 from scripts.networks.ccella import CCELLA, Condition
 from scripts.networks.variants import VARIANTS, find_variant
 from scripts.problems import UserError
-from scripts.sampling.loop import ADAPTER_STEPS, Guidance, case_generator, case_seed, guided_prediction, sample
+from scripts.sampling.loop import (
+    ADAPTER_STEPS,
+    Conditions,
+    Guidance,
+    case_generator,
+    case_seed,
+    guided_prediction,
+    sample,
+)
 from scripts.sampling.schedule import make_scheduler
 
 TINY = {
@@ -181,6 +189,23 @@ def test_the_adapter_runs_once_for_each_distinct_report(monkeypatch):
     run(made, [0, 1, 2, 3], Guidance(3, 3), steps=10)
     assert calls["adapter"] == [10] * 4
     assert calls["unet"] == [8] * 10
+
+
+def test_the_next_batch_asks_for_new_reports_only(monkeypatch):
+    """Neither the empty report nor a report of which another volume is made is read again; the volumes are the same."""
+    made, embeddings = network(), reports(5, 9)
+    schedule = make_scheduler("rflow", "rflow", 3, SHAPE[1:])
+
+    def volume(report: int, conditions: Conditions | None) -> torch.Tensor:
+        given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3), "conditions": conditions}
+        return sample(made, schedule, SHAPE, [embeddings[report]], [case_generator(1)], **given).latents
+
+    alone = [volume(report, None) for report in (0, 0, 1)]
+    calls = count_calls(made, monkeypatch)
+    shared = Conditions(made, schedule)
+    for report, expected, asked in ((0, alone[0], 2), (0, alone[1], 2), (1, alone[2], 3)):
+        assert torch.equal(volume(report, shared), expected)
+        assert calls["adapter"] == [3] * asked
 
 
 def test_long_schedules_read_the_report_in_pieces(monkeypatch):

@@ -32,17 +32,19 @@ NETWORK = {
 }
 
 
-def make_root(root: Path, cases: int = 7) -> Path:
-    """Write train_merged.json, embeddings/ and latents/; the last case has no report."""
+def make_root(root: Path, cases: int = 7, size: tuple[int, int, int] = (4, 4, 4)) -> Path:
+    """Write train_merged.json, embeddings/ and latents/ of `size` cells; the last case has no report."""
     generator = torch.Generator().manual_seed(0)
     write_embedding(root / "embeddings" / "empty.safetensors", torch.ones(1, WIDTH), "encoder")
     entries = []
     for number in range(cases):
         folder, absent = f"case{number}", number == cases - 1
-        mu = torch.randn(4, 4, 4, 4, generator=generator)
+        mu = torch.randn(4, *size, generator=generator)
         path = latent_path(root / "latents", folder, "axt2")
         affine = np.diag([0.5, 0.5, 0.5, 1.0])
-        write_latent(path, mu, torch.full_like(mu, 0.1), fingerprint="vae", affine=affine, shape=(16, 16, 16))
+        write_latent(
+            path, mu, torch.full_like(mu, 0.1), fingerprint="vae", affine=affine, shape=tuple(4 * n for n in size)
+        )
         text = "embeddings/empty.safetensors" if absent else f"embeddings/{number}.safetensors"
         if not absent:
             embedding = torch.randn(2 + number, WIDTH, generator=generator).half()
@@ -65,3 +67,9 @@ def make_root(root: Path, cases: int = 7) -> Path:
 def data_root(tmp_path: Path) -> Path:
     """A data root with seven cases."""
     return make_root(tmp_path / "data")
+
+
+@pytest.fixture
+def wide_root(tmp_path: Path) -> Path:
+    """One whose latents stay 4 cells wide in a network of two levels: the CPU's bf16 needs more than 2."""
+    return make_root(tmp_path / "wide", size=(8, 4, 4))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -132,6 +134,34 @@ def test_channels_are_stacked_in_their_order(data_root):
     first, second = dataset[slot(1, 0)]["latent"].split(4)
     assert dataset.shape == (8, 4, 4, 4)
     assert second.mean() - first.mean() == pytest.approx(9, abs=0.5)
+
+
+def as_the_authors_store_it(root: Path) -> None:
+    """Each report's embedding as .npy in float32, the empty one at each case that lacks a report, none shared."""
+    entries = json.loads((root / "train_merged.json").read_text())
+    for entry in entries:
+        path = root / entry["folder"] / "text_emb.npy"
+        path.parent.mkdir()
+        np.save(path, read_embedding(root / entry["text"])[None].float().numpy())
+        entry["text"] = f"./{entry['folder']}/text_emb.npy"
+    (root / "train_merged.json").write_text(json.dumps(entries))
+
+
+def test_the_authors_embeddings_and_lists_are_read(data_root):
+    ours = make(data_root, dropout=Dropout(report=0.5))
+    as_the_authors_store_it(data_root)
+    shutil.rmtree(data_root / "embeddings")
+    theirs = make(data_root, dropout=Dropout(report=0.5))
+    for index in range(len(ours)):
+        assert torch.equal(ours[slot(1, index)]["embedding"].float(), theirs[slot(1, index)]["embedding"])
+
+
+def test_without_any_empty_report_it_is_asked_for(data_root):
+    as_the_authors_store_it(data_root)
+    shutil.rmtree(data_root / "embeddings")
+    edit(data_root, 6, text_isnull=0)
+    with pytest.raises(UserError, match=r"empty report .*empty\.safetensors.*missing"):
+        read(data_root)
 
 
 # ---- validation ------------------------------------------------------------------------------------------------------

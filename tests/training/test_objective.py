@@ -83,8 +83,14 @@ def test_a_pass_without_any_report_has_no_class_loss(dataset):
 
 
 def test_precision_of_the_network_is_chosen_by_name():
-    network = nn.Linear(4, 4)
-    types = [PreciseInferer(amp)(torch.ones(1, 4), network).dtype for amp in ("fp32", "bf16")]
-    assert types == [torch.float32, torch.bfloat16]
+    network, cpu = nn.Linear(4, 4), torch.device("cpu")
+    types = [PreciseInferer(amp, cpu, 4)(torch.ones(1, 4), network).dtype for amp in ("fp32", "bf16", "fp16")]
+    assert types == [torch.float32, torch.bfloat16, torch.float16]
     with pytest.raises(UserError, match="amp"):
-        PreciseInferer("half")
+        PreciseInferer("half", cpu, 4)
+
+
+def test_bf16_is_refused_where_the_cpu_computes_wrong_gradients():
+    with pytest.raises(UserError, match="2 cells along x"):
+        PreciseInferer("bf16", torch.device("cpu"), 2)
+    assert PreciseInferer("bf16", torch.device("cuda"), 2).dtype is torch.bfloat16

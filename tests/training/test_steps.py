@@ -77,6 +77,32 @@ def test_gradients_are_clipped_to_the_norm():
     assert network.weight.grad.item() == pytest.approx(2.0, rel=1e-4)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(value, clip):
+    network = line()
+    network.weight.grad = torch.full_like(network.weight, value)
+    trainer = engine(network, 1)
+    trainer.state.batch = {"folder": ["case3", "case5"]}
+    with pytest.raises(UserError, match=r"gradient.*case3, case5.*last checkpoint is intact"):
+        OptimizerStep(network, None, None, clip).before(trainer)
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_falls():
+    network = line(1.0)
+    trainer = engine(network, 1)
+    trainer.state.device, trainer.scaler = torch.device("cpu"), "of MONAI, for CUDA"
+    handler = OptimizerStep(network, None, None, gradient_clip=1.0)
+    handler.start(trainer)
+    before = trainer.scaler.get_scale()
+    trainer.scaler.scale(network.weight.sum() * torch.inf).backward()
+    handler.before(trainer)
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+    assert network.weight.item() == 1.0
+    assert trainer.scaler.get_scale() == before / 2
+
+
 def test_only_the_pass_that_ends_a_step_counts():
     network = line()
     trainer = engine(network, 1, accumulate=2)

@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 from monai.handlers import from_engine
+from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.data.latents import read_latent, write_latent
@@ -58,9 +59,8 @@ def build(bundle, data_root):
             workflow_type="train",
             logging_file=False,
             bundle_root=str(bundle),
-            dataset_dir=str(data_root),
             ckpt_dir=str(folder),
-            **{**OPTIONS, **options},
+            **{"dataset_dir": str(data_root), **OPTIONS, **options},
         )
 
     return workflow
@@ -174,6 +174,29 @@ def test_the_authors_recipe_is_an_overlay(build, tmp_path):
     assert not workflow.train_dataset.fresh_noise
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_learns_what_full_precision_learns(build, wide_root, tmp_path, amp):
+    """The weights move alike: by the correlation of what two epochs of one-case steps changed."""
+    options = {"dataset_dir": str(wide_root), "epochs": 2, "batch_size": 1, "lr": 1e-3, "ema_decay": 0}
+    build(tmp_path / "start", **options | {"lr": 0.0}).run()
+    build(tmp_path / "full", **options).run()
+    build(tmp_path / "half", **options, amp=amp).run()
+    start, full, half = (
+        torch.cat([tensor.flatten() for tensor in checkpoint(tmp_path / name)["network"].values()])
+        for name in ("start", "full", "half")
+    )
+    assert torch.corrcoef(torch.stack([full - start, half - start]))[0, 1] > 0.7
+    assert not torch.equal(full, half)
+    scaler = checkpoint(tmp_path / "half")["scaler"]
+    assert scaler["scale"] > 1 if amp == "fp16" else scaler is None
+
+
+def test_activation_checkpointing_changes_no_weight(build, tmp_path):
+    for name, switch in (("kept", "false"), ("computed_again", "true")):
+        build(tmp_path / name, epochs=2, activation_checkpointing=switch).run()
+    assert_same(checkpoint(tmp_path / "kept"), checkpoint(tmp_path / "computed_again"))
+
+
 def test_passes_do_not_change_what_is_learned(build, tmp_path):
     build(tmp_path / "whole", epochs=2, batch_size=5).run()
     build(tmp_path / "passes", epochs=2, batch_size=5, accumulate=2).run()
@@ -229,16 +252,22 @@ def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_p
     assert checkpoint(tmp_path / "run")["settings"]["seed"] == 1
 
 
-@pytest.mark.parametrize("writer", ["torch.save", "scripts.training.checkpoints.save_weights"])
-def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer, refused):
+@pytest.mark.parametrize(
+    ("writer", "error"),
+    [  # what each of them raised when it wrote into a full file system
+        ("torch.save", RuntimeError("[enforce fail at inline_container.cc:672]")),
+        ("scripts.files.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+    ],
+)
+def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer, error, refused):
     build(tmp_path / "run", epochs=1).run()
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
 
     def full(*args, **kwargs):
-        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+        raise error
 
     monkeypatch.setattr(writer, full)
-    with refused("checkpoint of epoch 1 is intact"):
+    with refused(r"GiB are free there.*checkpoint of epoch 1 is intact; make room"):
         build(tmp_path / "run", epochs=2).run()
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
@@ -247,6 +276,19 @@ def test_a_diverging_run_stops_names_the_cases_and_keeps_its_last_checkpoint(bui
     with refused(r"the loss is (nan|inf) in epoch 2.* cases case\d.*last checkpoint is intact"):
         build(tmp_path / "run", batch_size=7, lr=1e36).run()
     assert checkpoint(tmp_path / "run")["epoch"] == 1
+
+
+def test_a_gradient_that_explodes_in_an_epochs_last_step_does_not_reach_its_checkpoint(build, tmp_path, refused):
+    """The loss is finite: without a look at the gradient, broken weights would replace the good checkpoint."""
+    workflow = build(tmp_path / "run", batch_size=7, epochs=2)
+    trainer = workflow.trainer
+    weight = next(trainer.network.parameters())
+    weight.register_hook(lambda gradient: gradient * (torch.nan if trainer.state.epoch == 2 else 1))
+    with refused(r"gradient's norm is nan in epoch 2.* cases case\d"):
+        workflow.run()
+    state = checkpoint(tmp_path / "run")
+    assert state["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
 
 
 def test_a_broken_checkpoint_is_named(build, tmp_path, refused):
