@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
+from scripts.data.grid import SPACING_TOLERANCE
 from scripts.files import atomic, inside
 from scripts.problems import Problems, UserError
 
@@ -26,7 +27,6 @@ SEQUENCES = ("axt2", "b1600", "adc")
 LABEL_VALUES = ("positive", "negative", "train", "test")
 SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
 OPTIONAL_COLUMNS = ("Label", "patient")
-SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
 
 Case = dict[str, Any]
 

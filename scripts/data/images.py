@@ -22,13 +22,13 @@ from monai.transforms import (
 )
 from tqdm import tqdm
 
+from scripts.data.grid import SPACING_TOLERANCE
 from scripts.files import atomic
 from scripts.problems import Problems, UserError
 
 # What 1.0 means when a volume is written: T2w and high-b in the scanner's arbitrary units, ADC in 1e-6 mm²/s.
 SCANNER_UNITS = {"axt2": 962, "b1600": 117, "adc": 3000}
 QUANTITATIVE = ("adc",)  # its intensities mean the same in every image: a fixed range instead of percentiles
-SPACING_TOLERANCE = 1e-3  # mm; headers hold float32
 
 
 class CheckImaged(MapTransform):
@@ -203,3 +203,9 @@ def save_volume(
     image.header.set_xyzt_units("mm", "sec")
     with atomic(path) as temporary:
         nib.save(image, temporary)
+
+
+def load_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """Read a volume as `save_volume` writes it: values (X, Y, Z) as they stand there, spacing in mm, affine."""
+    image = nib.load(path)
+    return np.asarray(image.dataobj, dtype=np.float32), image.header.get_zooms()[:3], image.affine

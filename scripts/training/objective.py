@@ -12,12 +12,11 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from scripts.data.ldm_dataset import LatentDataset
+from scripts.precision import precision
 from scripts.problems import UserError
 from scripts.sampling.schedule import noise_process, training_timesteps
 from scripts.training.loss import JointLoss
 from scripts.training.optim import scale_factor
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def latent_scale(dataset: LatentDataset, count: int) -> float:
@@ -89,9 +88,7 @@ class PreciseInferer(SimpleInferer):
 
     def __init__(self, amp: str = "fp32") -> None:
         super().__init__()
-        if amp not in PRECISIONS:
-            raise UserError(f"amp is {amp!r}; it must be one of {', '.join(PRECISIONS)}")
-        self.dtype = PRECISIONS[amp]
+        self.dtype = precision(amp)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the network answers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,11 @@ class Resume:
                 # Before the checkpoint counts: a run that is killed between the two then writes both again.
                 self.export(engine)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+            free = shutil.disk_usage(self.folder).free / 2**30
             raise UserError(
-                f"cannot write to {self.folder} after epoch {epoch}: {error}. The checkpoint of epoch "
-                f"{self.saved_epoch or 0} is intact; make room (checkpoints may take twice their size for a moment) "
-                "and start again with the same command"
+                f"cannot write to {self.folder} after epoch {epoch}, {free:.1f} GiB are free there: {error}. The "
+                f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their "
+                "size for a moment) and start again with the same command"
             ) from error
         self.saved_epoch = epoch
 
