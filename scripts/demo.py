@@ -17,6 +17,7 @@ import pandas as pd
 
 from scripts.cli import run
 from scripts.data.cases import read_splits
+from scripts.data.images import load_volume
 from scripts.data.outputs import montage, read_record
 from scripts.data.phantom.analyser import Analysis, analyse
 from scripts.files import atomic
@@ -112,7 +113,7 @@ def write_page(folder: Path, seconds: dict[str, float]) -> None:
     )
     rows, first = [], []
     for name, example in EXAMPLES.items():
-        volumes = [read_volume(folder / "volumes" / case / "axt2.nii.gz") for case in cases_of(name)]
+        volumes = [load_volume(folder / "volumes" / case / "axt2.nii.gz") for case in cases_of(name)]
         found = [analyse(data, affine) for data, _, affine in volumes]
         rows += [_row(folder, case, example, analysis) for case, analysis in zip(cases_of(name), found, strict=True)]
         picture = folder / "pictures" / f"{name}.png"
@@ -136,12 +137,6 @@ def write_page(folder: Path, seconds: dict[str, float]) -> None:
 def cases_of(name: str) -> list[str]:
     """Give the folders of an example's volumes: its name, then a number for each further seed."""
     return [name, *(f"{name}_{k}" for k in range(1, SEEDS))]
-
-
-def read_volume(path: Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
-    """Read a NIfTI volume: data (X, Y, Z), spacing in mm, affine."""
-    image = nib.load(path)
-    return np.asarray(image.dataobj, dtype=np.float32), image.header.get_zooms()[:3], image.affine
 
 
 def _row(folder: Path, case: str, example: Example, found: Analysis) -> dict[str, object]:
@@ -183,7 +178,7 @@ def _phantoms(folder: Path, page: Page) -> None:
     section = page.section("Phantom cases to compare with")
     for case in (train + test)[:2]:
         sequences = ("axt2", "b1600", "adc")
-        volumes = [read_volume(Path(case["axt2"]).with_name(f"{name}.nii.gz")) for name in sequences]
+        volumes = [load_volume(Path(case["axt2"]).with_name(f"{name}.nii.gz")) for name in sequences]
         data, spacing, affine = volumes[0]
         picture = folder / "pictures" / f"{case['folder']}.png"
         focus = _voxel(affine, analyse(data, affine), data.shape)

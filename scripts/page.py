@@ -28,7 +28,7 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
   .scroll { overflow-x: auto; }
   table { border-collapse: collapse; font-size: .93rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
   th, td { padding: .35rem .8rem; border-bottom: 1px solid #dfe4e8; text-align: left; vertical-align: top; }
-  th { border-bottom: 2px solid #b9c2ca; } pre { background: #f3f6f9; padding: .7rem 1rem; overflow-x: auto; }
+  th { border-bottom: 2px solid #b9c2ca; }
 </style></head><body>
 <h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p>
 {% for section in page.sections %}
@@ -36,7 +36,6 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
 {% for block in section.blocks %}
 {% if block.kind == "text" %}<p>{{ block.text }}</p>
 {% elif block.kind == "quote" %}<blockquote>{{ block.text }}</blockquote>
-{% elif block.kind == "code" %}<pre>{{ block.text }}</pre>
 {% elif block.kind == "figure" %}
 <figure><img alt="{{ block.text }}" src="data:image/png;base64,{{ block.picture }}">
 <figcaption>{{ block.text }}</figcaption></figure>
@@ -55,7 +54,7 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
 
 @dataclass
 class Block:
-    """One piece of a section; `kind` is text, quote, code, figure or table."""
+    """One piece of a section; `kind` is text, quote, figure or table."""
 
     kind: str
     text: str = ""
@@ -78,11 +77,6 @@ class Section:
     def quote(self, text: str) -> Section:
         """Add a quotation, such as a report that the reader typed."""
         self.blocks.append(Block("quote", text))
-        return self
-
-    def code(self, text: str) -> Section:
-        """Add a command line or a piece of output."""
-        self.blocks.append(Block("code", text))
         return self
 
     def figure(self, path: str | os.PathLike[str], caption: str) -> Section:

@@ -16,8 +16,8 @@ import pandas as pd
 
 from scripts.classifier.arms import ARMS
 from scripts.cli import run
+from scripts.data.images import load_volume
 from scripts.data.outputs import find_records, montage
-from scripts.demo import read_volume
 from scripts.page import Page, Section
 from scripts.problems import UserError
 from scripts.stages import Stage, bundle, module, run_stages
@@ -181,7 +181,7 @@ def _pictures(folder: Path, section: Section) -> None:
     shown = [record for record in find_records(folder / "volumes") if record.split == "test"][:SHOWN]
     for record in shown:
         paths = folder / "data" / record.source / "axt2.nii.gz", folder / "volumes" / record.folder / "axt2.nii.gz"
-        (real, spacing, _), (made, _, _) = map(read_volume, paths)
+        (real, spacing, _), (made, _, _) = map(load_volume, paths)
         picture = folder / "pictures" / f"{record.folder}.png"
         montage([real, made], ["the real case", "generated from its report"], spacing, picture)
         section.quote(reports[record.source] or "(no report)").figure(picture, record.folder)

@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.cli import run
 from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
+from scripts.precision import PRECISIONS
 from scripts.problems import UserError
 from scripts.sampling.loop import Guidance, case_generator, sample
 from scripts.sampling.schedule import make_scheduler
-from scripts.training.objective import PRECISIONS
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae

@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
 
+import tiny
 from scripts.encode_reports import encode_reports
 from scripts.phantom import make as make_phantoms
 from scripts.tiny_t5 import make as make_encoder
@@ -31,19 +32,15 @@ TEST_CASES = 4
 ARM = "ds_enb0_r1_s1_l0"
 TIMEOUT = 600
 
-VAE = {"_target_": "scripts.vae.network.maisi_vae"}
-VAE |= {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
-CCELLA = {
-    "_target_": "scripts.networks.ccella.CCELLA", "variant": "CCELLA", "width": 16, "layers": 2, "heads": 2,
-    "num_latents": 4, "input_dim": 16, "time_channel": 16, "time_embed_dim": 16, "class_hidden": 8, "in_channels": 4,
-    "out_channels": 4, "num_channels": [8, 16], "attention_levels": [False, True], "num_head_channels": [0, 8],
-    "num_res_blocks": 1, "norm_num_groups": 4,
-}  # fmt: skip
+CCELLA = tiny.CCELLA_DEF | {"variant": "CCELLA", "in_channels": 4, "out_channels": 4, "input_dim": 16}
 OVERLAYS = {
-    "vae": {"network_def": VAE, "epochs": 1, "batch_size": 2, "patch": [16, 16, 16], "val_cases": 1, "val_interval": 1},
+    "vae": {
+        "network_def": tiny.VAE_DEF, "epochs": 1, "batch_size": 2, "patch": [16, 16, 16], "val_cases": 1,
+        "val_interval": 1,
+    },
     "ccella_ldm": {
-        "network_def": CCELLA, "vae_def": VAE, "epochs": 1, "batch_size": 4, "val_fraction": 0.25, "validate_every": 1,
-        "steps": 2,
+        "network_def": CCELLA, "vae_def": tiny.VAE_DEF, "epochs": 1, "batch_size": 4, "val_fraction": 0.25,
+        "validate_every": 1, "steps": 2,
     },
     "classifier": {
         "spacing": list(SPACING), "spatial_size": [32, 32, 32], "synthetic": 1, "epochs": 1, "batch_size": 4,

@@ -13,8 +13,8 @@ from scripts import demo
 from scripts.data.latents import fingerprint
 from scripts.data.outputs import read_record
 from scripts.data.reports import ReportEncoder
+from scripts.networks.weights import read_header
 from scripts.stages import bundle
-from scripts.training.weights import read_header
 
 MOST_BYTES = 25_000_000
 

@@ -14,7 +14,7 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from safetensors import safe_open
 
 from scripts.networks.ccella import CCELLA, CONDITION_SCALE
-from scripts.training.weights import with_unet_prefix
+from scripts.networks.weights import with_unet_prefix
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(os.environ.get("CCELLA_REFERENCE", ROOT.parent / "shared" / "reference"))

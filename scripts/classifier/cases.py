@@ -31,13 +31,12 @@ from scripts.data.cases import (
     sheet_labels,
     shown,
 )
-from scripts.data.outputs import read_record
+from scripts.data.outputs import SHEET, read_record
 from scripts.problems import Problems, UserError
 
 logger = logging.getLogger(__name__)
 
 IMAGE = "axt2"
-SHEET = "synthsheet_all.xlsx"
 
 
 class Cases(NamedTuple):

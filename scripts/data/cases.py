@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from scripts.data.grid import by, read_grid
+from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
 from scripts.files import atomic, inside
 from scripts.problems import Problems, UserError
 
@@ -28,7 +28,6 @@ SEQUENCES = ("axt2", "b1600", "adc")
 LABEL_VALUES = ("positive", "negative", "train", "test")
 SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
 OPTIONAL_COLUMNS = ("Label", "patient")
-SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
 WORD = re.compile(r"[\w.:+/\\-]{0,24}", re.ASCII)  # other scripts write whole reports without a space
 
 Case = dict[str, Any]

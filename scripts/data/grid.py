@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 from scripts.files import atomic
 
 FACTOR = 4  # the VAE shrinks every axis by 4
+SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,13 @@ from monai.transforms import (
 )
 from tqdm import tqdm
 
-from scripts.data.grid import by
+from scripts.data.grid import SPACING_TOLERANCE, by
 from scripts.files import atomic
 from scripts.problems import Problems, UserError
 
 # What 1.0 means when a volume is written: T2w and high-b in the scanner's arbitrary units, ADC in 1e-6 mm²/s.
 SCANNER_UNITS = {"axt2": 962, "b1600": 117, "adc": 3000}
 QUANTITATIVE = ("adc",)  # its intensities mean the same in every image: a fixed range instead of percentiles
-SPACING_TOLERANCE = 1e-3  # mm; headers hold float32
 
 
 class CheckImaged(MapTransform):
@@ -180,3 +179,9 @@ def read_description(path: str | os.PathLike[str]) -> str | None:
         return nib.load(path).header["descrip"].item().decode("utf-8", "replace")
     except Exception:  # nibabel raises whatever the broken bytes lead it to
         return None
+
+
+def load_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """Read a volume as `save_volume` writes it: values (X, Y, Z) as they stand there, spacing in mm, affine."""
+    image = nib.load(path)
+    return np.asarray(image.dataobj, dtype=np.float32), image.header.get_zooms()[:3], image.affine

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from scripts.data.cases import SPACING_TOLERANCE, check_root, patient_of, read_datalist
+from scripts.data.cases import check_root, patient_of, read_datalist
+from scripts.data.grid import SPACING_TOLERANCE
 from scripts.data.latents import find_latent, read_latent
 from scripts.data.reports import (
     EMPTY_REPORT,

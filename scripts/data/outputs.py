@@ -22,6 +22,7 @@ from scripts.data.cases import one_hot, write_datalist
 from scripts.files import atomic
 
 RECORD = "generated.json"
+SHEET = "synthsheet_all.xlsx"  # one row a generated case
 SHEET_COLUMNS = ("folder", "PIRADS_real", "PIRADS_synth", "Label")
 
 BACKGROUND, INK = "#0d0f12", "#e8ebee"
@@ -223,7 +224,7 @@ def write_rank_sheets(output_dir: Path, rank: int, records: Sequence[Record]) ->
 def write_merged(output_dir: Path) -> list[Record]:
     """`synthsheet_all.xlsx` and a datalist for each split, from the records of all ranks and earlier runs."""
     records = find_records(output_dir)
-    write_sheet(output_dir / "synthsheet_all.xlsx", records)
+    write_sheet(output_dir / SHEET, records)
     for split in sorted({record.split for record in records}):
         write_datalist(output_dir / f"{split}.json", [datalist_entry(r) for r in records if r.split == split])
     return records

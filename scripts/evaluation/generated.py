@@ -20,7 +20,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scripts.data.cases import (
-    SPACING_TOLERANCE,
     Case,
     cell_flag,
     cell_name,
@@ -31,9 +30,9 @@ from scripts.data.cases import (
     read_table,
     shown,
 )
-from scripts.data.grid import by, read_grid
+from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
 from scripts.data.images import check_voxels, image_transforms
-from scripts.data.outputs import read_record
+from scripts.data.outputs import SHEET, read_record
 from scripts.evaluation import features
 from scripts.evaluation.adherence import index_lesions, shares, verdict
 from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table
@@ -45,7 +44,6 @@ from scripts.problems import Problems, UserError
 
 logger = logging.getLogger(__name__)
 
-SHEET = "synthsheet_all.xlsx"
 DISTANCES = {"frechet": frechet_distance, "kernel": kernel_distance}
 
 

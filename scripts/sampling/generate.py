@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from scripts.data.images import save_volume, to_scanner
 from scripts.data.latents import fingerprint
-from scripts.data.outputs import Record, montage, read_record, write_merged, write_rank_sheets
+from scripts.data.outputs import SHEET, Record, montage, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import Weights
+from scripts.precision import PRECISIONS
 from scripts.problems import UserError
 from scripts.sampling.jobs import Job, Jobs
 from scripts.sampling.loop import Conditions, Sample, case_generator, sample
 from scripts.sampling.recipe import LATENT_CHANNELS, Recipe
-from scripts.training.objective import PRECISIONS
-from scripts.training.weights import Weights
 from scripts.vae.decode import decode
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class VolumeWriter:
         idist.barrier()
         if idist.get_rank() == 0:
             merged = write_merged(output_dir)
-            print(f"{len(merged)} volumes, synthsheet_all.xlsx and datalists are in {output_dir}")
+            print(f"{len(merged)} volumes, {SHEET} and datalists are in {output_dir}")
 
 
 def predicted(record: Record) -> str:

@@ -16,11 +16,11 @@ from scripts.data.cases import is_spacing
 from scripts.data.images import SCANNER_UNITS
 from scripts.files import file_digest
 from scripts.networks.variants import Variant, find_variant
+from scripts.networks.weights import Weights, read_header
+from scripts.precision import PRECISIONS
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import Guidance
 from scripts.sampling.schedule import Schedule, make_scheduler
-from scripts.training.objective import PRECISIONS
-from scripts.training.weights import Weights, read_header
 from scripts.vae.network import FACTOR, WHERE
 
 logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import save_weights
 from scripts.training.batches import StepSampler
 from scripts.training.objective import NoisyBatch
 from scripts.training.resume import EXPORT, Resume
-from scripts.training.weights import save_weights
 
 
 class TrainingState(Resume):

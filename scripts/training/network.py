@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import load_weights
 from scripts.training.pretrained import load_pretrained_unet
-from scripts.training.weights import load_weights
 
 
 def start_network(

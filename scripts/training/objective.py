@@ -12,12 +12,11 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from scripts.data.ldm_dataset import LatentDataset
+from scripts.precision import precision
 from scripts.problems import UserError
 from scripts.sampling.schedule import noise_process, training_timesteps
 from scripts.training.loss import JointLoss
 from scripts.training.optim import scale_factor
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def latent_scale(dataset: LatentDataset, count: int) -> float:
@@ -97,15 +96,13 @@ class PreciseInferer(SimpleInferer):
 
     def __init__(self, amp: str, device: torch.device, narrowest: int) -> None:
         super().__init__()
-        if amp not in PRECISIONS:
-            raise UserError(f"amp is {amp!r}; it must be one of {', '.join(PRECISIONS)}")
+        self.dtype = precision(amp)
         # oneDNN under PyTorch 2.13 reads memory that it never wrote: NaN at best, a wrong gradient at worst.
         if amp == "bf16" and device.type == "cpu" and narrowest <= 2:
             raise UserError(
                 f"amp is bf16 on the CPU, and this network's smallest map has {narrowest} cells along x: there PyTorch "
                 "computes wrong gradients of convolutions; give amp fp32, or volumes of more voxels along x"
             )
-        self.dtype = PRECISIONS[amp]
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the network answers."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import existing, read_checkpoint, read_tensors, with_unet_prefix
 from scripts.problems import UserError
-from scripts.training.weights import existing, read_checkpoint, read_tensors, with_unet_prefix
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from scripts.data.images import read_description, save_volume
 from scripts.data.latents import find_latent, latent_path, read_latent, read_made_from, write_latent
 from scripts.data.outputs import montage
 from scripts.files import file_digest, inside
+from scripts.precision import precision
 from scripts.problems import Problems, UserError
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
@@ -29,7 +30,6 @@ from scripts.vae.volumes import VolumeDataset
 
 logger = logging.getLogger(__name__)
 MODES = ("encode", "decode", "reconstruct")
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def origin(volume: Mapping[str, Any], mode: str, latent_dir: str | os.PathLike[str], fingerprint: str, amp: str) -> str:
@@ -132,7 +132,7 @@ class Codec(Inferer):
 
     def __init__(self, mode: str, amp: str = "fp32") -> None:
         super().__init__()
-        self.mode, self.dtype = mode, DTYPES[amp]
+        self.mode, self.dtype = mode, precision(amp)
 
     def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Give `mu` and `sigma` (B, 4, X/4, ...) where images came in, `image` (B, 1, X, ...) where images go out."""

@@ -6,31 +6,18 @@ import pytest
 import torch
 from monai.bundle import verify_net_in_out
 
+import tiny
 from scripts.networks.ccella import CCELLA, Condition
 from scripts.networks.variants import VARIANTS, find_variant, guess_variant
 
-TINY = {
-    "num_channels": [8, 16],
-    "attention_levels": [False, True],
-    "num_head_channels": [0, 8],
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-    "width": 16,
-    "layers": 3,
-    "heads": 2,
-    "num_latents": 4,
-    "input_dim": 12,
-    "time_channel": 8,
-    "time_embed_dim": 20,
-    "class_hidden": 6,
-}
+SIZES = tiny.CCELLA | {"layers": 3}
 WITH_ADAPTER = [name for name, variant in VARIANTS.items() if variant.adapter]
 
 
 def make(variant="CCELLA", seed=0, **options):
     """A tiny network whose zero-initialised layers are filled, so that every input can be seen in the output."""
     torch.manual_seed(seed)
-    network = CCELLA(variant, **{**TINY, **options}).eval()
+    network = CCELLA(variant, **{**SIZES, **options}).eval()
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -186,7 +173,7 @@ def test_config_makes_the_same_network_again():
 
 
 def test_a_call_with_x_alone_serves_bundle_tools(tmp_path):
-    config = {"network_def": {"_target_": "scripts.networks.ccella.CCELLA", **TINY}}
+    config = {"network_def": {"_target_": "scripts.networks.ccella.CCELLA", **SIZES}}
     image = {"num_channels": 4, "spatial_shape": [8, 8, 4], "dtype": "float32"}
     meta = {"network_data_format": {"inputs": {"image": image}, "outputs": {"pred": image}}}
     arguments = {"net_id": "network_def", "config_file": config, "meta_file": meta, "device": "cpu"}

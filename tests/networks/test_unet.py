@@ -3,19 +3,10 @@
 import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 
+import tiny
 from scripts.networks.unet import ClassConditionedUNet
 
-SIZES = {
-    "spatial_dims": 3,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_channels": [8, 16],
-    "attention_levels": [False, True],
-    "num_head_channels": [0, 8],
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-    "include_spacing_input": True,
-}
+SIZES = {"spatial_dims": 3, "in_channels": 4, "out_channels": 4, "include_spacing_input": True, **tiny.UNET}
 X = torch.randn(2, 4, 8, 8, 4, generator=torch.Generator().manual_seed(0))
 TIME, SPACING = torch.tensor([3.0, 700.0]), torch.tensor([[50.0, 50.0, 56.25], [50.0, 50.0, 300.0]])
 

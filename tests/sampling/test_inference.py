@@ -18,35 +18,31 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+import tiny
 from scripts.data.cases import write_clinical
 from scripts.data.images import save_volume
 from scripts.data.latents import fingerprint
 from scripts.data.reports import EMPTY_REPORT, ReportEncoder, read_embedding, write_embedding
 from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import save_weights
 from scripts.problems import UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import make_recipe
 from scripts.tiny_t5 import make
-from scripts.training.weights import save_weights
 from scripts.vae.network import maisi_vae, save_vae
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "bundles" / "ccella_ldm" / "configs" / "inference.yaml"
 SIZE, SPACING = (32, 32, 16), (1.25, 1.25, 1.875)
 SECRET = "Zzyzx"  # stands in every report and must stand nowhere else
-NETWORK = {
-    "width": 16, "layers": 2, "heads": 2, "num_latents": 4, "input_dim": 16, "time_channel": 16, "time_embed_dim": 16,
-    "class_hidden": 8, "num_channels": [8, 16], "attention_levels": [False, True], "num_head_channels": [0, 8],
-    "num_res_blocks": 1, "norm_num_groups": 4,
-}  # fmt: skip
-VAE = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
+SIZES = tiny.CCELLA | {"input_dim": 16}  # as wide as the encoder of `place`
 OBLIQUE = nib.affines.from_matvec(nib.eulerangles.euler2mat(z=0.1, x=-0.2) * np.array(SPACING), [-10, 20, 600])
 
 
 def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
     torch.manual_seed(0)
-    network = CCELLA(variant, **NETWORK, in_channels=4 * sequences, out_channels=4 * sequences)
+    network = CCELLA(variant, **SIZES, in_channels=4 * sequences, out_channels=4 * sequences)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     save_weights(path, network.state_dict(), config=network.config, scale_factor=1.5, **meta)
@@ -58,14 +54,14 @@ def place(tmp_path_factory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("inference")
     make(str(root / "t5"), reports=60, steps=1, width=16, vocabulary=300)
     torch.manual_seed(0)
-    vae = maisi_vae(**VAE)
+    vae = maisi_vae(**tiny.VAE)
     save_vae(vae, root / "vae.safetensors")
     meta = {"latent_shape": [4, 8, 8, 4], "spacing": list(SPACING), "vae_fingerprint": fingerprint(vae.state_dict())}
     meta |= {"objective": "ddpm", "trained_with_dropout": {"report": 0.1, "class": 0.1, "both": 0.1}}
     make_weights(root / "model.safetensors", **meta)
-    overlay = {"network_def": {"_target_": "scripts.networks.ccella.CCELLA", "variant": "@variant", **NETWORK}}
+    overlay = {"network_def": tiny.CCELLA_DEF | SIZES}
     overlay["network_def"] |= {"in_channels": 4, "out_channels": 4}
-    overlay["vae_def"] = {"_target_": "scripts.vae.network.maisi_vae", **VAE}
+    overlay["vae_def"] = tiny.VAE_DEF
     (root / "tiny.json").write_text(json.dumps(overlay))
     make_data(root / "data", ReportEncoder(root / "t5", device="cpu"))
     return SimpleNamespace(root=root, data=root / "data", meta=meta)
@@ -353,7 +349,7 @@ def test_wrong_options_are_refused_before_anything_is_written(place, tmp_path, c
 
 def test_another_vae_is_refused(place, tmp_path):
     torch.manual_seed(1)
-    save_vae(maisi_vae(**VAE), tmp_path / "other.safetensors")
+    save_vae(maisi_vae(**tiny.VAE), tmp_path / "other.safetensors")
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", vae_file=str(tmp_path / "other.safetensors"))
     assert "trained on latents of VAE" in str(root_cause(error.value))
@@ -453,7 +449,6 @@ def test_properties_of_the_bundle_are_complete(place, tmp_path):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_cases(place, generated, tmp_path):
     """The same volumes and sheet as one process makes; judged by the files, as gloo may abort at exit."""
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29731"]

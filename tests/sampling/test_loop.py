@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import tiny
 from scripts.networks.ccella import CCELLA, Condition
 from scripts.networks.variants import VARIANTS, find_variant
 from scripts.problems import UserError
@@ -19,11 +20,7 @@ from scripts.sampling.loop import (
 )
 from scripts.sampling.schedule import make_scheduler
 
-TINY = {
-    "width": 16, "layers": 2, "heads": 2, "num_latents": 4, "input_dim": 8, "time_channel": 16, "time_embed_dim": 16,
-    "class_hidden": 8, "num_channels": [8, 16], "attention_levels": [False, True], "num_head_channels": [0, 8],
-    "num_res_blocks": 1, "norm_num_groups": 4,
-}  # fmt: skip
+SIZES = tiny.CCELLA | {"input_dim": 8}
 SHAPE = (4, 8, 8, 4)
 NULL = torch.zeros(1, 8)
 
@@ -31,7 +28,7 @@ NULL = torch.zeros(1, 8)
 def network(variant: str = "CCELLA") -> CCELLA:
     """A network in which no layer is zero, as it would be at the start of training."""
     torch.manual_seed(0)
-    made = CCELLA(variant, **TINY).eval()
+    made = CCELLA(variant, **SIZES).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return made

@@ -13,23 +13,6 @@ from scripts.data.latents import latent_path, write_latent
 from scripts.data.reports import write_embedding
 
 WIDTH = 6
-NETWORK = {
-    "_target_": "scripts.networks.ccella.CCELLA",
-    "variant": "@variant",
-    "num_channels": [8, 16],
-    "attention_levels": [False, True],
-    "num_head_channels": [0, 8],
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-    "width": 8,
-    "layers": 2,
-    "heads": 2,
-    "num_latents": 3,
-    "input_dim": WIDTH,
-    "time_channel": 8,
-    "time_embed_dim": 8,
-    "class_hidden": 4,
-}
 
 
 def make_root(root: Path, cases: int = 7, size: tuple[int, int, int] = (4, 4, 4)) -> Path:

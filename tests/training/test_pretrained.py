@@ -6,24 +6,16 @@ import pytest
 import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 
+import tiny
 from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import save_weights
 from scripts.problems import UserError
 from scripts.training.pretrained import load_pretrained_unet
-from scripts.training.weights import save_weights
-
-UNET = {
-    "num_channels": [8, 16],
-    "attention_levels": [False, True],
-    "num_head_channels": [0, 8],
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-}
 
 
 def make(variant="CCELLA", seed=0):
     torch.manual_seed(seed)
-    adapter = {"width": 16, "layers": 1, "heads": 2, "num_latents": 4, "input_dim": 12, "class_hidden": 6}
-    return CCELLA(variant, **UNET, **adapter, time_channel=8, time_embed_dim=20)
+    return CCELLA(variant, **tiny.CCELLA)
 
 
 def maisi_unet(**options):
@@ -31,7 +23,7 @@ def maisi_unet(**options):
     torch.manual_seed(5)
     regions = {"include_top_region_index_input": True, "include_bottom_region_index_input": True}
     network = DiffusionModelUNetMaisi(
-        **{"spatial_dims": 3, "in_channels": 4, "out_channels": 4, "include_spacing_input": True, **UNET}
+        **{"spatial_dims": 3, "in_channels": 4, "out_channels": 4, "include_spacing_input": True, **tiny.UNET}
         | regions
         | options
     )

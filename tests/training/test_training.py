@@ -18,30 +18,15 @@ from monai.handlers import from_engine
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import tiny
 from scripts.data.latents import read_latent, write_latent
 from scripts.networks.ccella import CCELLA
-from scripts.training.weights import load_weights
+from scripts.networks.weights import load_weights
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
-TINY = {
-    "_target_": "scripts.networks.ccella.CCELLA",
-    "variant": "@variant",
-    "num_channels": [8, 16],
-    "attention_levels": [False, True],
-    "num_head_channels": [0, 8],
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-    "width": 8,
-    "layers": 2,
-    "heads": 2,
-    "num_latents": 3,
-    "input_dim": 6,
-    "time_channel": 8,
-    "time_embed_dim": 8,
-    "class_hidden": 4,
-}
-OPTIONS = {"network_def": TINY, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2}
+NETWORK = tiny.CCELLA_DEF | {"input_dim": 6}  # as wide as the embeddings of `data_root`
+OPTIONS = {"network_def": NETWORK, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2}
 
 
 @pytest.fixture
@@ -101,7 +86,7 @@ def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *launch
 
 def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
     build(tmp_path / "run", drop_both=0.2, ema_decay=0.9).run()
-    network = CCELLA(**{key: value for key, value in TINY.items() if key not in ("_target_", "variant")})
+    network = CCELLA(**tiny.CCELLA | {"input_dim": 6})
     weights = load_weights(tmp_path / "run" / "model.safetensors", network)
     state = checkpoint(tmp_path / "run")
     assert weights.scale_factor == state["scale_factor"] == pytest.approx(1, abs=0.1)
@@ -130,11 +115,9 @@ def test_losses_by_timestep_class_accuracy_and_speed_are_watched(build, tmp_path
 
 def vae_options(tmp_path: Path) -> tuple[dict, str]:
     torch.manual_seed(0)
-    tiny = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
-    vae = maisi_vae(**tiny)
+    vae = maisi_vae(**tiny.VAE)
     save_vae(vae, tmp_path / "vae.safetensors")
-    definition = {"_target_": "scripts.vae.network.maisi_vae", **tiny}
-    return {"vae_file": str(tmp_path / "vae.safetensors"), "vae_def": definition}, vae_fingerprint(vae)
+    return {"vae_file": str(tmp_path / "vae.safetensors"), "vae_def": tiny.VAE_DEF}, vae_fingerprint(vae)
 
 
 @pytest.mark.parametrize("average", [0, 0.9])
@@ -298,7 +281,6 @@ def test_a_broken_checkpoint_is_named(build, tmp_path, refused):
         build(tmp_path / "run").run()
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
     build(tmp_path / "whole", epochs=60).run()
     process = subprocess.Popen(
@@ -316,7 +298,6 @@ def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
     assert not list((tmp_path / "killed").glob(".part-*"))
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(build, bundle, data_root, tmp_path, repo_root):
     options = {"epochs": 2, "batch_size": 5}
     build(tmp_path / "one", **options).run()
@@ -337,7 +318,7 @@ def test_two_processes_learn_what_one_learns(build, bundle, data_root, tmp_path,
 
 def test_bad_data_is_told_before_the_network_is_built(build, data_root, tmp_path, refused):
     (data_root / "latents" / "case2" / "axt2_latent.safetensors").unlink()
-    network = TINY | {"_target_": "scripts.nothing.CannotBeBuilt"}
+    network = NETWORK | {"_target_": "scripts.nothing.CannotBeBuilt"}
     with refused("case2"):
         build(tmp_path / "run", network_def=network)
     assert not (tmp_path / "run").exists()

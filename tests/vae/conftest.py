@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-TINY = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
 SHAPE, SPACING = (16, 16, 16), [1.25, 1.25, 1.875]
 AFFINE = np.array([[1.25, 0, 0, -10], [0, 1.25, 0, 5], [0, 0, 1.875, -3], [0, 0, 0, 1]])
-
-
-@pytest.fixture
-def tiny():
-    return dict(TINY)
 
 
 @pytest.fixture

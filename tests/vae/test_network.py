@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
+import tiny
 from scripts.problems import UserError
 from scripts.vae import windows
 from scripts.vae.decode import decode
@@ -17,9 +18,9 @@ from scripts.vae.windows import SHARE, fitting_window, peak_bytes
 
 
 @pytest.fixture
-def vae(tiny):
+def vae():
     torch.manual_seed(0)
-    return maisi_vae(**tiny).eval()
+    return maisi_vae(**tiny.VAE).eval()
 
 
 def test_the_default_is_the_published_size():
@@ -28,9 +29,9 @@ def test_the_default_is_the_published_size():
     assert round(sum(p.numel() for p in network.parameters()) / 1e6, 1) == 20.9
 
 
-def test_fused_norms_change_neither_names_nor_numbers(tiny):
-    ours = maisi_vae(**tiny)
-    theirs = AutoencoderKlMaisi(**(REFERENCE | tiny))
+def test_fused_norms_change_neither_names_nor_numbers():
+    ours = maisi_vae(**tiny.VAE)
+    theirs = AutoencoderKlMaisi(**(REFERENCE | tiny.VAE))
     theirs.load_state_dict(ours.state_dict())
     image = torch.rand(1, 1, 8, 12, 16)
     with torch.no_grad():
@@ -61,12 +62,12 @@ def test_the_reconstructor_is_encode_then_decode(vae):
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-def test_weights_come_back_from_safetensors_and_from_pt(vae, tiny, tmp_path):
+def test_weights_come_back_from_safetensors_and_from_pt(vae, tmp_path):
     save_vae(vae, tmp_path / "model.safetensors")
     torch.save({"unet_state_dict": vae.state_dict()}, tmp_path / "wrapped.pt")
     torch.save(vae.state_dict(), tmp_path / "bare.pt")
     for name in ("model.safetensors", "wrapped.pt", "bare.pt"):
-        other = load_vae(maisi_vae(**tiny), tmp_path / name)
+        other = load_vae(maisi_vae(**tiny.VAE), tmp_path / name)
         assert not other.training
         assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), other.parameters(), strict=True))
 
@@ -78,12 +79,12 @@ def test_missing_weights_say_what_where_from_and_under_which_licence(vae, tmp_pa
         assert words in str(caught.value)
 
 
-def test_weights_of_another_architecture_are_refused(vae, tiny, tmp_path):
+def test_weights_of_another_architecture_are_refused(vae, tmp_path):
     save_vae(vae, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="another architecture"):
-        load_vae(maisi_vae(**(tiny | {"num_channels": [8, 8, 16]})), tmp_path / "model.safetensors")
+        load_vae(maisi_vae(**(tiny.VAE | {"num_channels": [8, 8, 16]})), tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="another architecture"):
-        load_vae(maisi_vae(**(tiny | {"num_res_blocks": [2, 1, 1]})), tmp_path / "model.safetensors")
+        load_vae(maisi_vae(**(tiny.VAE | {"num_res_blocks": [2, 1, 1]})), tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])

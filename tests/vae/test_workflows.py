@@ -14,6 +14,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from safetensors.torch import load_file
 
+import tiny
 from scripts.data.latents import read_latent
 from scripts.problems import UserError
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
@@ -22,18 +23,17 @@ from scripts.vae.volumes import VolumeDataset, list_volumes, split
 
 
 @pytest.fixture
-def workflow(repo_root, data_root, tiny):
+def workflow(repo_root, data_root):
     """Makes a workflow of one of the bundle's configs, on the tiny data and network."""
     bundle = repo_root / "bundles" / "vae"
 
     def make(name: str, **overrides):
-        definition = {"_target_": "scripts.vae.network.maisi_vae", **tiny}
         return ConfigWorkflow(
             config_file=str(bundle / "configs" / f"{name}.yaml"),
             meta_file=str(bundle / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train" if name == "train" else "inference",
-            **({"bundle_root": str(bundle), "dataset_dir": str(data_root), "network_def": definition} | overrides),
+            **({"bundle_root": str(bundle), "dataset_dir": str(data_root), "network_def": tiny.VAE_DEF} | overrides),
         )
 
     return make
@@ -46,9 +46,9 @@ def run(workflow) -> None:
 
 
 @pytest.fixture
-def weights(tiny, tmp_path):
+def weights(tmp_path):
     torch.manual_seed(0)
-    network = maisi_vae(**tiny)
+    network = maisi_vae(**tiny.VAE)
     save_vae(network, tmp_path / "vae.safetensors")
     return str(tmp_path / "vae.safetensors"), vae_fingerprint(network)
 
@@ -289,11 +289,11 @@ def test_images_are_made_once_and_again_when_their_source_changes(workflow, weig
     assert redone(amp="bf16") == ["001", "002", "003", "004", "005", "006"]
 
 
-def test_latents_of_another_vae_are_refused(workflow, weights, tiny, tmp_path):
+def test_latents_of_another_vae_are_refused(workflow, weights, tmp_path):
     path, made_by = weights
     run(workflow("inference", weights=path, mode="encode"))
     torch.manual_seed(1)
-    save_vae(maisi_vae(**tiny), tmp_path / "other.safetensors")
+    save_vae(maisi_vae(**tiny.VAE), tmp_path / "other.safetensors")
     bad = workflow("inference", weights=str(tmp_path / "other.safetensors"), mode="decode")
     bad.initialize()
     with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps what a component raises
@@ -331,17 +331,16 @@ def test_the_workflow_has_all_properties(workflow, weights, name, tmp_path):
     assert made.check_properties() == []
 
 
-def test_the_network_takes_and_gives_what_the_metadata_say(repo_root, tiny, caplog):
+def test_the_network_takes_and_gives_what_the_metadata_say(repo_root, caplog):
     caplog.set_level(logging.INFO)
     configs = repo_root / "bundles" / "vae" / "configs"
-    definition = {"_target_": "scripts.vae.network.maisi_vae", **tiny}
     verify_net_in_out(
         "reconstructor",
         meta_file=str(configs / "metadata.json"),
         config_file=str(configs / "inference.yaml"),
         device="cpu",
         n=4,
-        network_def=definition,
+        network_def=tiny.VAE_DEF,
     )
     assert "verified with no error" in caplog.text
 

@@ -9,34 +9,16 @@ from monai.data import MetaTensor
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+import tiny
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import VARIANTS
+from scripts.networks.weights import load_weights, read_header, save_weights
 from scripts.problems import UserError
-from scripts.training.weights import load_weights, read_header, save_weights
-
-UNET = {
-    "num_channels": [8, 16],
-    "attention_levels": [False, True],
-    "num_head_channels": [0, 8],
-    "num_res_blocks": 1,
-    "norm_num_groups": 4,
-}
-TINY = {
-    **UNET,
-    "width": 16,
-    "layers": 2,
-    "heads": 2,
-    "num_latents": 4,
-    "input_dim": 12,
-    "time_channel": 8,
-    "time_embed_dim": 20,
-    "class_hidden": 6,
-}
 
 
 def make(variant="CCELLA", seed=0, **options):
     torch.manual_seed(seed)
-    return CCELLA(variant, **{**TINY, **options})
+    return CCELLA(variant, **{**tiny.CCELLA, **options})
 
 
 def save(path, network, **changes):
