@@ -17,14 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
 
 import tiny
 from scripts.encode_reports import encode_reports
 from scripts.phantom import make as make_phantoms
 from scripts.tiny_t5 import make as make_encoder
+from scripts.vae.network import maisi_vae, save_vae
 
 SECRET = "Zzyzx"  # stands in every report and must stand nowhere else
 SIZE, SPACING = (32, 32, 16), (2.5, 2.5, 3.75)
@@ -257,6 +260,44 @@ def test_in_python_from_inside_the_bundle(place, chain, bundle, workflow, tmp_pa
     made.finalize()
     assert place.missing(bundle, workflow, out) == []
     assert same_cases(place, bundle, workflow, out)
+
+
+def test_three_sequences_are_encoded_trained_and_generated_together(place, tmp_path, monkeypatch):
+    """bpMRI: 12 latent channels of one VAE; each volume lies on the exam's grid, in the units of its sequence."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    channels = ["axt2", "b1600", "adc"]
+    torch.manual_seed(0)
+    save_vae(
+        maisi_vae(**{name: value for name, value in VAE.items() if name != "_target_"}), tmp_path / "vae.safetensors"
+    )
+
+    def run(bundle: str, workflow: str, **values: object) -> None:
+        overlay = OVERLAYS[bundle] | {"bundle_root": str(place.bundle(bundle)), "dataset_dir": str(place.data)}
+        if workflow == "train":
+            overlay["network_def"] = CCELLA | {"in_channels": 12, "out_channels": 12}
+        if (bundle, workflow) == ("ccella_ldm", "inference"):
+            overlay["network_def"] = CCELLA | {name: "$4 * len(@sequences)" for name in ("in_channels", "out_channels")}
+        made = create_workflow(
+            config_file=str(place.bundle(bundle) / "configs" / f"{workflow}.yaml"), logging_file=False,
+            workflow_type="train" if workflow == "train" else "infer", **overlay | values,
+        )  # fmt: skip
+        made.run()
+        made.finalize()
+
+    vae_file, latents, out = str(tmp_path / "vae.safetensors"), str(tmp_path / "latents"), tmp_path / "out"
+    run("vae", "inference", weights=vae_file, latent_dir=latents, sequences=channels)
+    run("ccella_ldm", "train", channels=channels, latent_dir=latents, ckpt_dir=str(tmp_path / "run"))
+    model_file = str(tmp_path / "run" / "model.safetensors")
+    run("ccella_ldm", "inference", model_file=model_file, vae_file=vae_file, output_dir=str(out), splits=["test"])
+    for case in place.cases("test"):
+        for channel, most in (("axt2", 962), ("b1600", 117), ("adc", 3000)):
+            real, made = (nib.load(folder / case / f"{channel}.nii.gz") for folder in (place.data, out))
+            assert made.affine == pytest.approx(real.affine, abs=1e-4)
+            values = np.asarray(made.dataobj)
+            assert values.shape == SIZE
+            assert most / 2 < values.max() <= most
+    entry = json.loads((out / "test.json").read_text())[0]
+    assert [entry[channel] for channel in channels] == [f"./{entry['folder']}/{name}.nii.gz" for name in channels]
 
 
 @pytest.mark.parametrize(("bundle", "workflow"), WRITTEN)

@@ -71,13 +71,13 @@ def assert_same(one, other) -> None:
         assert one == other
 
 
-def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *launcher: str, **options) -> list[str]:
+def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *program: str, **options) -> list[str]:
     overlay = tmp_path / "options.json"
     overlay.write_text(json.dumps(OPTIONS | options))
     files = [str(bundle / "configs" / "train.yaml"), str(overlay)]
     return [
-        sys.executable, "-m", *launcher, "monai.bundle", "run", "--config_file", str(files), "--bundle_root",
-        str(bundle), "--dataset_dir", str(data_root), "--ckpt_dir", str(folder),
+        sys.executable, *program, "run", "--config_file", str(files), "--bundle_root", str(bundle),
+        "--dataset_dir", str(data_root), "--ckpt_dir", str(folder),
     ]  # fmt: skip
 
 
@@ -281,10 +281,55 @@ def test_a_broken_checkpoint_is_named(build, tmp_path, refused):
         build(tmp_path / "run").run()
 
 
+# `python -m monai.bundle`, with a process that ends at once, as by a power cut, at a moment of the second checkpoint.
+KILLED = """
+import os, pathlib, runpy, signal, torch
+
+MOMENT = {moment!r}
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save(state, path, kept=torch.save):
+    kept(state, path)
+    if MOMENT == "half of it is written" and state["epoch"] == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+
+def replace(self, target, kept=pathlib.Path.replace):
+    if MOMENT == "before it gets its name" and target.name == "checkpoint.pt" and target.exists():
+        die()
+    return kept(self, target)
+
+torch.save, pathlib.Path.replace = save, replace
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(command: list[str], repo_root: Path) -> None:
+    """Run to the end, which may be any; judged by what was written."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(command, cwd=repo_root, check=False, capture_output=True, timeout=600, env=environment)
+
+
+@pytest.mark.parametrize("moment", ["half of it is written", "before it gets its name"])
+def test_a_run_killed_while_it_writes_a_checkpoint_ends_bit_identical(
+    build, bundle, data_root, tmp_path, repo_root, moment
+):
+    build(tmp_path / "whole").run()
+    (tmp_path / "killed.py").write_text(KILLED.format(moment=moment))
+    start(command(bundle, data_root, tmp_path / "run", tmp_path, str(tmp_path / "killed.py")), repo_root)
+    assert checkpoint(tmp_path / "run")["epoch"] == 1
+    assert list((tmp_path / "run").glob(".part-*"))
+    build(tmp_path / "run").run()
+    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run"))
+    assert not list((tmp_path / "run").glob(".part-*"))
+
+
 def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
     build(tmp_path / "whole", epochs=60).run()
     process = subprocess.Popen(
-        command(bundle, data_root, tmp_path / "killed", tmp_path, epochs=60),
+        command(bundle, data_root, tmp_path / "killed", tmp_path, "-m", "monai.bundle", epochs=60),
         cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
@@ -298,19 +343,22 @@ def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
     assert not list((tmp_path / "killed").glob(".part-*"))
 
 
-def test_two_processes_learn_what_one_learns(build, bundle, data_root, tmp_path, repo_root):
+def test_two_processes_learn_what_one_learns_and_go_on_bit_by_bit(build, bundle, data_root, tmp_path, repo_root):
+    """Each in two passes a step and with a loading process; then killed while the second checkpoint is written."""
     options = {"epochs": 2, "batch_size": 5}
     build(tmp_path / "one", **options).run()
-    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    subprocess.run(
-        command(bundle, data_root, tmp_path / "two", tmp_path, *launcher, **options),
-        cwd=repo_root, check=False, capture_output=True, timeout=300,
-    )  # fmt: skip
+    (tmp_path / "killed.py").write_text(KILLED.format(moment="half of it is written"))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    options |= {"accumulate": 2, "num_workers": 1}
+    module = ("-m", "monai.bundle")
+    for name, program in (("two", module), ("parts", (str(tmp_path / "killed.py"),)), ("parts", module)):
+        start(command(bundle, data_root, tmp_path / name, tmp_path, *launcher, *program, **options), repo_root)
+        assert checkpoint(tmp_path / name)["epoch"] == (2 if program == module else 1)
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
-    assert two["epoch"] == 2
     assert two["scale_factor"] == pytest.approx(one["scale_factor"])
     for name in one["network"]:
         assert torch.allclose(one["network"][name], two["network"][name], atol=2e-5), name
+    assert_same(two, checkpoint(tmp_path / "parts"))
 
 
 # ---- bad input and the bundle's own checks ---------------------------------------------------------------------------
