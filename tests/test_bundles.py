@@ -267,9 +267,7 @@ def test_three_sequences_are_encoded_trained_and_generated_together(place, tmp_p
     monkeypatch.setattr(sys, "path", list(sys.path))
     channels = ["axt2", "b1600", "adc"]
     torch.manual_seed(0)
-    save_vae(
-        maisi_vae(**{name: value for name, value in VAE.items() if name != "_target_"}), tmp_path / "vae.safetensors"
-    )
+    save_vae(maisi_vae(**tiny.VAE), tmp_path / "vae.safetensors")
 
     def run(bundle: str, workflow: str, **values: object) -> None:
         overlay = OVERLAYS[bundle] | {"bundle_root": str(place.bundle(bundle)), "dataset_dir": str(place.data)}
