@@ -124,7 +124,6 @@ def prepare(
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
     _check_options(columns, test_fraction, seed, adc_unit)
-
     leave_out = switch(leave_out_unmatched=leave_out_unmatched)
 
     problems = Problems("prepare")
