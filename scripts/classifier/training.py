@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from scripts.files import atomic
 from scripts.problems import UserError
-from scripts.training.resume import EXPORT, Resume
+from scripts.resume import EXPORT, Resume
 
 
 class EpochState:

@@ -13,9 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
+from scripts.resume import EXPORT, Resume
 from scripts.training.batches import StepSampler
 from scripts.training.objective import NoisyBatch
-from scripts.training.resume import EXPORT, Resume
 
 
 class TrainingState(Resume):

@@ -1,0 +1,70 @@
+"""What is refused when a training is to go on, and what a checkpoint's learning rate becomes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.problems import UserError
+from scripts.resume import Resume
+from scripts.training.steps import polynomial_decay
+
+
+def handler(folder, features: int = 2, steps: int = 4, **options) -> Resume:
+    network = nn.Linear(features, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    parts = {"network": network, "optimizer": optimizer, "schedule": polynomial_decay(optimizer, steps)}
+    return Resume(folder, parts, settings={"lr": 1.0, "seed": 0}, **options)
+
+
+@pytest.fixture
+def engine() -> SimpleNamespace:
+    """A trainer after its second epoch, of three steps each."""
+    state = SimpleNamespace(epoch=2, iteration=6, epoch_length=3, device=torch.device("cpu"))
+    return SimpleNamespace(state=state, scaler=None)
+
+
+def started_anew(engine) -> SimpleNamespace:
+    engine.state.epoch = engine.state.iteration = 0
+    return engine
+
+
+def test_epoch_and_iteration_are_taken_up(tmp_path, engine):
+    handler(tmp_path).save(engine)
+    handler(tmp_path).restore(started_anew(engine))
+    assert (engine.state.epoch, engine.state.iteration) == (2, 6)
+
+
+def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engine):
+    done = handler(tmp_path, steps=2)
+    for _ in range(2):
+        done.parts["optimizer"].step()
+        done.parts["schedule"].step()
+    assert done.parts["optimizer"].param_groups[0]["lr"] == 0
+    done.save(engine)
+    longer = handler(tmp_path, steps=4)
+    longer.restore(started_anew(engine))
+    assert longer.parts["optimizer"].param_groups[0]["lr"] == pytest.approx((1 - 2 / 4) ** 2)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, engine):
+    handler(tmp_path).save(engine)
+    with pytest.raises(UserError, match=r"checkpoint\.pt does not fit this training's network.*--resume false"):
+        handler(tmp_path, features=3).restore(started_anew(engine))
+
+
+def test_a_file_without_settings_is_refused(tmp_path, engine):
+    torch.save({"network": {}, "epoch": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be read.*not of this training.*--resume false"):
+        handler(tmp_path).restore(started_anew(engine))
+
+
+def test_starting_anew_leaves_the_checkpoint_until_it_is_replaced(tmp_path, engine):
+    handler(tmp_path).save(engine)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    handler(tmp_path, resume=False).restore(started_anew(engine))
+    assert engine.state.epoch == 0
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
