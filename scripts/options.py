@@ -104,14 +104,17 @@ def check_bundle_options() -> None:
 
 
 def check_ids(
-    config_file: str | Sequence[str], names: Iterable[str], problems: Problems, tracking: str | None = None
+    config_file: str | Sequence[str],
+    names: Iterable[str],
+    problems: Problems,
+    tracking: str | dict[str, Any] | None = None,
 ) -> None:
     """Note the options that name neither an id of the configs nor an argument of MONAI's own.
 
     Args:
         config_file: one config, or several of which later ones replace ids of earlier ones.
         names: ids; `a#b` is b inside of a, and may be any argument of a component.
-        tracking: what MONAI's `--tracking` is, whose settings are options too.
+        tracking: what MONAI's `--tracking` is: a name, a file or a dict, whose settings are options too.
     """
     from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow, run
     from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
@@ -120,7 +123,9 @@ def check_ids(
     parser.read_config(config_file)
     own = {name for command in (run, create_workflow, ConfigWorkflow) for name in inspect.signature(command).parameters}
     own.add("_meta_")  # what MONAI reads beside the configs
-    own |= set(DEFAULT_EXP_MGMT_SETTINGS.get(tracking, {}).get("configs", ())) if isinstance(tracking, str) else set()
+    if tracking is not None:
+        settings = DEFAULT_EXP_MGMT_SETTINGS.get(str(tracking)) or ConfigParser.load_config_files(tracking)
+        own |= set(settings["configs"])
     for name in names:
         keys = parser.ref_resolver.split_id(name.lstrip("+"))
         if keys[0] not in own and (wrong := _first_unknown(parser.get(), keys)) is not None:

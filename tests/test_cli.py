@@ -119,9 +119,10 @@ def test_an_id_of_a_bundle_is_known_from_all_its_files(repo_root, tmp_path, name
     assert not meant or f"--{name}  names nothing in the configs -> did you mean --{meant}?" in str(problems)
 
 
-def test_settings_of_mlflow_are_options_only_with_it(repo_root):
+@pytest.mark.parametrize("tracking", ["mlflow", {"configs": {"run_name": None}}])
+def test_settings_of_a_tracker_are_options_only_with_it(repo_root, tracking):
     config, problems = str(repo_root / "bundles/vae/configs/train.yaml"), Problems("options")
-    check_ids(config, ["run_name"], problems, tracking="mlflow")
+    check_ids(config, ["run_name"], problems, tracking=tracking)
     assert not problems
     check_ids(config, ["run_name"], problems)
     assert problems
