@@ -12,6 +12,7 @@ import pytest
 from monai.bundle import create_workflow
 
 from scripts.data.report_argument import report_argument
+from scripts.data.reports import normalise_report
 from scripts.problems import UserError
 
 CONFIG = """
@@ -47,7 +48,8 @@ REPORTS = [
     "a %b @c $d \\n \\",
     "-5 mm",
     " ",
-    "(" * 5000,
+    "(" * 100_000,
+    "left, apex; 前列腺 " * 8000,
 ]
 
 
@@ -74,7 +76,7 @@ def run_bundle(monkeypatch, *options: str) -> bytes | None:
     return Path("got").read_bytes() if Path("got").exists() else None
 
 
-@pytest.mark.parametrize("text", REPORTS)
+@pytest.mark.parametrize("text", REPORTS, ids=lambda text: text[:20])
 def test_a_report_arrives_byte_for_byte(bundle, monkeypatch, capfd, text):
     assert run_bundle(monkeypatch, "--report", text) == text.encode()
     assert not Path("trap").exists()
@@ -116,7 +118,7 @@ def test_a_real_process(bundle, repo_root):
     assert Path("got").read_text(encoding="utf-8") == text
 
 
-@pytest.mark.parametrize("text", [t for t in REPORTS if "::" not in t] + ["lesion #1"])
+@pytest.mark.parametrize("text", [*(t for t in REPORTS if "::" not in t), "lesion #1"], ids=lambda text: text[:20])
 def test_the_python_api_hands_text_through_unevaluated(bundle, text):
     workflow = create_workflow(config_file="configs/x.yaml", out="got", report=text)
     workflow.run()
@@ -154,6 +156,7 @@ def test_a_value_that_is_no_text_is_refused_without_showing_it(value):
         ("ä, 5 mm\r\n".encode(), "ä, 5 mm\r\n"),
         (b"\xef\xbb\xbfleft", "left"),
         ("left ä".encode("utf-16"), "left ä"),
+        (("آفة 🩻 " * 20_000).encode(), "آفة 🩻 " * 20_000),
     ],
 )
 def test_files_are_unicode(tmp_path, data, text, caplog):
@@ -167,6 +170,15 @@ def test_other_files_are_latin_1_and_that_is_said(tmp_path, caplog):
     assert report_argument(report_file=tmp_path / "r.txt") == "Größe 5 mm"
     assert "Latin-1" in caplog.text
     assert "5 mm" not in caplog.text
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfea", b"\x80\x81 5 mm", b"\xed\xa0\x80", bytes(range(256)), b"left\0base"])
+def test_any_bytes_are_a_report(tmp_path, data):
+    """Broken UTF-8, UTF-16 cut in the middle, surrogates, NUL: never an error, and something that an encoder takes."""
+    (tmp_path / "r.txt").write_bytes(data)
+    text, absent = normalise_report(report_argument(report_file=tmp_path / "r.txt"))
+    assert not absent
+    assert text.encode("utf-8")
 
 
 def test_a_missing_file_is_named(tmp_path):
