@@ -189,14 +189,14 @@ def _pictures(folder: Path, section: Section) -> None:
 
 def _estimates(rows: dict[str, dict[str, dict[str, float | None]]]) -> pd.DataFrame:
     """Give a table with one row for each thing judged and `value (low to high)` in each column."""
-    shown = {row: {name: _shown(**estimate) for name, estimate in figures.items()} for row, figures in rows.items()}
+    shown = {row: {name: _estimate(**figure) for name, figure in figures.items()} for row, figures in rows.items()}
     return pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
 
 
-def _shown(value: float | None, low: float | None, high: float | None, n: int) -> str:
-    """Give an estimate as text; what is undefined is None in JSON."""
+def _estimate(value: float | None, low: float | None, high: float | None, n: int) -> str:
+    """Give one figure as text; null in JSON is a figure, or an interval, that is undefined for its `n` cases."""
     if value is None:
-        return "–"
+        return f"undefined (n = {n})"
     return f"{value:.3g}" if low is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 

@@ -14,7 +14,7 @@ def write(path, value) -> None:
     path.write_text(json.dumps(value))
 
 
-def test_every_estimate_is_shown_with_its_interval_and_what_is_undefined_as_a_dash(tmp_path):
+def test_every_estimate_is_shown_with_its_interval_and_what_is_undefined_says_so(tmp_path):
     whole = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 8}
     single = {"value": 2.0, "low": None, "high": None, "n": 1}
     undefined = {"value": None, "low": None, "high": None, "n": 0}
@@ -31,7 +31,10 @@ def test_every_estimate_is_shown_with_its_interval_and_what_is_undefined_as_a_da
     write_page(tmp_path, SIZES["smoke"], {"phantom": 60.0})
 
     html = (tmp_path / "index.html").read_text()
-    rows = ["<tr><td>axt2</td><td>0.5 (0.25 to 0.75)</td></tr>", "<tr><td>originals</td><td>–</td></tr>"]
+    rows = [
+        "<tr><td>axt2</td><td>0.5 (0.25 to 0.75)</td></tr>",
+        "<tr><td>originals</td><td>undefined (n = 0)</td></tr>",
+    ]
     rows += ["<tr><td>phantom</td><td>2</td></tr>", "0.9 (0.8 to 1.0)"]
     for row in rows:
         assert row in html
