@@ -28,7 +28,9 @@ def test_a_phantom_shows_its_lesion_and_an_empty_volume_nothing():
     phantom = next(phantom for phantom in phantoms if phantom.findings.lesions)
     volume, lesion = phantom.volumes["axt2"].astype(np.float32), phantom.findings.lesions[0]
     assert verdict(volume, phantom.affine, lesion) == dict.fromkeys(PARTS, True)
-    for nothing in (np.zeros_like(volume), np.full_like(volume, np.nan)):
+    speck = np.zeros_like(volume)
+    speck[30:32, 30:32, 15] = 1
+    for nothing in (np.zeros_like(volume), np.full_like(volume, np.nan), speck):
         assert verdict(nothing, phantom.affine, lesion) == dict.fromkeys(PARTS, False)
         assert verdict(nothing, phantom.affine, None) == {"presence": False, "all": False}
 

@@ -95,6 +95,8 @@ def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
         index = to_voxel[:3, :3] @ index + to_voxel[:3, 3:]
         image = map_coordinates(image, index, order=1, mode="nearest").reshape(WORK.shape)
     low, high = np.percentile(image, [1, 95])
+    if low == high:
+        raise ValueError("a volume that is constant but for a few voxels cannot be read")
     return np.clip((image - low) / (high - low), 0, 1.5)
 
 
