@@ -73,10 +73,10 @@ def switch(**option: Any) -> bool:
         UserError: it is neither true nor false.
     """
     ((name, value),) = option.items()
-    words = {"true": True, "false": False}
-    if str(value).lower() not in words:
-        raise UserError(f"{name} is {value!r}; give true or false")
-    return words[str(value).lower()]
+    try:
+        return read_value(str(value), bool)
+    except ValueError as error:
+        raise UserError(f"{name} is {value!r}; {error}") from None
 
 
 def tell_user_errors() -> None:
