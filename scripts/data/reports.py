@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 EMPTY_REPORT = "embeddings/empty.safetensors"
 # Tokens in one forward pass, padding included. For Flan-T5-XXL in bfloat16 its activations are below 2 GiB (docs).
 TOKENS_A_BATCH = 4096
+ACTIVATIONS = 3 * 2**30  # bytes that are left free for them on a GPU
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -173,7 +174,7 @@ def _device_for(model: T5EncoderModel) -> torch.device:
     if torch.cuda.is_available():
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         free = torch.cuda.mem_get_info()[0]
-        if free > weights + 3 * 2**30:
+        if free > weights + ACTIVATIONS:
             return torch.device("cuda")
         logger.warning("text encoder: %.1f GB do not fit into %.1f GB of GPU memory; CPU", weights / 1e9, free / 1e9)
     return torch.device("cpu")

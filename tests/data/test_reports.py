@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import T5Config, T5EncoderModel
 
+from scripts.data import reports
 from scripts.data.reports import (
     ReportEncoder,
     check_width,
@@ -133,6 +135,27 @@ def test_a_missing_encoder_is_told_with_what_to_fetch(name):
 def test_options_that_cannot_work_are_refused(folder, option, told):
     with pytest.raises(UserError, match=told):
         ReportEncoder(folder, **option)
+
+
+XXL = {"d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24, "vocab_size": 32128}
+
+
+@pytest.mark.parametrize(
+    ("free", "dtype", "device"),
+    [
+        (14.5, torch.bfloat16, "cuda"),  # a GPU of 16 GB (14.9 GiB), less what CUDA itself takes
+        (11.0, torch.bfloat16, "cpu"),
+        (14.5, torch.float32, "cpu"),
+        (24.0, torch.float32, "cuda"),
+    ],
+)
+def test_the_reference_encoder_runs_on_a_gpu_of_16_gb_and_else_on_the_cpu(monkeypatch, free, dtype, device):
+    with torch.device("meta"):
+        model = T5EncoderModel(T5Config(**XXL, feed_forward_proj="gated-gelu")).to(dtype)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(4762e6, rel=1e-4)  # as docs/reports.md says
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * 2**30), 16 * 10**9))
+    assert reports._device_for(model).type == device
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

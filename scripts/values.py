@@ -1,0 +1,69 @@
+"""The values at the top of a config, checked before anything is read or built: everything that is wrong at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from scripts.cli import switch
+from scripts.networks.variants import VARIANTS
+from scripts.precision import PRECISIONS
+from scripts.problems import Problems, UserError
+from scripts.sampling.schedule import SOLVERS
+from scripts.training.loss import NOISE_LOSSES
+
+# The smallest whole number that each may be.
+WHOLE = {
+    "epochs": 1, "batch_size": 1, "accumulate": 1, "replicates": 1, "lr_warmup": 0, "val_buckets": 1, "val_interval": 1,
+    "checkpoint_every": 1, "scale_cases": 1, "num_workers": 0, "seed": 0,
+}  # fmt: skip
+# Numbers, and the range [low, high] of each.
+NUMBERS = {
+    "lr": (0, math.inf), "lr_power": (0, math.inf), "gradient_clip": (0, math.inf), "class_weight": (0, math.inf),
+    "focus_weight": (0, math.inf), "ema_decay": (0, 1), "val_fraction": (0, 1), "drop_report": (0, 1),
+    "drop_class": (0, 1), "drop_both": (0, 1),
+}  # fmt: skip
+CHOICES = {"variant": VARIANTS, "objective": SOLVERS, "noise_loss": NOISE_LOSSES, "amp": PRECISIONS}
+SWITCHES = (
+    "fresh_noise", "lr_split", "activation_checkpointing", "compile", "freeze_unet", "export_half", "resume", "cache",
+    "padded_reports",
+)  # fmt: skip
+FILES = ("initial_weights", "pretrained_unet")
+
+
+def check_values(**options: Any) -> None:
+    """Check options by their names; each must be in one of the tables above.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    problems = Problems("options")
+    for name, value in options.items():
+        wanted = _wanted(name, value)
+        if wanted:
+            problems.add(name, f"is {value!r}", f"give {wanted}")
+    problems.raise_if_any()
+
+
+def _wanted(name: str, value: Any) -> str | None:
+    """What the option must be, where it is not that."""
+    if name in WHOLE:
+        right = isinstance(value, int) and not isinstance(value, bool) and value >= WHOLE[name]
+        return None if right else f"a whole number of at least {WHOLE[name]}"
+    if name in NUMBERS:
+        low, high = NUMBERS[name]
+        right = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+        within = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        return None if right and math.isfinite(value) else f"a number {within}"
+    if name in CHOICES:
+        return None if value in CHOICES[name] else f"one of {', '.join(CHOICES[name])}"
+    if name in SWITCHES:
+        try:
+            switch(**{name: value})
+        except UserError:
+            return "true or false"
+        return None
+    if name in FILES:
+        return None if not value or Path(value).is_file() else "a file that is there, or null"
+    raise KeyError(name)
