@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import itertools
+import pydoc
 import re
 import types
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,6 +17,7 @@ from scripts.problems import Problems
 
 # As Fire tells an option from a value; single letters stand for the one parameter that begins so.
 OPTION = re.compile(r"--?([a-zA-Z][\w#:-]+)(=.*)?", re.DOTALL)
+RESERVED = ("_disabled_", "_mode_", "_requires_", "_desc_")  # MONAI's own keys of any component
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -113,7 +115,7 @@ def check_ids(
 
     Args:
         config_file: one config, or several of which later ones replace ids of earlier ones.
-        names: ids; `a#b` is b inside of a, and may be any argument of a component.
+        names: ids; `a#b` is b inside of a, and may be an argument of a component that its config leaves out.
         tracking: what MONAI's `--tracking` is: a name, a file or a dict, whose settings are options too.
     """
     from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow, run
@@ -137,14 +139,27 @@ def check_ids(
 
 
 def _first_unknown(config: Any, keys: Sequence[str]) -> tuple[int, list[str]] | None:
-    """Where a path of keys leaves a config, and which keys there are instead; None where it does not."""
+    """Where a path of keys leaves a config, and which keys there could be instead; None where it does not."""
     for depth, key in enumerate(keys):
         if isinstance(config, list):
             config = {str(index): value for index, value in enumerate(config)}
         elif not isinstance(config, dict):
             config = {}
         if key not in config:
-            is_argument = "_target_" in config and depth == len(keys) - 1  # that the config leaves at its default
-            return None if is_argument else (depth, list(config))
+            takes_any, arguments = _arguments(config.get("_target_"))
+            if depth == len(keys) - 1 and (takes_any or key in arguments):
+                return None  # an argument that the config leaves at its default
+            return depth, [*config, *arguments]
         config = config[key]
     return None
+
+
+def _arguments(target: str | None) -> tuple[bool, list[str]]:
+    """Whether a component takes arguments of any name, or cannot be looked at; and those that it names."""
+    if target is None:
+        return False, []
+    try:
+        parameters = inspect.signature(pydoc.locate(target)).parameters.values()
+    except (TypeError, ValueError):  # MONAI finds more than Python's own search, and builtins show no signature
+        return True, []
+    return any(one.kind is one.VAR_KEYWORD for one in parameters), [*RESERVED, *(one.name for one in parameters)]

@@ -101,18 +101,23 @@ def test_a_mistyped_option_is_told_with_the_nearest_and_nothing_is_run(capsys, c
         ("epochs", None),
         ("only_in_overlay", None),
         ("train#trainer#max_epochs", None),
-        ("network_def#any_argument", None),  # of a component, which the config leaves at its default
+        ("train#trainer#key_train_metric", None),  # an argument that the config leaves at its default
+        ("train#trainer#_disabled_", None),
+        ("network_def#any_argument", None),  # it takes any
+        ("only_in_overlay#any_argument", None),  # Python does not find it, MONAI does
         ("_meta_#version", None),
         ("run_id", None),
         ("epohcs", "epochs"),
         ("train#trianer#max_epochs", "train#trainer#max_epochs"),
+        ("train#trainer#max_epohcs", "train#trainer#max_epochs"),
+        ("train#trainer#key_trian_metric", "train#trainer#key_train_metric"),
         ("train#qqq", ""),
         ("epochs#x", ""),
     ],
 )
 def test_an_id_of_a_bundle_is_known_from_all_its_files(repo_root, tmp_path, name, meant):
     overlay = tmp_path / "overlay.json"
-    overlay.write_text('{"only_in_overlay": 1}')
+    overlay.write_text('{"only_in_overlay": {"_target_": "Compose"}}')
     problems = Problems("options")
     check_ids([str(repo_root / "bundles/vae/configs/train.yaml"), str(overlay)], [name], problems)
     assert bool(problems) == (meant is not None)
