@@ -350,6 +350,18 @@ def test_wrong_options_are_refused_before_anything_is_written(place, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded(place, tmp_path):
+    make_weights(tmp_path / "model.safetensors", "LAST", **place.meta)
+    given = {"report": b"x", "text_encoder": "nowhere", "model_file": str(tmp_path / "model.safetensors")}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    message = str(root_cause(error.value))
+    assert "has variant CCELLA, but model_file was trained with LAST -> list configs/variants/last.yaml" in message
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given, variant="LAST", **{"network_def#num_channels": [8, 24]})
+    assert "has num_channels [8, 24], but model_file was trained with [8, 16]" in str(root_cause(error.value))
+
+
 def test_another_vae_is_refused(place, tmp_path):
     torch.manual_seed(1)
     save_vae(maisi_vae(**VAE), tmp_path / "other.safetensors")
