@@ -1,0 +1,40 @@
+"""What counts as available memory on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.vae import memory
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with 3,000 KiB available, most of it file cache, and no container."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 3000 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def limit(folder, most: str) -> None:
+    (folder / "memory.max").write_text(f"{most}\n")
+    (folder / "memory.current").write_text("900\n")
+    (folder / "memory.stat").write_text("anon 400\ninactive_file 500\n")
+
+
+def test_the_file_cache_counts_as_available(machine):
+    assert memory.available(CPU) == 3000 * 1024
+
+
+@pytest.mark.parametrize(("most", "left"), [("max", 3000 * 1024), ("1000", 600), (str(10**9), 3000 * 1024)])
+def test_a_container_keeps_to_its_limit(machine, most, left):
+    limit(machine, most)
+    assert memory.available(CPU) == left
+
+
+def test_a_machine_without_meminfo_tells_its_total(machine):
+    (machine / "meminfo").unlink()
+    assert memory.available(CPU) > 2**28
