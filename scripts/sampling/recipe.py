@@ -106,8 +106,11 @@ def make_recipe(
     trained_spacing = header.meta.get("spacing") or REFERENCE_SPACING
     shift = header.meta.get("timestep_shift", 1.0) if timestep_shift is None else timestep_shift
     size, spacing, sequences = size or trained_size, spacing or trained_spacing, ensure_tuple(channels)
+    problems = Problems("inference")
+    _check_network(network_config, header.config, problems)
     network_config = {**network_config, **header.config}
-    _check(size, spacing, sequences, network_config, amp)
+    _check(size, spacing, sequences, network_config, amp, problems)
+    problems.raise_if_any()
     variant = find_variant(network_config.get("variant", "CCELLA"))
     guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
@@ -148,10 +151,30 @@ def _header(path: Path) -> Weights:
     return read_header(path)
 
 
+def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Problems) -> None:
+    """The network of the config against that of the weights, before reports are embedded for nothing."""
+    for name in sorted(built.keys() & trained.keys() - {"in_channels"}):
+        if name == "variant":
+            # L1ONLY and CCELLA differ in their loss alone.
+            same = built[name] == trained[name] or {built[name], trained[name]} == {"CCELLA", "L1ONLY"}
+            todo = f"list configs/variants/{trained[name].lower()}.yaml after the base config"
+        else:
+            same = built[name] == trained[name]
+            todo = "make network_def that of the training run; for the demo's weights list configs/demo.yaml"
+        if not same:
+            problems.add(
+                "network_def", f"has {name} {built[name]}, but model_file was trained with {trained[name]}", todo
+            )
+
+
 def _check(
-    size: Sequence[int], spacing: Sequence[float], sequences: Sequence[str], network: dict[str, Any], amp: str
+    size: Sequence[int],
+    spacing: Sequence[float],
+    sequences: Sequence[str],
+    network: dict[str, Any],
+    amp: str,
+    problems: Problems,
 ) -> None:
-    problems = Problems("inference")
     # The U-Net halves the latent once less than it has levels.
     factor = FACTOR * 2 ** (len(network.get("num_channels", range(4))) - 1)
     if len(size) != 3 or not all(isinstance(n, int) and n > 0 and n % factor == 0 for n in size):
@@ -166,7 +189,6 @@ def _check(
         problems.add("channels", what, "name those it was trained on, in that order")
     if amp not in PRECISIONS:
         problems.add("amp", f"is {amp!r}", f"choose one of {', '.join(PRECISIONS)}")
-    problems.raise_if_any()
 
 
 def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:

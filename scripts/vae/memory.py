@@ -8,16 +8,31 @@ from pathlib import Path
 import torch
 
 MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can be taken on `device`: free GPU memory; for the CPU what Linux can give without swapping.
+    """Bytes that can still be taken on `device`: free GPU memory, or the machine's available memory for the CPU.
 
-    Memory that merely caches files counts, as Linux gives it up. Other systems tell their total only.
+    On Linux that counts the file cache, which gives way, and keeps to the limit of a container.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    if not MEMINFO.is_file():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fields = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-    return int(fields["MemAvailable"].removesuffix("kB")) * 1024
+    return min([_machine(), *_container()])
+
+
+def _machine() -> int:
+    if MEMINFO.is_file():
+        lines = (line.split() for line in MEMINFO.read_text().splitlines())
+        return next(int(parts[1]) for parts in lines if parts[0] == "MemAvailable:") * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # macOS knows the total only
+
+
+def _container() -> list[int]:
+    """What is left of a control group's limit, its file cache not counted as taken; nothing where there is none."""
+    try:
+        limit, used = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        cache = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())["inactive_file"]
+    except (OSError, KeyError):
+        return []
+    return [] if limit == "max" else [int(limit) - int(used) + int(cache)]

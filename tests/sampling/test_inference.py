@@ -347,6 +347,18 @@ def test_wrong_options_are_refused_before_anything_is_written(place, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded(place, tmp_path):
+    make_weights(tmp_path / "model.safetensors", "LAST", **place.meta)
+    given = {"report": b"x", "text_encoder": "nowhere", "model_file": str(tmp_path / "model.safetensors")}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    message = str(root_cause(error.value))
+    assert "has variant CCELLA, but model_file was trained with LAST -> list configs/variants/last.yaml" in message
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given, variant="LAST", **{"network_def#num_channels": [8, 24]})
+    assert "has num_channels [8, 24], but model_file was trained with [8, 16]" in str(root_cause(error.value))
+
+
 def test_another_vae_is_refused(place, tmp_path):
     torch.manual_seed(1)
     save_vae(maisi_vae(**tiny.VAE), tmp_path / "other.safetensors")
@@ -414,6 +426,22 @@ def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_pat
     assert "40×40×30 mm" in printed
 
 
+def recipe_options(place: SimpleNamespace, model_file: Path) -> dict:
+    return {
+        "model_file": model_file, "vae_file": place.root / "vae.safetensors", "network_config": {},
+        "channels": ["axt2"], "size": None, "spacing": None, "scheduler": "ddim", "steps": 2, "amp": "fp32", "seed": 0,
+        "guidance_interval": [0, 1000],
+    }  # fmt: skip
+
+
+def test_the_authors_weights_were_trained_on_the_reference_view_and_without_dropout(place, tmp_path, caplog):
+    (tmp_path / "authors.pt").touch()
+    given = recipe_options(place, tmp_path / "authors.pt") | {"guidance_report": 3, "guidance_class": 3}
+    make_recipe(**given | {"size": [64, 64, 32], "spacing": [1.25, 1.25, 1.875]})
+    assert "80×80×60 mm, but the weights were trained on 128×128×72 mm" in caplog.text
+    assert "never seen a case without report and class" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("variant", "trained", "weights", "lacks"),
     [
@@ -429,12 +457,9 @@ def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_pat
 )
 def test_guidance_warns_of_the_dropout_that_it_misses(place, tmp_path, caplog, variant, trained, weights, lacks):
     make_weights(tmp_path / "model.safetensors", variant, **place.meta | {"trained_with_dropout": trained})
-    recipe = {
-        "model_file": tmp_path / "model.safetensors", "vae_file": place.root / "vae.safetensors", "network_config": {},
-        "channels": ["axt2"], "size": None, "spacing": None, "scheduler": "ddim", "steps": 2, "amp": "fp32", "seed": 0,
-        "guidance_report": weights[0], "guidance_class": weights[1], "guidance_interval": [0, 1000],
-    }  # fmt: skip
-    make_recipe(**recipe)
+    make_recipe(
+        **recipe_options(place, tmp_path / "model.safetensors"), guidance_report=weights[0], guidance_class=weights[1]
+    )
     assert caplog.text == "" if lacks is None else f"never seen a case {lacks}" in caplog.text
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Events
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
 from monai.handlers import from_engine
 from safetensors import SafetensorError
@@ -178,6 +179,37 @@ def test_activation_checkpointing_changes_no_weight(build, tmp_path):
     for name, switch in (("kept", "false"), ("computed_again", "true")):
         build(tmp_path / name, epochs=2, activation_checkpointing=switch).run()
     assert_same(checkpoint(tmp_path / "kept"), checkpoint(tmp_path / "computed_again"))
+
+
+def test_a_compiled_network_learns_the_same(build, tmp_path):
+    """The network is one graph; by PyTorch's eager backend, since compiling C++ takes minutes."""
+    build(tmp_path / "plain", epochs=1).run()
+    torch._dynamo.utils.counters.clear()
+    build(
+        tmp_path / "compiled", epochs=1, compile="true", **{"train#trainer#compile_kwargs": {"backend": "eager"}}
+    ).run()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "compiled"))
+
+
+def test_a_frozen_unet_from_maisi_keeps_its_weights_while_the_adapter_learns(build, tmp_path):
+    torch.manual_seed(1)
+    unet = {name: TINY[name] for name in ("num_channels", "attention_levels", "num_head_channels", "num_res_blocks")}
+    theirs = DiffusionModelUNetMaisi(
+        spatial_dims=3, in_channels=4, out_channels=4, norm_num_groups=4, include_spacing_input=True, **unet
+    ).state_dict()
+    torch.save({"unet_state_dict": theirs, "scale_factor": 1.0}, tmp_path / "maisi.pt")
+    options = {"pretrained_unet": str(tmp_path / "maisi.pt"), "freeze_unet": "true", "epochs": 1}
+    build(tmp_path / "run", **options).run()
+    build(tmp_path / "run", **options | {"epochs": 2}).run()  # goes on
+    build(tmp_path / "start", **options, lr=0.0).run()
+    learned, start = (checkpoint(tmp_path / name)["network"] for name in ("run", "start"))
+    # The attention to a report is new, and so are the columns of the time embedding for the class.
+    copied = [name for name in theirs if f"unet.{name}" in learned and "time_emb_proj" not in name]
+    assert len(copied) > 0.7 * len(theirs)
+    assert all(torch.equal(learned[f"unet.{name}"], theirs[name]) for name in copied)
+    assert all((learned[name] != start[name]).any() for name in learned if name.startswith(("ella.", "unet.pirads")))
 
 
 def test_passes_do_not_change_what_is_learned(build, tmp_path):

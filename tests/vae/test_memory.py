@@ -1,9 +1,8 @@
-"""Memory for the CPU: what Linux says is available, not what is free, which files in its cache make small."""
+"""What counts as available memory on the CPU."""
 
 from __future__ import annotations
 
-import os
-
+import pytest
 import torch
 
 from scripts.vae import memory
@@ -11,12 +10,31 @@ from scripts.vae import memory
 CPU = torch.device("cpu")
 
 
-def test_memory_that_caches_files_counts(tmp_path, monkeypatch):
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """A machine with 3,000 KiB available, most of it file cache, and no container."""
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 3000 kB\n")
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    memory.MEMINFO.write_text("MemTotal:  4000 kB\nMemFree:  100 kB\nMemAvailable:   3000 kB\nHugePages_Total:   0\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    return tmp_path
+
+
+def limit(folder, most: str) -> None:
+    (folder / "memory.max").write_text(f"{most}\n")
+    (folder / "memory.current").write_text("900\n")
+    (folder / "memory.stat").write_text("anon 400\ninactive_file 500\n")
+
+
+def test_the_file_cache_counts_as_available(machine):
     assert memory.available(CPU) == 3000 * 1024
 
 
-def test_without_linux_the_total_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "nowhere")
-    assert memory.available(CPU) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+@pytest.mark.parametrize(("most", "left"), [("max", 3000 * 1024), ("1000", 600), (str(10**9), 3000 * 1024)])
+def test_a_container_keeps_to_its_limit(machine, most, left):
+    limit(machine, most)
+    assert memory.available(CPU) == left
+
+
+def test_a_machine_without_meminfo_tells_its_total(machine):
+    (machine / "meminfo").unlink()
+    assert memory.available(CPU) > 2**28
