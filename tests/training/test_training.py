@@ -195,9 +195,8 @@ def test_a_compiled_network_learns_the_same(build, tmp_path):
 
 def test_a_frozen_unet_from_maisi_keeps_its_weights_while_the_adapter_learns(build, tmp_path):
     torch.manual_seed(1)
-    unet = {name: TINY[name] for name in ("num_channels", "attention_levels", "num_head_channels", "num_res_blocks")}
     theirs = DiffusionModelUNetMaisi(
-        spatial_dims=3, in_channels=4, out_channels=4, norm_num_groups=4, include_spacing_input=True, **unet
+        spatial_dims=3, in_channels=4, out_channels=4, include_spacing_input=True, **tiny.UNET
     ).state_dict()
     torch.save({"unet_state_dict": theirs, "scale_factor": 1.0}, tmp_path / "maisi.pt")
     options = {"pretrained_unet": str(tmp_path / "maisi.pt"), "freeze_unet": "true", "epochs": 1}
