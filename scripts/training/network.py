@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from scripts.cli import switch
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import load_weights
+from scripts.problems import UserError
 from scripts.training.pretrained import load_pretrained_unet
 
 
@@ -38,6 +40,19 @@ def start_network(
         load_pretrained_unet(network, pretrained_unet, freeze=freeze_unet)
     # Convolutions in 3D run faster with the channels last: 15 % of a training step on a CPU.
     return network.to(device, memory_format=torch.channels_last_3d)
+
+
+def may_compile(compile: bool | str, device: torch.device) -> bool:
+    """Whether to compile the network.
+
+    Raises:
+        UserError: on the CPU, where the compiler of PyTorch 2.13 fails on convolutions with the channels last, after
+            minutes.
+    """
+    wanted = switch(compile=compile)
+    if wanted and device.type == "cpu":
+        raise UserError("compile is true on the CPU, where PyTorch cannot compile this network; leave it false there")
+    return wanted
 
 
 def parallel(network: nn.Module) -> nn.Module:

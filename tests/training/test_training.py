@@ -185,12 +185,16 @@ def test_a_compiled_network_learns_the_same(build, tmp_path):
     """The network is one graph; by PyTorch's eager backend, since compiling C++ takes minutes."""
     build(tmp_path / "plain", epochs=1).run()
     torch._dynamo.utils.counters.clear()
-    build(
-        tmp_path / "compiled", epochs=1, compile="true", **{"train#trainer#compile_kwargs": {"backend": "eager"}}
-    ).run()
+    eager = {"train#trainer#compile": True, "train#trainer#compile_kwargs": {"backend": "eager"}}
+    build(tmp_path / "compiled", epochs=1, **eager).run()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
     assert not torch._dynamo.utils.counters["graph_break"]
     assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "compiled"))
+
+
+def test_compiling_is_refused_on_the_cpu_before_the_network_is_built(build, tmp_path):
+    with refused("compile is true on the CPU"):
+        build(tmp_path / "run", compile="true", network_def=TINY | {"_target_": "scripts.nothing.CannotBeBuilt"})
 
 
 def test_a_frozen_unet_from_maisi_keeps_its_weights_while_the_adapter_learns(build, tmp_path):
