@@ -192,9 +192,9 @@ def test_a_compiled_network_learns_the_same(build, tmp_path):
     assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "compiled"))
 
 
-def test_compiling_is_refused_on_the_cpu_before_the_network_is_built(build, tmp_path):
+def test_compiling_is_refused_on_the_cpu_before_the_network_is_built(build, tmp_path, refused):
     with refused("compile is true on the CPU"):
-        build(tmp_path / "run", compile="true", network_def=TINY | {"_target_": "scripts.nothing.CannotBeBuilt"})
+        build(tmp_path / "run", compile="true", network_def=NETWORK | {"_target_": "scripts.nothing.CannotBeBuilt"})
 
 
 def test_a_frozen_unet_from_maisi_keeps_its_weights_while_the_adapter_learns(build, tmp_path):
