@@ -270,14 +270,17 @@ def test_three_sequences_are_encoded_trained_and_generated_together(place, tmp_p
     save_vae(maisi_vae(**tiny.VAE), tmp_path / "vae.safetensors")
 
     def run(bundle: str, workflow: str, **values: object) -> None:
-        overlay = OVERLAYS[bundle] | {"bundle_root": str(place.bundle(bundle)), "dataset_dir": str(place.data)}
+        overlay = dict(OVERLAYS[bundle])
         if workflow == "train":
             overlay["network_def"] = CCELLA | {"in_channels": 12, "out_channels": 12}
         if (bundle, workflow) == ("ccella_ldm", "inference"):
             overlay["network_def"] = CCELLA | {name: "$4 * len(@sequences)" for name in ("in_channels", "out_channels")}
+        (tmp_path / "overlay.json").write_text(json.dumps(overlay))
+        folder = place.bundle(bundle)
         made = create_workflow(
-            config_file=str(place.bundle(bundle) / "configs" / f"{workflow}.yaml"), logging_file=False,
-            workflow_type="train" if workflow == "train" else "infer", **overlay | values,
+            config_file=[str(folder / "configs" / f"{workflow}.yaml"), str(tmp_path / "overlay.json")],
+            workflow_type="train" if workflow == "train" else "infer", logging_file=False,
+            bundle_root=str(folder), dataset_dir=str(place.data), **values,
         )  # fmt: skip
         made.run()
         made.finalize()
