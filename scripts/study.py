@@ -9,12 +9,13 @@ training stages go on from their last checkpoint. It ends with one HTML page on 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from scripts.classifier.arms import ARMS
+from scripts.classifier.arms import ARMS, Arm
 from scripts.cli import run
 from scripts.data.images import load_volume
 from scripts.data.outputs import find_records, montage
@@ -39,7 +40,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(cases=40, reports=200, encoder_steps=20, vae_epochs=2, ldm_epochs=12, arm_epochs=1),
-    "short": Size(cases=240, reports=4000, encoder_steps=300, vae_epochs=12, ldm_epochs=30, arm_epochs=3),
+    "short": Size(cases=240, reports=4000, encoder_steps=300, vae_epochs=12, ldm_epochs=60, arm_epochs=3),
     "long": Size(cases=2500, reports=20_000, encoder_steps=1000, vae_epochs=4, ldm_epochs=24, arm_epochs=20),
 }
 
@@ -58,7 +59,9 @@ def study(output_dir: str = "out/study", size: str = "short", seed: int = 0) -> 
     if size not in SIZES:
         raise UserError(f"size is {size!r}; give one of {', '.join(SIZES)}")
     folder = Path(output_dir).resolve() / size
-    chain = [*generator_stages(folder, SIZES[size], seed), *classifier_stages(folder, SIZES[size], seed)]
+    chain = generator_stages(folder, SIZES[size], seed)
+    run_stages(chain, folder)
+    chain += classifier_stages(folder, SIZES[size], seed, trainable_arms(folder / "volumes"))
     seconds = run_stages(chain, folder)
     write_page(folder, SIZES[size], seconds)
     print(f"\nOne page with everything: {folder / 'index.html'}")
@@ -124,10 +127,16 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
     ]  # fmt: skip
 
 
-def classifier_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
-    """Give the stages of the five arms: each is trained, then tested once on the real test cases; then the table."""
+def trainable_arms(volumes: Path) -> list[Arm]:
+    """Give the arms whose training cases hold both classes: a poor generator predicts one class for every report."""
+    predicted = {record.pirads_synth for record in find_records(volumes) if record.split == "train"}
+    return [arm for arm in ARMS if arm.real or not arm.synthetic_labels or len(predicted) > 1]
+
+
+def classifier_stages(folder: Path, size: Size, seed: int, arms: Sequence[Arm] = ARMS) -> list[Stage]:
+    """Give the stages of the arms: each is trained, then tested once on the real test cases; then the table."""
     stages = []
-    for arm in ARMS:
+    for arm in arms:
         values = {
             "dataset_dir": folder / "data", "models_dir": folder / "classifier",
             "real": int(arm.real), "synthetic": int(arm.synthetic), "synthetic_labels": int(arm.synthetic_labels),
@@ -141,7 +150,7 @@ def classifier_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             Stage(f"train_{arm.name}", train, ("generate",)),
             Stage(f"test_{arm.name}", test, (f"train_{arm.name}",)),
         ]
-    tests = tuple(f"test_{arm.name}" for arm in ARMS)
+    tests = tuple(f"test_{arm.name}" for arm in arms)
     return [*stages, Stage("arms", module("classifier.arms", results_dir=folder / "arms"), tests)]
 
 
@@ -168,7 +177,10 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
         if judged.get(part):
             page.section(title).table(_estimates(judged[part]))
     arms = pd.read_csv(folder / "arms" / "arms.csv").fillna("–")
-    page.section("Five classifier arms, tested on real test cases").table(arms)
+    section = page.section("Five classifier arms, tested on real test cases").table(arms)
+    for arm in ARMS:
+        if arm not in trainable_arms(folder / "volumes"):
+            section.text(f"No classifier was trained on {arm}: the generator predicted one class for every report.")
     page.section("Minutes for each stage").table(
         pd.DataFrame({"stage": list(seconds), "minutes": [round(value / 60, 1) for value in seconds.values()]})
     )

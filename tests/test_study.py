@@ -52,6 +52,18 @@ def test_an_unknown_size_is_refused(tmp_path):
         study.study(str(tmp_path), size="tiny")
 
 
+def test_an_arm_is_left_out_where_the_generator_predicts_one_class(tmp_path):
+    def volume(folder: str, predicted: int) -> None:
+        Record(folder, folder, "train", 0, 7, 1, predicted, None, "train", []).write(tmp_path)
+
+    volume("001", 1)
+    volume("002", 1)
+    left = [arm.name for arm in study.trainable_arms(tmp_path)]
+    assert left == ["ds_enb0_r1_s0_l0", "ds_enb0_r0_s1_l0", "ds_enb0_r1_s1_l0", "ds_enb0_r1_s1_l1"]
+    volume("003", 0)
+    assert len(study.trainable_arms(tmp_path)) == 5
+
+
 @pytest.fixture
 def finished(tmp_path):
     """What the stages leave, in small: one generated test case, one row a table, an undefined figure."""
@@ -91,4 +103,5 @@ def test_the_page_shows_every_figure_with_its_interval(finished):
     assert "Left base &lt;5 mm." in page
     assert page.count("data:image/png") == 1
     assert "<td>phantom</td><td>1.5</td>" in page.replace("\n", "")
+    assert "No classifier was trained on synthetic with synthetic labels" in page
     assert "Copies of training cases" not in page  # nothing was found out about them
