@@ -108,7 +108,7 @@ def stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             dataset_dir=data, latent_dir=latents, ckpt_dir=folder / "ldm" / training,
             epochs=size.epochs, val_fraction=0, amp="fp32", seed=seed,
         )  # fmt: skip
-        chain.append(Stage(f"train_{training}", command, ("embed", "encode")))
+        chain.append(Stage(f"train_{training}", command, ("embed", "encode"), folder / "ldm" / training))
     for row in dict.fromkeys([*recipes(size), *ablation()]):
         chain += _judge(folder, row)
     return chain
@@ -130,7 +130,7 @@ def _judge(folder: Path, row: Run) -> list[Stage]:
         dataset_dir=data, generated_dir=volumes, output_dir=folder / "judged" / row.name,
     )  # fmt: skip
     return [
-        Stage(f"generate_{row.name}", generate, (f"train_{row.training}",)),
+        Stage(f"generate_{row.name}", generate, (f"train_{row.training}",), volumes),
         Stage(f"judge_{row.name}", evaluate, (f"generate_{row.name}",)),
     ]
 

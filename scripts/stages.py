@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -24,11 +25,18 @@ LOG_LINES = 15  # shown of the log of a stage that failed
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. `needs` names the earlier stages whose outputs it reads: it is run again when they were."""
+    """One command.
+
+    Attributes:
+        needs: the earlier stages whose outputs it reads: it is run again when they were.
+        makes: the folder of its results, where these must not be mixed with results from other inputs, nor gone on
+            with: it is removed when what the stage needs was made anew.
+    """
 
     name: str
     command: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    makes: Path | None = None
 
 
 def bundle(name: str, config: str, overlays: tuple[str, ...] = (), **values: object) -> tuple[str, ...]:
@@ -64,7 +72,8 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
     digests: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, stage in enumerate(stages, 1):
-        told = json.dumps([stage.command, [digests[name] for name in stage.needs]])
+        inputs = [digests[name] for name in stage.needs]
+        told = json.dumps([stage.command, inputs])
         digests[stage.name] = hashlib.sha256(told.encode()).hexdigest()
         stamp = folder / "stages" / f"{stage.name}.json"
         record = json.loads(stamp.read_text()) if stamp.is_file() else {}
@@ -72,7 +81,11 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
             print(f"[{number}/{len(stages)}] {stage.name}: done before", flush=True)
         else:
             print(f"[{number}/{len(stages)}] {stage.name} ...", flush=True)
-            record = {"digest": digests[stage.name], "seconds": _run(stage, folder / "logs" / f"{stage.name}.log")}
+            if record and record["inputs"] != inputs and stage.makes is not None:
+                shutil.rmtree(stage.makes, ignore_errors=True)
+                stamp.unlink()  # a stage that is stopped from here on goes on with what it makes now
+            seconds_taken = _run(stage, folder / "logs" / f"{stage.name}.log")
+            record = {"digest": digests[stage.name], "inputs": inputs, "seconds": seconds_taken}
             with atomic(stamp) as temporary:
                 temporary.write_text(json.dumps(record))
             print(f"[{number}/{len(stages)}] {stage.name}: {record['seconds']:.0f} s", flush=True)

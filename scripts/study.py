@@ -82,6 +82,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
                 dataset_dir=data, model_dir=vae, epochs=size.vae_epochs, val_interval=2, seed=seed,
             ),
             ("phantom",),
+            vae,
         ),
         Stage(
             "vae_evaluate",
@@ -106,6 +107,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
                 dataset_dir=data, latent_dir=latents, ckpt_dir=ldm, epochs=size.ldm_epochs, seed=seed,
             ),
             ("vae_encode", "embed"),
+            ldm,
         ),
         Stage(
             "generate",
@@ -115,6 +117,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
                 vae_file=vae_file, text_encoder=encoder, batch_size=8,
             ),
             ("ldm_train",),
+            folder / "volumes",
         ),
         Stage(
             "ldm_evaluate",
@@ -147,7 +150,7 @@ def classifier_stages(folder: Path, size: Size, seed: int, arms: Sequence[Arm] =
         )  # fmt: skip
         test = bundle("classifier", "inference", ("demo",), **values, output_dir=folder / "arms")
         stages += [
-            Stage(f"train_{arm.name}", train, ("generate",)),
+            Stage(f"train_{arm.name}", train, ("generate",), folder / "classifier" / arm.name),
             Stage(f"test_{arm.name}", test, (f"train_{arm.name}",)),
         ]
     tests = tuple(f"test_{arm.name}" for arm in arms)

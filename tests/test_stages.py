@@ -25,6 +25,31 @@ def test_stages_run_once_and_again_when_their_input_changed(tmp_path):
     assert told.read_text() == "abcAb"  # b needs a; c does not
 
 
+def test_results_from_other_inputs_are_removed_but_a_stopped_stage_goes_on(tmp_path):
+    made, stop = tmp_path / "made", tmp_path / "stop"
+    code = f"""
+import pathlib, sys
+made = pathlib.Path({str(made)!r})
+made.mkdir(exist_ok=True)
+(made / "told").open("a").write("b")
+sys.exit(pathlib.Path({str(stop)!r}).exists())
+"""
+
+    def chain(word: str) -> list[Stage]:
+        return [appending("a", tmp_path / "told", word), Stage("b", (sys.executable, "-c", code), ("a",), made)]
+
+    run_stages(chain("one"), tmp_path)
+    run_stages(chain("one"), tmp_path)
+    assert (made / "told").read_text() == "b"
+    stop.touch()
+    with pytest.raises(UserError):
+        run_stages(chain("two"), tmp_path)
+    assert (made / "told").read_text() == "b"  # its own: the first run's is gone
+    stop.unlink()
+    run_stages(chain("two"), tmp_path)
+    assert (made / "told").read_text() == "bb"
+
+
 def test_failed_stage_shows_its_log_and_is_tried_again(tmp_path):
     broken = Stage("broken", (sys.executable, "-c", "raise SystemExit('no such file: x.nii.gz')"))
     for _ in range(2):
