@@ -32,7 +32,7 @@ demo: $(READY)  ## reports -> volumes -> one HTML page, in under two minutes
 	$(BIN)/python -m scripts.demo --output_dir $(DEMO)
 
 test: $(READY) lint  ## lint and every test, under 15 minutes on two cores
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # networks of tests are too small to share out
 
 lint: $(READY)
 	$(BIN)/ruff check .
