@@ -179,7 +179,7 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
     for part, title in titles.items():
         if judged.get(part):
             page.section(title).table(_estimates(judged[part]))
-    arms = pd.read_csv(folder / "arms" / "arms.csv").fillna("–")
+    arms = pd.read_csv(folder / "arms" / "arms.csv").astype(object).fillna("–")
     section = page.section("Five classifier arms, tested on real test cases").table(arms)
     for arm in ARMS:
         if arm not in trainable_arms(folder / "volumes"):

@@ -1,4 +1,4 @@
-"""What each full-size network costs on this machine: seconds, peak memory and share of the machine's peak, as a table.
+"""What each full-size network costs on this machine: seconds, peak memory, and speed against a matrix product's.
 
     python -m scripts.timing table [--threads 2]
 
@@ -33,7 +33,7 @@ LATENT = (4, 64, 64, 32)
 IMAGE = (256, 256, 128)
 TOKENS = 512
 STEPS = 20
-MATRIX = 4096  # of the product that stands for the machine's peak
+MATRIX = 4096  # of the product that speed is held against
 ROWS = {
     "unet": "U-Net, one step at 4×64×64×32",
     "adapter": f"adapter with class heads, one report of {TOKENS} tokens, one timestep",
@@ -66,7 +66,8 @@ def table(
         raise UserError(f"not known: {', '.join(unknown)}; there are {known}")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {threads} threads"
     print(f"{where}, PyTorch {torch.__version__}\n")
-    print("| what | precision | seconds | TFLOP | share of peak | peak memory (GiB) |\n|---|---|---|---|---|---|")
+    print("| what | precision | seconds | TFLOP | of a matrix product's speed | peak memory (GiB) |")
+    print("|---|---|---|---|---|---|")
     for name in rows:
         for precision in precisions:
             options = ["--name", name, "--precision", precision, "--threads", str(threads)]
@@ -85,7 +86,8 @@ def table(
 def row(name: str, precision: str, threads: int) -> None:
     """Measure one row and print it as JSON; `table` calls it in a process of its own.
 
-    The peak is what a product of two 4096×4096 matrices reaches here in that precision. The work is counted by PyTorch
+    The speed is held against what a product of two 4096×4096 matrices reaches here in that precision: on a GPU the
+    peak for all purposes, on a CPU a yardstick that convolutions may exceed. The work is counted by PyTorch
     (convolutions, matrix products and attention, two operations for each multiply-add).
     """
     torch.set_num_threads(threads)
