@@ -17,12 +17,11 @@ import pandas as pd
 
 from scripts.cli import run
 from scripts.data.outputs import find_records
-from scripts.evaluation.class_metrics import markdown
+from scripts.evaluation.class_metrics import Figure, as_text, markdown
 from scripts.files import atomic
 from scripts.networks.variants import VARIANTS
 from scripts.page import Page
-from scripts.problems import UserError
-from scripts.stages import BUNDLES, Stage, bundle, module, run_stages
+from scripts.stages import BUNDLES, Stage, bundle, choose_size, module, run_stages
 
 ENCODER = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
 TEST_FRACTION = 1 / 6
@@ -68,11 +67,9 @@ def bench(output_dir: str = "out/bench", size: str = "short", seed: int = 0) -> 
     Raises:
         UserError: no such size, or a stage failed.
     """
-    if size not in SIZES:
-        raise UserError(f"size is {size!r}; give one of {', '.join(SIZES)}")
-    folder = Path(output_dir).resolve() / size
-    run_stages(stages(folder, SIZES[size], seed), folder)
-    write_tables(folder, SIZES[size])
+    amount, folder = choose_size(SIZES, size), Path(output_dir).resolve() / size
+    run_stages(stages(folder, amount, seed), folder)
+    write_tables(folder, amount)
     print(f"\nTables: {folder / 'bench.md'}\nOne page with everything: {folder / 'index.html'}")
 
 
@@ -170,7 +167,7 @@ def write_tables(folder: Path, size: Size) -> None:
     page.write(folder / "index.html")
 
 
-def _judged(folder: Path, row: Run) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+def _judged(folder: Path, row: Run) -> dict[str, dict[str, dict[str, Figure]]]:
     return json.loads((folder / "judged" / row.name / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -181,12 +178,12 @@ def _row(folder: Path, row: Run) -> dict[str, str]:
     seconds = np.median([record.seconds for record in find_records(folder / "volumes" / row.name)])
     return {
         **_cells(judged["distances"]["phantom: generated to real test"], judged["adherence"]["generated"]),
-        "class agreement": _percent(agreement) if agreement else "no class head",
+        "class agreement": as_text(agreement, percent=True) if agreement else "no class head",
         "s a volume": f"{seconds:.2f}",
     }
 
 
-def _real_row(judged: dict[str, dict[str, dict[str, dict[str, float]]]]) -> dict[str, str]:
+def _real_row(judged: dict[str, dict[str, dict[str, Figure]]]) -> dict[str, str]:
     """Give what a perfect generator would get: other real volumes' distance, and the analyser's own accuracy."""
     real = judged["distances"]["phantom: real train to real test"]
     return {
@@ -196,24 +193,16 @@ def _real_row(judged: dict[str, dict[str, dict[str, dict[str, float]]]]) -> dict
     }
 
 
-def _cells(distances: dict[str, dict[str, float]], adherence: dict[str, dict[str, float]]) -> dict[str, str]:
+def _cells(distances: dict[str, Figure], adherence: dict[str, Figure]) -> dict[str, str]:
     return {
-        "Fréchet distance": _number(distances["frechet"]),
-        "kernel distance": _number(distances["kernel"]),
-        "lesion or none": _percent(adherence["presence"]),
-        "zone": _percent(adherence["zone"]),
-        "side": _percent(adherence["side"]),
-        "level": _percent(adherence["level"]),
-        "everything": _percent(adherence["all"]),
+        "Fréchet distance": as_text(distances["frechet"]),
+        "kernel distance": as_text(distances["kernel"]),
+        "lesion or none": as_text(adherence["presence"], percent=True),
+        "zone": as_text(adherence["zone"], percent=True),
+        "side": as_text(adherence["side"], percent=True),
+        "level": as_text(adherence["level"], percent=True),
+        "everything": as_text(adherence["all"], percent=True),
     }
-
-
-def _number(estimate: dict[str, float]) -> str:
-    return f"{estimate['value']:.3g} ({estimate['low']:.3g} to {estimate['high']:.3g})"
-
-
-def _percent(estimate: dict[str, float]) -> str:
-    return f"{100 * estimate['value']:.1f} % ({100 * estimate['low']:.1f} to {100 * estimate['high']:.1f})"
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from scripts.files import atomic
 from scripts.problems import UserError
@@ -21,6 +23,8 @@ from scripts.problems import UserError
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLES = REPOSITORY / "bundles"
 LOG_LINES = 15  # shown of the log of a stage that failed
+
+Size = TypeVar("Size")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,17 @@ def module(name: str, *arguments: str, **options: object) -> tuple[str, ...]:
     return (sys.executable, "-m", f"scripts.{name}", *arguments, *pairs)
 
 
+def choose_size(sizes: Mapping[str, Size], name: str) -> Size:
+    """Give the size of that name, of a chain that comes in several.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in sizes:
+        raise UserError(f"size is {name!r}; give one of {', '.join(sizes)}")
+    return sizes[name]
+
+
 def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
     """Run the stages in order and give the seconds that each took when it ran.
 
@@ -81,7 +96,7 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
             print(f"[{number}/{len(stages)}] {stage.name}: done before", flush=True)
         else:
             print(f"[{number}/{len(stages)}] {stage.name} ...", flush=True)
-            if record and record["inputs"] != inputs and stage.makes is not None:
+            if record and record.get("inputs") != inputs and stage.makes is not None:
                 shutil.rmtree(stage.makes, ignore_errors=True)
                 stamp.unlink()  # a stage that is stopped from here on goes on with what it makes now
             seconds_taken = _run(stage, folder / "logs" / f"{stage.name}.log")

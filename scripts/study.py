@@ -19,9 +19,9 @@ from scripts.classifier.arms import ARMS, Arm
 from scripts.cli import run
 from scripts.data.images import load_volume
 from scripts.data.outputs import find_records, montage
+from scripts.evaluation.class_metrics import Figure, as_text
 from scripts.page import Page, Section
-from scripts.problems import UserError
-from scripts.stages import Stage, bundle, module, run_stages
+from scripts.stages import Stage, bundle, choose_size, module, run_stages
 
 SHOWN = 6  # generated test cases on the page
 
@@ -56,14 +56,12 @@ def study(output_dir: str = "out/study", size: str = "short", seed: int = 0) -> 
     Raises:
         UserError: no such size, or a stage failed.
     """
-    if size not in SIZES:
-        raise UserError(f"size is {size!r}; give one of {', '.join(SIZES)}")
-    folder = Path(output_dir).resolve() / size
-    chain = generator_stages(folder, SIZES[size], seed)
+    amount, folder = choose_size(SIZES, size), Path(output_dir).resolve() / size
+    chain = generator_stages(folder, amount, seed)
     run_stages(chain, folder)
-    chain += classifier_stages(folder, SIZES[size], seed, trainable_arms(folder / "volumes"))
+    chain += classifier_stages(folder, amount, seed, trainable_arms(folder / "volumes"))
     seconds = run_stages(chain, folder)
-    write_page(folder, SIZES[size], seconds)
+    write_page(folder, amount, seconds)
     print(f"\nOne page with everything: {folder / 'index.html'}")
 
 
@@ -181,8 +179,9 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
             page.section(title).table(_estimates(judged[part]))
     arms = pd.read_csv(folder / "arms" / "arms.csv").astype(object).fillna("–")
     section = page.section("Five classifier arms, tested on real test cases").table(arms)
+    trained = trainable_arms(folder / "volumes")
     for arm in ARMS:
-        if arm not in trainable_arms(folder / "volumes"):
+        if arm not in trained:
             section.text(f"No classifier was trained on {arm}: the generator predicted one class for every report.")
     page.section("Minutes for each stage").table(
         pd.DataFrame({"stage": list(seconds), "minutes": [round(value / 60, 1) for value in seconds.values()]})
@@ -202,17 +201,10 @@ def _pictures(folder: Path, section: Section) -> None:
         section.quote(reports[record.source] or "(no report)").figure(picture, record.folder)
 
 
-def _estimates(rows: dict[str, dict[str, dict[str, float | None]]]) -> pd.DataFrame:
+def _estimates(rows: dict[str, dict[str, Figure]]) -> pd.DataFrame:
     """Give a table with one row for each thing judged and `value (low to high)` in each column."""
-    shown = {row: {name: _shown(**figure) for name, figure in figures.items()} for row, figures in rows.items()}
+    shown = {row: {name: as_text(figure) for name, figure in figures.items()} for row, figures in rows.items()}
     return pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
-
-
-def _shown(value: float | None, low: float | None, high: float | None, n: int) -> str:
-    """Give one figure of a metrics file as text; null is what is undefined for its `n` cases."""
-    if value is None:
-        return f"undefined (n = {n})"
-    return f"{value:.3g}" if low is None else f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
 if __name__ == "__main__":

@@ -80,6 +80,15 @@ def test_tables_show_every_row_with_intervals(done):
     assert "Nine variants" in (done / "index.html").read_text()
 
 
+def test_a_share_of_no_case_is_undefined(done):
+    path = done / "judged" / "ours_5" / "metrics.json"
+    figures = json.loads(path.read_text())
+    figures["adherence"]["generated"]["zone"] = {"value": None, "low": None, "high": None, "n": 0}
+    path.write_text(json.dumps(figures))
+    write_tables(done, SIZES["smoke"])
+    assert "undefined (n = 0)" in (done / "bench.md").read_text()
+
+
 def test_unknown_size_is_refused(tmp_path):
     with pytest.raises(UserError, match="smoke, short, long"):
         bench(str(tmp_path), size="huge")

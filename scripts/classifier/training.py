@@ -12,13 +12,13 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import distributed as dist
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from scripts.files import atomic
+from scripts.files import write_tensors
 from scripts.problems import UserError
 from scripts.resume import EXPORT, Resume
 
@@ -97,8 +97,7 @@ class ArmState(Resume):
         if best.best_metric_epoch != engine.state.epoch:
             return
         note = {"arm": self.arm, "epoch": str(engine.state.epoch), best.key_metric_name: f"{best.best_metric:.4f}"}
-        with atomic(self.folder / EXPORT) as part:
-            save_file({name: t.contiguous() for name, t in self.network.state_dict().items()}, part, note)
+        write_tensors(self.folder / EXPORT, {n: t.contiguous() for n, t in self.network.state_dict().items()}, note)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn.Module:

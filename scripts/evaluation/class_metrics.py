@@ -6,8 +6,10 @@ seeded bootstrap that draws the positives and the negatives separately, so that 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,9 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
+from scripts.files import atomic
 from scripts.problems import UserError
 
 BOOTSTRAP_DRAWS = 1000
+
+Figure = dict[str, float | int | None]  # an `Estimate` in a metrics file; null is what is undefined
 
 
 class Estimate(NamedTuple):
@@ -130,12 +135,36 @@ def weighted_areas(truth: NDArray, score: NDArray, weights: NDArray) -> NDArray[
     return np.stack([auc, (steps * precision).sum(1) / hits[:, -1]])
 
 
-def as_json(estimates: dict[str, Estimate]) -> dict[str, dict[str, float | int | None]]:
+def as_json(estimates: dict[str, Estimate]) -> dict[str, Figure]:
     """Estimates as JSON values; what is undefined becomes null."""
     return {
         name: {key: None if isinstance(part, float) and np.isnan(part) else part for key, part in e._asdict().items()}
         for name, e in estimates.items()
     }
+
+
+def as_text(figure: Figure, percent: bool = False) -> str:
+    """What `as_json` made of an estimate, for a page: the value with its interval, as far as they are defined."""
+    value, low, high = (figure[key] for key in ("value", "low", "high"))
+    if value is None:
+        return f"undefined (n = {figure['n']})"
+
+    def number(part: float) -> str:
+        return f"{100 * part:.1f}" if percent else f"{part:.3g}"
+
+    unit = " %" if percent else ""
+    return f"{number(value)}{unit}" + ("" if low is None else f" ({number(low)} to {number(high)})")
+
+
+def write_report(path: str | os.PathLike[str], result: dict[str, dict[str, dict[str, Estimate]]]) -> dict[str, Any]:
+    """Write tables of estimates, by title, row and column, as JSON; print those with rows; give what was written."""
+    values = {title: {row: as_json(figures) for row, figures in rows.items()} for title, rows in result.items()}
+    with atomic(path) as part:
+        part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    for title, rows in result.items():
+        if rows:
+            print(f"\n{title}\n{markdown(table(rows))}")
+    return values
 
 
 def table(rows: dict[str, dict[str, Estimate]]) -> pd.DataFrame:

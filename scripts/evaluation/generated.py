@@ -5,7 +5,6 @@ Everything is judged on the test reports, but copies, which are looked for among
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -35,7 +34,7 @@ from scripts.data.images import check_voxels, image_transforms
 from scripts.data.outputs import SHEET, read_record
 from scripts.evaluation import features
 from scripts.evaluation.adherence import index_lesions, shares, verdict
-from scripts.evaluation.class_metrics import Estimate, as_json, class_metrics, markdown, table
+from scripts.evaluation.class_metrics import Estimate, class_metrics, write_report
 from scripts.evaluation.copies import find_copies
 from scripts.evaluation.distances import frechet_distance, kernel_distance, with_interval
 from scripts.evaluation.features import Extractor
@@ -97,15 +96,9 @@ def evaluate(
         result["adherence"] = _adherence(dataset_dir, generated, test)
 
     output = Path(output_dir)
-    as_values = {name: {row: as_json(figures) for row, figures in rows.items()} for name, rows in result.items()}
     with atomic(output / "copies.csv") as part:
         copies.to_csv(part, index=False)
-    with atomic(output / "metrics.json") as part:
-        part.write_text(json.dumps(as_values, indent=1) + "\n", encoding="utf-8")
-    for name, rows in result.items():
-        if rows:
-            print(f"\n{name}\n{markdown(table(rows))}")
-    return as_values
+    return write_report(output / "metrics.json", result)
 
 
 # ---- the volumes -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import numpy as np
 from monai.utils import ensure_tuple
 
 from scripts.data.cases import is_spacing
+from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
 from scripts.files import file_digest
 from scripts.networks.variants import Variant, find_variant
@@ -224,5 +225,5 @@ def _warn_about_view(
     if np.any(np.maximum(view / trained, trained / view) > VIEW_TOLERANCE):
         logger.warning(
             "the field of view is %s mm, but the weights were trained on %s mm: expect anatomy of a wrong size",
-            *("×".join(f"{n:g}" for n in extent) for extent in (view, trained)),
+            *(by(extent) for extent in (view, trained)),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.metrics import MAEMetric, PSNRMetric, SSIMMetric
 
 from scripts.evaluation.adherence import PARTS, index_lesions, shares, verdict
-from scripts.evaluation.class_metrics import Estimate, as_json, markdown, mean, table
+from scripts.evaluation.class_metrics import Estimate, mean, write_report
 from scripts.files import atomic
 from scripts.problems import UserError
 
@@ -95,12 +94,7 @@ class ReconstructionReport:
         result = {"fidelity": _fidelity(frame), "lesions": _lesions(rows)}
         with atomic(self.output_dir / "reconstruction.csv") as temporary:
             frame.to_csv(temporary, index=False)
-        as_values = {name: {row: as_json(figures) for row, figures in rows.items()} for name, rows in result.items()}
-        with atomic(self.output_dir / "reconstruction.json") as temporary:
-            temporary.write_text(json.dumps(as_values, indent=1) + "\n", encoding="utf-8")
-        for name, estimates in result.items():
-            if estimates:
-                print(f"\n{name}\n{markdown(table(estimates))}")
+        write_report(self.output_dir / "reconstruction.json", result)
 
 
 def _fidelity(frame: pd.DataFrame) -> dict[str, dict[str, Estimate]]:

@@ -8,7 +8,6 @@ convolution sees padding instead of the neighbour, and there the blending weight
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.data.grid import by
 from scripts.problems import UserError
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
@@ -211,15 +211,9 @@ def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, factor: 
     """The window for an image of `shape` (voxels), by the memory that is free now; the choice is logged."""
     free = available(x.device)
     window = fitting_window(shape, channels, itemsize_of(x), free, factor)
-    how = "whole volume" if window == tuple(shape) else f"windows of {'×'.join(map(str, window))} voxels"
+    how = "whole volume" if window == tuple(shape) else f"windows of {by(window)} voxels"
     if (what, window, tuple(shape)) not in _TOLD:  # once, not for every case
         _TOLD.add((what, window, tuple(shape)))
         needed = peak_bytes(channels, math.prod(shape), itemsize_of(x)) / 2**30
         logger.info(f"{what}: {how} (whole needs {needed:.1f} GiB, {free / 2**30:.1f} GiB are free)")
     return window
-
-
-@functools.cache
-def _tell_once(message: str) -> None:
-    """Log a choice when it is made first, not again for each of a thousand volumes of the same size."""
-    logger.info(message)
