@@ -40,7 +40,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(cases=40, reports=200, encoder_steps=20, vae_epochs=2, ldm_epochs=12, arm_epochs=1),
-    "short": Size(cases=240, reports=4000, encoder_steps=300, vae_epochs=12, ldm_epochs=60, arm_epochs=3),
+    "short": Size(cases=360, reports=20_000, encoder_steps=1000, vae_epochs=24, ldm_epochs=110, arm_epochs=3),
     "long": Size(cases=2500, reports=20_000, encoder_steps=1000, vae_epochs=4, ldm_epochs=24, arm_epochs=20),
 }
 
@@ -102,7 +102,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             "ldm_train",
             bundle(
                 "ccella_ldm", "train", ("demo",),
-                dataset_dir=data, latent_dir=latents, ckpt_dir=ldm, epochs=size.ldm_epochs, seed=seed,
+                dataset_dir=data, latent_dir=latents, ckpt_dir=ldm, epochs=size.ldm_epochs, batch_size=8, seed=seed,
             ),
             ("vae_encode", "embed"),
             ldm,
