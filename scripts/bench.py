@@ -24,8 +24,7 @@ from scripts.page import Page
 from scripts.stages import BUNDLES, Stage, bundle, choose_size, module, run_stages
 
 ENCODER = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
-TEST_FRACTION = 1 / 6
-AUTHORS = "authors"
+AUTHORS, OURS, SHIPPED = "authors", "ours", "shipped"  # trainings of the first table; the last is not done here
 GOALS = "Goals: 20 steps no worse than the authors' 1,000 in every column, adherence ≥ 90 %, class agreement ≥ 95 %."
 
 
@@ -33,18 +32,20 @@ GOALS = "Goals: 20 steps no worse than the authors' 1,000 in every column, adher
 class Size:
     """How much of everything; the networks are those of the `demo` overlays in every size."""
 
-    cases: int  # phantom patients, a sixth of them for the test
-    epochs: int  # of every training
+    cases: int  # phantom patients
+    tests: int  # of them, held out; one volume is made from each of their reports
+    epochs: int  # of the authors' recipe and of ours
+    variant_epochs: int  # of each of the nine variants
     authors_steps: int  # of the authors' sampler
     steps: tuple[int, ...]  # of ours
 
 
 SIZES = {
-    "smoke": Size(cases=24, epochs=1, authors_steps=20, steps=(20, 5)),
-    "short": Size(cases=480, epochs=20, authors_steps=1000, steps=(50, 20, 10, 5)),
-    "long": Size(cases=2500, epochs=24, authors_steps=1000, steps=(50, 20, 10, 5)),
+    "smoke": Size(cases=24, tests=4, epochs=1, variant_epochs=1, authors_steps=20, steps=(20, 5)),
+    "short": Size(cases=864, tests=64, epochs=22, variant_epochs=7, authors_steps=1000, steps=(50, 20, 10, 5)),
+    "long": Size(cases=2800, tests=400, epochs=48, variant_epochs=24, authors_steps=1000, steps=(50, 20, 10, 5)),
 }
-VARIANT_STEPS = 20  # of the ablation; among every size's steps, so that its CCELLA is that row of ours
+VARIANT_STEPS = 20  # of the ablation
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Run:
 
 
 def bench(output_dir: str = "out/bench", size: str = "short", seed: int = 0) -> None:
-    """Run what is not done yet and write `<output_dir>/<size>/bench.md` and `index.html`.
+    """Run what is not done yet and write `<output_dir>/<size>/bench.md` and `index.html`, after each of the tables.
 
     Args:
         output_dir: gets everything: data, weights, volumes, logs, the tables.
@@ -68,66 +69,82 @@ def bench(output_dir: str = "out/bench", size: str = "short", seed: int = 0) -> 
         UserError: no such size, or a stage failed.
     """
     amount, folder = choose_size(SIZES, size), Path(output_dir).resolve() / size
-    run_stages(stages(folder, amount, seed), folder)
-    write_tables(folder, amount)
+    chain, finished = data_stages(folder, amount, seed), []
+    for rows in (recipes(amount), ablation()):
+        chain += row_stages(folder, amount, seed, rows)
+        run_stages(chain, folder)
+        finished += rows
+        write_tables(folder, amount, finished)
     print(f"\nTables: {folder / 'bench.md'}\nOne page with everything: {folder / 'index.html'}")
 
 
 def recipes(size: Size) -> list[Run]:
-    """Give the rows of the first table: the authors' recipe, then ours (variant CCELLA) with fewer and fewer steps."""
-    ours = [Run(f"ours_{steps}", "ccella", steps) for steps in size.steps]
+    """Give the rows of the first table: the authors' recipe, then ours and the shipped weights with fewer and fewer."""
+    ours = [Run(f"{training}_{steps}", training, steps) for training in (OURS, SHIPPED) for steps in size.steps]
     return [Run(AUTHORS, AUTHORS, size.authors_steps), *ours]
 
 
 def ablation() -> list[Run]:
-    """Give the rows of the second table: every variant, trained as ours; CCELLA is ours."""
-    names = {name: name.lower() for name in VARIANTS} | {"CCELLA": f"ours_{VARIANT_STEPS}"}
-    return [Run(name, variant.lower(), VARIANT_STEPS) for variant, name in names.items()]
+    """Give the rows of the second table: every variant, trained as ours."""
+    return [Run(variant.lower(), variant.lower(), VARIANT_STEPS) for variant in VARIANTS]
 
 
-def stages(folder: Path, size: Size, seed: int) -> list[Stage]:
-    """Give the commands of both tables."""
-    data, latents = folder / "data", folder / "latents"
-    make = module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=TEST_FRACTION)
-    chain = [
-        Stage("phantom", make),
+def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
+    """Give the commands that make what every training reads."""
+    data, fraction = folder / "data", size.tests / size.cases
+    return [
+        Stage(
+            "phantom",
+            module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=fraction),
+        ),
         Stage("embed", module("encode_reports", data_dir=data, encoder=ENCODER), ("phantom",)),
         Stage(
             "encode",
-            bundle("vae", "inference", ("demo",), dataset_dir=data, latent_dir=latents, mode="encode"),
+            bundle("vae", "inference", ("demo",), dataset_dir=data, latent_dir=folder / "latents", mode="encode"),
             ("phantom",),
         ),
-    ]
-    for training in (AUTHORS, *(name.lower() for name in VARIANTS)):
-        overlay = "authors" if training == AUTHORS else f"variants/{training}"
-        command = bundle(
-            "ccella_ldm", "train", ("demo", overlay),
-            dataset_dir=data, latent_dir=latents, ckpt_dir=folder / "ldm" / training,
-            epochs=size.epochs, val_fraction=0, amp="fp32", seed=seed,
-        )  # fmt: skip
-        chain.append(Stage(f"train_{training}", command, ("embed", "encode"), folder / "ldm" / training))
-    for row in dict.fromkeys([*recipes(size), *ablation()]):
-        chain += _judge(folder, row)
-    return chain
+    ]  # fmt: skip
+
+
+def row_stages(folder: Path, size: Size, seed: int, rows: list[Run]) -> list[Stage]:
+    """Give the commands of a table: each training once, then what its rows need."""
+    names = dict.fromkeys(row.training for row in rows if row.training != SHIPPED)
+    trainings = [_train(folder, size, seed, name) for name in names]
+    return [*trainings, *(stage for row in rows for stage in _judge(folder, row))]
+
+
+def _train(folder: Path, size: Size, seed: int, training: str) -> Stage:
+    overlay = {AUTHORS: "authors", OURS: "variants/ccella"}.get(training, f"variants/{training}")
+    command = bundle(
+        "ccella_ldm", "train", ("demo", overlay),
+        dataset_dir=folder / "data", latent_dir=folder / "latents", ckpt_dir=folder / "ldm" / training,
+        epochs=size.epochs if training in (AUTHORS, OURS) else size.variant_epochs,
+        batch_size=8, val_fraction=0, amp="fp32", seed=seed,
+    )  # fmt: skip
+    return Stage(f"train_{training}", command, ("embed", "encode"), folder / "ldm" / training)
 
 
 def _judge(folder: Path, row: Run) -> list[Stage]:
     """Give the stages that make a row's volumes, one for each test report, and judge them."""
-    how: dict[str, object] = {"variant": row.training.upper()}
+    how: dict[str, object] = {"steps": row.steps, "batch_size": 8}
+    if row.training != SHIPPED:
+        how["model_file"] = folder / "ldm" / row.training / "model.safetensors"
     if row.training == AUTHORS:
-        how = {"scheduler": "ddpm", "guidance_report": 1}
+        how |= {"scheduler": "ddpm", "guidance_report": 1}
+    elif row.training not in (OURS, SHIPPED):
+        how["variant"] = row.training.upper()
     data, volumes = folder / "data", folder / "volumes" / row.name
     generate = bundle(
         "ccella_ldm", "inference", ("demo",),
-        dataset_dir=data, output_dir=volumes, splits="['test']",
-        model_file=folder / "ldm" / row.training / "model.safetensors", steps=row.steps, batch_size=8, **how,
+        dataset_dir=data, output_dir=volumes, splits="['test']", **how,
     )  # fmt: skip
     evaluate = bundle(
         "ccella_ldm", "evaluate",
         dataset_dir=data, generated_dir=volumes, output_dir=folder / "judged" / row.name,
     )  # fmt: skip
+    needs = ("embed",) if row.training == SHIPPED else (f"train_{row.training}",)
     return [
-        Stage(f"generate_{row.name}", generate, (f"train_{row.training}",), volumes),
+        Stage(f"generate_{row.name}", generate, needs, volumes),
         Stage(f"judge_{row.name}", evaluate, (f"generate_{row.name}",)),
     ]
 
@@ -135,36 +152,39 @@ def _judge(folder: Path, row: Run) -> list[Stage]:
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def write_tables(folder: Path, size: Size) -> None:
-    """Write `bench.md` and `index.html` from what the stages left."""
-    first = _judged(folder, recipes(size)[0])
+def write_tables(folder: Path, size: Size, finished: list[Run]) -> None:
+    """Write `bench.md` and `index.html` from what the stages of these rows left."""
     train = len(json.loads((folder / "data" / "train.json").read_text(encoding="utf-8")))
     lead = (
-        f"{size.cases} phantom patients, {train} of them to train from, {size.epochs} epochs for each network. "
+        f"{size.cases} phantom patients, {train} of them to train from, in batches of 8. "
         f"Figures in brackets are 95 % intervals. {GOALS}"
     )
-    tables = {
-        "The authors' recipe and ours": pd.DataFrame.from_dict(
-            {
-                "real training volumes": _real_row(first),
-                f"authors' recipe, {size.authors_steps} steps": _row(folder, recipes(size)[0]),
-                **{f"ours, {row.steps} steps": _row(folder, row) for row in recipes(size)[1:]},
-            },
-            orient="index",
-        ),
-        "Nine variants, trained as ours": pd.DataFrame.from_dict(
-            {name: _row(folder, row) for name, row in zip(VARIANTS, ablation(), strict=True)}, orient="index"
-        ),
-    }
     page = Page("What the recipe is worth: a benchmark on the prostate phantom", lead)
     text = [f"{lead}\n"]
-    for title, table in tables.items():
+    for title, table in _tables(folder, size, finished).items():
         table = table.rename_axis("volumes")
         page.section(title).table(table.reset_index())
         text.append(f"## {title}\n\n{markdown(table)}\n")
     with atomic(folder / "bench.md") as temporary:
         temporary.write_text("\n".join(text), encoding="utf-8")
     page.write(folder / "index.html")
+
+
+def _tables(folder: Path, size: Size, finished: list[Run]) -> dict[str, pd.DataFrame]:
+    """Give each table that has all of its rows, under its title."""
+    real = {"real training volumes": _real_row(_judged(folder, finished[0]))}
+    titles = {AUTHORS: "authors' recipe", OURS: "ours", SHIPPED: "shipped weights"}
+    named = {row: f"{titles[row.training]}, {row.steps} steps" for row in recipes(size)}
+    named |= dict(zip(ablation(), VARIANTS, strict=True))
+    tables = {
+        f"The authors' recipe and ours, {size.epochs} epochs each": recipes(size),
+        f"Nine variants, trained as ours, {size.variant_epochs} epochs each": ablation(),
+    }
+    return {
+        title: pd.DataFrame.from_dict(real | {named[row]: _row(folder, row) for row in rows}, orient="index")
+        for title, rows in tables.items()
+        if set(rows) <= set(finished)
+    }
 
 
 def _judged(folder: Path, row: Run) -> dict[str, dict[str, dict[str, Figure]]]:

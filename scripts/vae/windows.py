@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 _TOLD: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()  # choices that were logged
 
-# Peak memory of one pass, in maps of the widest layer at full resolution; measured: 3.9 for the demo decoder.
-MAPS_AT_PEAK = 4.5
+# Peak memory of one pass, in maps of the widest layer at full resolution; measured: 3.9 for the demo's decoder and 3.4
+# for the reference's.
+MAPS_AT_PEAK = 4.0
 SHARE = 0.8  # of the free memory that a pass may take
 GATHERINGS = 3  # passes for the statistics: those of deep norms are right once the shallow ones are
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
