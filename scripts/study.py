@@ -24,6 +24,16 @@ from scripts.page import Page, Section
 from scripts.stages import Stage, bundle, choose_size, module, run_stages
 
 SHOWN = 6  # generated test cases on the page
+READABLE = {
+    "mae": "MAE", "psnr": "PSNR (dB)", "ssim": "SSIM", "ppv": "PPV", "npv": "NPV",
+    "latent_mean": "latent mean", "latent_std": "latent std", "latent_sigma": "latent sigma",
+    "roc_auc": "ROC AUC", "average_precision": "average precision",
+    "frechet": "Fréchet distance", "kernel": "kernel distance",
+    "presence": "lesion or none", "all": "everything",
+}  # fmt: skip
+ARM_COLUMNS = [
+    "trained on", "n", "accuracy", "sensitivity", "specificity", "roc_auc", "AUC difference to real", "AUC p (DeLong)"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -166,19 +176,22 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
     _pictures(folder, volumes)
     vae = json.loads((folder / "vae_evaluation" / "reconstruction.json").read_text())
     page.section("Autoencoder: reconstructions of test cases").table(_estimates(vae["fidelity"]))
-    page.section("Does the analyser find the lesion where it is?").table(_estimates(vae["lesions"]))
+    page.section("Does the analyser find the lesion where it is?").table(_shares(vae["lesions"]))
     judged = json.loads((folder / "ldm_evaluation" / "metrics.json").read_text())
     titles = {
-        "distances": "Distance to real test volumes",
-        "adherence": "Does the volume show what its report says?",
-        "class": "Class that the adapter predicts from the report",
-        "copies": "Copies of training cases",
+        "distances": ("Distance to real test volumes", _estimates),
+        "adherence": ("Does the volume show what its report says?", _shares),
+        "class": ("Class that the adapter predicts from the report", _estimates),
+        "copies": ("Copies of training cases", _shares),
     }
-    for part, title in titles.items():
+    for part, (title, tabulate) in titles.items():
         if judged.get(part):
-            page.section(title).table(_estimates(judged[part]))
+            page.section(title).table(tabulate(judged[part]))
     arms = pd.read_csv(folder / "arms" / "arms.csv").astype(object).fillna("–")
-    section = page.section("Five classifier arms, tested on real test cases").table(arms)
+    section = page.section("Five classifier arms, tested on real test cases").table(
+        arms[ARM_COLUMNS].rename(columns=READABLE)
+    )
+    section.text("All figures of the arms are in arms/arms.csv.")
     trained = trainable_arms(folder / "volumes")
     for arm in ARMS:
         if arm not in trained:
@@ -201,10 +214,16 @@ def _pictures(folder: Path, section: Section) -> None:
         section.quote(reports[record.source] or "(no report)").figure(picture, record.folder)
 
 
-def _estimates(rows: dict[str, dict[str, Figure]]) -> pd.DataFrame:
+def _estimates(rows: dict[str, dict[str, Figure]], percent: bool = False) -> pd.DataFrame:
     """Give a table with one row for each thing judged and `value (low to high)` in each column."""
-    shown = {row: {name: as_text(figure) for name, figure in figures.items()} for row, figures in rows.items()}
-    return pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
+    shown = {row: {name: as_text(figure, percent) for name, figure in figures.items()} for row, figures in rows.items()}
+    table = pd.DataFrame.from_dict(shown, orient="index").fillna("–").rename_axis("").reset_index()
+    return table.rename(columns=READABLE)
+
+
+def _shares(rows: dict[str, dict[str, Figure]]) -> pd.DataFrame:
+    """Give the same of shares, in percent."""
+    return _estimates(rows, percent=True)
 
 
 if __name__ == "__main__":

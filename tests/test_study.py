@@ -88,7 +88,7 @@ def finished(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(content))
     (tmp_path / "arms").mkdir()
-    row = {"arm": "ds_enb0_r1_s0_l0", "accuracy": "0.75 (0.62 to 0.85)", "AUC p (DeLong)": None}
+    row = dict.fromkeys(study.ARM_COLUMNS) | {"arm": "ds_enb0_r1_s0_l0", "accuracy": "0.75 (0.62 to 0.85)"}
     pd.DataFrame([row]).to_csv(tmp_path / "arms" / "arms.csv", index=False)
     return tmp_path
 
@@ -96,7 +96,7 @@ def finished(tmp_path):
 def test_the_page_shows_every_figure_with_its_interval(finished):
     study.write_page(finished, SIZE, {"phantom": 90.0})
     page = (finished / "index.html").read_text()
-    assert "0.84 (0.781 to 0.885)" in page
+    assert "84.0 % (78.1 to 88.5)" in page
     assert "undefined (n = 1)" in page
     assert "0.75 (0.62 to 0.85)" in page
     assert "0.0312" in page

@@ -150,7 +150,9 @@ def as_text(figure: Figure, percent: bool = False) -> str:
         return f"undefined (n = {figure['n']})"
 
     def number(part: float) -> str:
-        return f"{100 * part:.1f}" if percent else f"{part:.3g}"
+        if percent:
+            return f"{100 * part:.1f}"
+        return f"{part:,.0f}" if abs(part) >= 999.5 else f"{part:.3g}"
 
     unit = " %" if percent else ""
     return f"{number(value)}{unit}" + ("" if low is None else f" ({number(low)} to {number(high)})")

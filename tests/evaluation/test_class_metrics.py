@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from scripts.evaluation.class_metrics import (
     Estimate,
     as_json,
+    as_text,
     class_metrics,
     markdown,
     mean,
@@ -102,3 +103,17 @@ def test_areas_of_weighted_cases_are_scikit_learns_also_with_equal_scores():
     areas = weighted_areas(truth, score, weights)
     assert areas[0] == pytest.approx([roc_auc_score(truth, score, sample_weight=w) for w in weights])
     assert areas[1] == pytest.approx([average_precision_score(truth, score, sample_weight=w) for w in weights])
+
+
+@pytest.mark.parametrize(
+    ("estimate", "percent", "text"),
+    [
+        (Estimate(0.03125, 0.02, 0.5, 9), False, "0.0312 (0.02 to 0.5)"),
+        (Estimate(1216.4, 99.96, 12315.2, 9), False, "1,216 (100 to 12,315)"),
+        (Estimate(0.8718, 0.78, 1.0, 9), True, "87.2 % (78.0 to 100.0)"),
+        (Estimate(2.5, np.nan, np.nan, 1), False, "2.5"),
+        (Estimate(np.nan, np.nan, np.nan, 0), True, "undefined (n = 0)"),
+    ],
+)
+def test_figures_as_text(estimate, percent, text):
+    assert as_text(as_json({"it": estimate})["it"], percent) == text
