@@ -21,9 +21,8 @@ from scripts.evaluation.class_metrics import Figure, as_text, markdown
 from scripts.files import atomic
 from scripts.networks.variants import VARIANTS
 from scripts.page import Page
-from scripts.stages import BUNDLES, Stage, bundle, choose_size, module, run_stages
+from scripts.stages import DEMO_LDM, DEMO_T5, DEMO_VAE, Stage, bundle, choose_size, module, run_stages
 
-ENCODER = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
 AUTHORS, OURS, SHIPPED = "authors", "ours", "shipped"  # trainings of the first table; the last is not done here
 GOALS = "Goals: 20 steps no worse than the authors' 1,000 in every column, adherence ≥ 90 %, class agreement ≥ 95 %."
 
@@ -97,11 +96,17 @@ def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             "phantom",
             module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=fraction),
         ),
-        Stage("embed", module("encode_reports", data_dir=data, encoder=ENCODER), ("phantom",)),
+        Stage(
+            "embed",
+            module("encode_reports", data_dir=data, encoder=DEMO_T5),
+            ("phantom",),
+            reads=(DEMO_T5 / "model.safetensors", DEMO_T5 / "tokenizer.json"),
+        ),
         Stage(
             "encode",
             bundle("vae", "inference", ("demo",), dataset_dir=data, latent_dir=folder / "latents", mode="encode"),
             ("phantom",),
+            reads=(DEMO_VAE,),
         ),
     ]  # fmt: skip
 
@@ -142,9 +147,11 @@ def _judge(folder: Path, row: Run) -> list[Stage]:
         "ccella_ldm", "evaluate",
         dataset_dir=data, generated_dir=volumes, output_dir=folder / "judged" / row.name,
     )  # fmt: skip
-    needs = ("embed",) if row.training == SHIPPED else (f"train_{row.training}",)
+    needs, reads = (f"train_{row.training}",), (DEMO_VAE,)
+    if row.training == SHIPPED:
+        needs, reads = ("embed",), (DEMO_VAE, DEMO_LDM)
     return [
-        Stage(f"generate_{row.name}", generate, needs, volumes),
+        Stage(f"generate_{row.name}", generate, needs, volumes, reads),
         Stage(f"judge_{row.name}", evaluate, (f"generate_{row.name}",)),
     ]
 

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from scripts.files import atomic
+from scripts.files import atomic, file_digest
 from scripts.problems import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLES = REPOSITORY / "bundles"
+DEMO_VAE = BUNDLES / "vae" / "models" / "demo_vae.safetensors"
+DEMO_LDM = BUNDLES / "ccella_ldm" / "models" / "demo_ldm.safetensors"
+DEMO_T5 = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
 LOG_LINES = 15  # shown of the log of a stage that failed
 
 Size = TypeVar("Size")
@@ -35,12 +38,14 @@ class Stage:
         needs: the earlier stages whose outputs it reads: it is run again when they were.
         makes: the folder of its results, where these must not be mixed with results from other inputs, nor gone on
             with: it is removed when what the stage needs was made anew.
+        reads: files from outside the chain, such as shipped weights: it is run again when one of them changed.
     """
 
     name: str
     command: tuple[str, ...]
     needs: tuple[str, ...] = ()
     makes: Path | None = None
+    reads: tuple[Path, ...] = ()
 
 
 def bundle(name: str, config: str, overlays: tuple[str, ...] = (), **values: object) -> tuple[str, ...]:
@@ -79,7 +84,8 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
     """Run the stages in order and give the seconds that each took when it ran.
 
     `<folder>/logs/<stage>.log` holds what a stage printed; `<folder>/stages/<stage>.json` is written when it is done
-    and records a digest of its command and of the stages it needs, so that only what changed is run again.
+    and records a digest of its command, of the stages it needs and of the files it reads, so that only what changed is
+    run again.
 
     Raises:
         UserError: a stage failed; the message ends with the last lines of its log.
@@ -87,7 +93,7 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
     digests: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, stage in enumerate(stages, 1):
-        inputs = [digests[name] for name in stage.needs]
+        inputs = [*(digests[name] for name in stage.needs), *map(file_digest, stage.reads)]
         told = json.dumps([stage.command, inputs])
         digests[stage.name] = hashlib.sha256(told.encode()).hexdigest()
         stamp = folder / "stages" / f"{stage.name}.json"

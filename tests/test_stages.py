@@ -25,6 +25,15 @@ def test_stages_run_once_and_again_when_their_input_changed(tmp_path):
     assert told.read_text() == "abcAb"  # b needs a; c does not
 
 
+def test_a_stage_runs_again_when_a_file_from_outside_changed(tmp_path):
+    told, weights = tmp_path / "told", tmp_path / "weights.safetensors"
+    stage = Stage("a", (sys.executable, "-c", f"open({str(told)!r}, 'a').write('a')"), reads=(weights,))
+    for content in ("one", "one", "two"):
+        weights.write_text(content)
+        run_stages([stage], tmp_path)
+    assert told.read_text() == "aa"
+
+
 def test_results_from_other_inputs_are_removed_but_a_stopped_stage_goes_on(tmp_path):
     made, stop = tmp_path / "made", tmp_path / "stop"
     code = f"""
