@@ -45,4 +45,4 @@ bench: $(READY)  ## the authors' recipe against ours, and the nine variants; SIZ
 	$(BIN)/python -m scripts.bench --output_dir $(BENCH) --size $(or $(SIZE),short)
 
 clean:  ## remove what the targets above made, but not .venv
-	rm -rf out
+	rm -rf "$(DEMO)" "$(STUDY)" "$(BENCH)"

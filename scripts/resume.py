@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
 from torch.optim.lr_scheduler import LambdaLR
 
-from scripts.files import atomic
+from scripts.files import atomic, file_digest
 from scripts.problems import UserError
 
 logger = logging.getLogger(__name__)
@@ -109,6 +113,8 @@ class Resume:
         engine.state.epoch = self.saved_epoch
         engine.state.iteration = self.saved_epoch * engine.state.epoch_length
         logger.info(f"going on after epoch {self.saved_epoch} from {path}")
+        if self.saved_epoch >= engine.state.max_epochs:
+            logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint and the weights to use; the first rank does it for all.
@@ -151,6 +157,23 @@ class Resume:
                 f"{path} belongs to another run: {'; '.join(changed)}. Give the values that it was made with or "
                 "another folder, or start anew with --resume false, which replaces it"
             )
+
+
+def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that change with what a run learns from, wherever it lies, and with its order.
+
+    Args:
+        cases: mappings or objects.
+        values: names of what counts as it is, such as `label`.
+        files: names of paths, or of sequences of paths, whose contents count; None is left out.
+    """
+    content = functools.cache(file_digest)  # cases may share a file
+    rows = []
+    for case in cases:
+        parts = case if isinstance(case, Mapping) else vars(case)
+        paths = [path for name in files for path in ensure_tuple(parts[name]) if path is not None]
+        rows.append([*(str(parts[name]) for name in values), *map(content, paths)])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def follow(schedule: LambdaLR) -> None:

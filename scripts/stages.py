@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scripts.files import atomic, file_digest
 from scripts.problems import UserError
@@ -102,16 +102,20 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
             print(f"[{number}/{len(stages)}] {stage.name}: done before", flush=True)
         else:
             print(f"[{number}/{len(stages)}] {stage.name} ...", flush=True)
-            if record and record.get("inputs") != inputs and stage.makes is not None:
+            if stage.makes is not None and record.get("inputs", inputs) != inputs:
                 shutil.rmtree(stage.makes, ignore_errors=True)
-                stamp.unlink()  # a stage that is stopped from here on goes on with what it makes now
-            seconds_taken = _run(stage, folder / "logs" / f"{stage.name}.log")
-            record = {"digest": digests[stage.name], "inputs": inputs, "seconds": seconds_taken}
-            with atomic(stamp) as temporary:
-                temporary.write_text(json.dumps(record))
+            record = {"inputs": inputs}
+            _write_stamp(stamp, record)  # a stage that is stopped from here on goes on with what it made from these
+            record |= {"digest": digests[stage.name], "seconds": _run(stage, folder / "logs" / f"{stage.name}.log")}
+            _write_stamp(stamp, record)
             print(f"[{number}/{len(stages)}] {stage.name}: {record['seconds']:.0f} s", flush=True)
         seconds[stage.name] = record["seconds"]
     return seconds
+
+
+def _write_stamp(stamp: Path, record: dict[str, Any]) -> None:
+    with atomic(stamp) as temporary:
+        temporary.write_text(json.dumps(record))
 
 
 def _run(stage: Stage, log: Path) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from scripts.classifier.arms import ARMS, Arm
+from scripts.classifier.cases import OneClassError, read_training
 from scripts.cli import run
 from scripts.data.images import load_volume
 from scripts.data.outputs import find_records, montage
@@ -23,6 +24,7 @@ from scripts.evaluation.class_metrics import Figure, as_text
 from scripts.page import Page, Section
 from scripts.stages import Stage, bundle, choose_size, module, run_stages
 
+VALIDATION = 0.2  # share of the training patients that an arm's best epoch is chosen on
 SHOWN = 6  # generated test cases on the page
 READABLE = {
     "mae": "MAE", "psnr": "PSNR (dB)", "ssim": "SSIM", "ppv": "PPV", "npv": "NPV",
@@ -69,7 +71,7 @@ def study(output_dir: str = "out/study", size: str = "short", seed: int = 0) -> 
     amount, folder = choose_size(SIZES, size), Path(output_dir).resolve() / size
     chain = generator_stages(folder, amount, seed)
     run_stages(chain, folder)
-    chain += classifier_stages(folder, amount, seed, trainable_arms(folder / "volumes"))
+    chain += classifier_stages(folder, amount, seed, trainable_arms(folder, seed))
     seconds = run_stages(chain, folder)
     write_page(folder, amount, seconds)
     print(f"\nOne page with everything: {folder / 'index.html'}")
@@ -138,10 +140,19 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
     ]  # fmt: skip
 
 
-def trainable_arms(volumes: Path) -> list[Arm]:
+def trainable_arms(folder: Path, seed: int) -> list[Arm]:
     """Give the arms whose training cases hold both classes: a poor generator predicts one class for every report."""
-    predicted = {record.pirads_synth for record in find_records(volumes) if record.split == "train"}
-    return [arm for arm in ARMS if arm.real or not arm.synthetic_labels or len(predicted) > 1]
+    arms = []
+    for arm in ARMS:
+        try:
+            read_training(
+                folder / "data", folder / "volumes", real=int(arm.real), synthetic=int(arm.synthetic),
+                synthetic_labels=int(arm.synthetic_labels), validation_fraction=VALIDATION, seed=seed,
+            )  # fmt: skip
+        except OneClassError:
+            continue
+        arms.append(arm)
+    return arms
 
 
 def classifier_stages(folder: Path, size: Size, seed: int, arms: Sequence[Arm] = ARMS) -> list[Stage]:
@@ -154,7 +165,8 @@ def classifier_stages(folder: Path, size: Size, seed: int, arms: Sequence[Arm] =
         }  # fmt: skip
         train = bundle(
             "classifier", "train", ("demo",),
-            **values, synthetic_dir=folder / "volumes", epochs=size.arm_epochs, seed=seed,
+            **values, synthetic_dir=folder / "volumes", validation_fraction=VALIDATION,
+            epochs=size.arm_epochs, seed=seed,
         )  # fmt: skip
         test = bundle("classifier", "inference", ("demo",), **values, output_dir=folder / "arms")
         stages += [
@@ -192,9 +204,8 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
         arms[ARM_COLUMNS].rename(columns=READABLE)
     )
     section.text("All figures of the arms are in arms/arms.csv.")
-    trained = trainable_arms(folder / "volumes")
     for arm in ARMS:
-        if arm not in trained:
+        if arm.name not in set(arms["arm"]):
             section.text(f"No classifier was trained on {arm}: the generator predicted one class for every report.")
     page.section("Minutes for each stage").table(
         pd.DataFrame({"stage": list(seconds), "minutes": [round(value / 60, 1) for value in seconds.values()]})

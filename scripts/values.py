@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.cli import switch
+from scripts.data.images import SCANNER_UNITS
 from scripts.networks.variants import VARIANTS
 from scripts.precision import PRECISIONS
 from scripts.problems import Problems, UserError
@@ -30,6 +31,7 @@ SWITCHES = (
     "padded_reports",
 )  # fmt: skip
 FILES = ("initial_weights", "pretrained_unet")
+OPTIONAL = ("class_weight", *FILES)  # may be null
 
 
 def check_values(**options: Any) -> None:
@@ -48,6 +50,13 @@ def check_values(**options: Any) -> None:
 
 def _wanted(name: str, value: Any) -> str | None:
     """What the option must be, where it is not that."""
+    if name in OPTIONAL and value is None:
+        return None
+    if name == "channels":
+        right = isinstance(value, list | tuple) and value and set(map(str, value)) <= set(SCANNER_UNITS)
+        if right and len(set(value)) == len(value):
+            return None
+        return f"""a list of different ones of {", ".join(SCANNER_UNITS)}, such as "['axt2']\""""
     if name in WHOLE:
         right = isinstance(value, int) and not isinstance(value, bool) and value >= WHOLE[name]
         return None if right else f"a whole number of at least {WHOLE[name]}"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scripts.problems import UserError
-from scripts.resume import Resume
+from scripts.resume import Resume, data_digest
 from scripts.training.steps import polynomial_decay
 
 
@@ -23,7 +23,7 @@ def handler(folder, features: int = 2, steps: int = 4, **options) -> Resume:
 @pytest.fixture
 def engine() -> SimpleNamespace:
     """A trainer after its second epoch, of three steps each."""
-    state = SimpleNamespace(epoch=2, iteration=6, epoch_length=3, device=torch.device("cpu"))
+    state = SimpleNamespace(epoch=2, iteration=6, epoch_length=3, max_epochs=4, device=torch.device("cpu"))
     return SimpleNamespace(state=state, scaler=None)
 
 
@@ -48,6 +48,34 @@ def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engi
     longer = handler(tmp_path, steps=4)
     longer.restore(started_anew(engine))
     assert longer.parts["optimizer"].param_groups[0]["lr"] == pytest.approx((1 - 2 / 4) ** 2)
+
+
+def test_a_run_that_has_all_its_epochs_says_so(tmp_path, engine, caplog):
+    handler(tmp_path).save(engine)
+    handler(tmp_path).restore(started_anew(engine))
+    assert "nothing is trained" not in caplog.text
+    engine.state.max_epochs = 2
+    handler(tmp_path).restore(started_anew(engine))
+    assert "nothing is trained" in caplog.text
+
+
+def test_the_digest_of_the_data_follows_contents_wherever_they_lie(tmp_path):
+    def digest(root, content: str, label: int) -> str:
+        root.mkdir(exist_ok=True)
+        (root / "a.nii").write_text(content)
+        (root / "b.nii").write_text("b")
+        case = {
+            "folder": "1",
+            "label": label,
+            "image": root / "a.nii",
+            "more": (root / "b.nii", None),
+            "text": "secret",
+        }
+        return data_digest([case], ["folder", "label"], ["image", "more"])
+
+    first = digest(tmp_path / "here", "a", 1)
+    assert digest(tmp_path / "there", "a", 1) == first
+    assert len({first, digest(tmp_path / "here", "A", 1), digest(tmp_path / "here", "a", 0)}) == 3
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, engine):

@@ -59,6 +59,22 @@ sys.exit(pathlib.Path({str(stop)!r}).exists())
     assert (made / "told").read_text() == "bb"
 
 
+def test_a_stage_stopped_in_its_first_run_does_not_go_on_with_other_inputs(tmp_path):
+    made = tmp_path / "made"
+    code = (
+        f"import pathlib, sys; p = pathlib.Path({str(made)!r}); p.mkdir(exist_ok=True); (p / 'x').open('a').write('b')"
+    )
+
+    def chain(word: str, ends: str) -> list[Stage]:
+        stopped = Stage("b", (sys.executable, "-c", f"{code}; sys.exit({ends})"), ("a",), made)
+        return [appending("a", tmp_path / "told", word), stopped]
+
+    with pytest.raises(UserError):
+        run_stages(chain("one", "1"), tmp_path)
+    run_stages(chain("two", "0"), tmp_path)
+    assert (made / "x").read_text() == "b"
+
+
 def test_failed_stage_shows_its_log_and_is_tried_again(tmp_path):
     broken = Stage("broken", (sys.executable, "-c", "raise SystemExit('no such file: x.nii.gz')"))
     for _ in range(2):

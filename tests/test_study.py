@@ -10,7 +10,9 @@ import pytest
 
 from scripts import study
 from scripts.data.images import save_volume
-from scripts.data.outputs import Record
+from scripts.data.outputs import SHEET, Record, find_records, write_sheet
+from scripts.data.phantom.dataset import write_dataset
+from scripts.data.phantom.imaging import GRIDS
 from scripts.problems import UserError
 
 SIZE = study.SIZES["smoke"]
@@ -53,15 +55,21 @@ def test_an_unknown_size_is_refused(tmp_path):
 
 
 def test_an_arm_is_left_out_where_the_generator_predicts_one_class(tmp_path):
-    def volume(folder: str, predicted: int) -> None:
-        Record(folder, folder, "train", 0, 7, 1, predicted, None, "train", []).write(tmp_path)
+    write_dataset(tmp_path / "data", cases=24, seed=0, grid=GRIDS["demo"], test_fraction=0.25, workers=1)
+    train = json.loads((tmp_path / "data" / "train.json").read_text())
 
-    volume("001", 1)
-    volume("002", 1)
-    left = [arm.name for arm in study.trainable_arms(tmp_path)]
-    assert left == ["ds_enb0_r1_s0_l0", "ds_enb0_r0_s1_l0", "ds_enb0_r1_s1_l0", "ds_enb0_r1_s1_l1"]
-    volume("003", 0)
-    assert len(study.trainable_arms(tmp_path)) == 5
+    def predict(classes: list[int]) -> list[str]:
+        for case, predicted in zip(train, classes, strict=True):
+            name = case["folder"]
+            Record(name, name, "train", 0, 7, case["pirads"][1], predicted, None, "train", []).write(volumes)
+            (volumes / name / "axt2.nii.gz").touch()
+        write_sheet(volumes / SHEET, find_records(volumes))
+        return [arm.name for arm in study.trainable_arms(tmp_path, seed=0)]
+
+    volumes = tmp_path / "volumes"
+    some = ["ds_enb0_r1_s0_l0", "ds_enb0_r0_s1_l0", "ds_enb0_r1_s1_l0", "ds_enb0_r1_s1_l1"]
+    assert predict([1] * len(train)) == some
+    assert len(predict([number % 2 for number in range(len(train))])) == 5
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from monai.bundle import ConfigParser, create_workflow
 
@@ -23,24 +25,34 @@ from scripts.values import CHOICES, FILES, NUMBERS, SWITCHES, WHOLE, check_value
         ("variant", "FOO", "one of MAISI, "),
         ("compile", "maybe", "true or false"),
         ("pretrained_unet", "no.pt", "a file that is there, or null"),
+        ("channels", "axt2", "a list of different ones of axt2, b1600, adc"),
+        ("channels", ["axt2", "axt2"], "a list of different ones of axt2, b1600, adc"),
+        ("channels", ["t2w"], "a list of different ones of axt2, b1600, adc"),
     ],
 )
 def test_a_wrong_value_says_what_is_wanted(name, value, wanted):
-    with pytest.raises(UserError, match=rf"(?s){name} +is {value!r} -> give {wanted}"):
+    with pytest.raises(UserError, match=rf"(?s){name} +is {re.escape(repr(value))} -> give {wanted}"):
         check_values(**{name: value})
 
 
 def test_right_values_pass(tmp_path):
     (tmp_path / "unet.pt").touch()
     check_values(epochs=1, lr=1e-4, ema_decay=0, resume="false", cache=True, amp="bf16", initial_weights=None)
-    check_values(pretrained_unet=str(tmp_path / "unet.pt"))
+    check_values(pretrained_unet=str(tmp_path / "unet.pt"), class_weight=None, channels=["adc", "axt2"])
 
 
 @pytest.mark.parametrize("config", ["train", "inference"])
 def test_every_option_that_has_a_rule_is_checked(repo_root, config):
     parser = ConfigParser.load_config_file(repo_root / "bundles" / "ccella_ldm" / "configs" / f"{config}.yaml")
     checked = next(step for step in parser["initialize"] if "check_values" in str(step))
-    ruled = {*WHOLE, *NUMBERS, *CHOICES, *SWITCHES, *FILES} & parser.keys()
+    ruled = {
+        *WHOLE,
+        *NUMBERS,
+        *CHOICES,
+        *SWITCHES,
+        *FILES,
+        *({"channels"} if config == "train" else ()),
+    } & parser.keys()
     assert {name: value for name, value in checked.items() if name != "_target_"} == {
         name: f"@{name}" for name in ruled
     }

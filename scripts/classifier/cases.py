@@ -39,6 +39,10 @@ logger = logging.getLogger(__name__)
 IMAGE = "axt2"
 
 
+class OneClassError(UserError):
+    """All cases to train from, or to validate on, are of one class."""
+
+
 class Cases(NamedTuple):
     """Training and validation cases: dicts of `folder`, `image` (path), `label` (0 or 1)."""
 
@@ -81,6 +85,7 @@ def read_training(
 
     Raises:
         UserError: everything that is wrong, at once where it can be.
+        OneClassError: nothing is wrong, but all cases are of one class.
     """
     arm = make_arm(real, synthetic, synthetic_labels)
     _need_folder(dataset_dir, "dataset_dir", "the folder with train.json, test.json and clinical.xlsx")
@@ -193,7 +198,7 @@ def _real(case: Case, labels: pd.Series) -> Case:
 def _check_classes(cases: Sequence[Case], what: str) -> None:
     positive = sum(int(case["label"][0]) for case in cases)
     if positive in (0, len(cases)):
-        raise UserError(f"{what}: {positive} of {len(cases)} are positive; both classes are needed")
+        raise OneClassError(f"{what}: {positive} of {len(cases)} are positive; both classes are needed")
 
 
 def _need_folder(path: str | os.PathLike[str], name: str, what: str) -> None:

@@ -103,16 +103,17 @@ def augmentation(probability: float, degrees: float, translation: Sequence[int],
         translation: largest shift in voxels along x, y, z.
         zoom: smallest and largest factor.
     """
-    outside = {"padding_mode": "zeros"}
+    # Joined transforms forget their own mode of padding: MONAI then repeats the border, unless it is overridden.
     return Compose(
         [
             RandFlipd("image", prob=probability, spatial_axis=0),
-            RandRotated("image", prob=probability, range_z=math.radians(degrees), **outside),
-            RandAffined("image", prob=probability, translate_range=[(-t, t) for t in translation], **outside),
-            RandZoomd("image", prob=probability, min_zoom=zoom[0], max_zoom=zoom[1], **outside),
+            RandRotated("image", prob=probability, range_z=math.radians(degrees)),
+            RandAffined("image", prob=probability, translate_range=[(-t, t) for t in translation]),
+            RandZoomd("image", prob=probability, min_zoom=zoom[0], max_zoom=zoom[1]),
             EnsureTyped("image", track_meta=False),
         ],
         lazy=True,
+        overrides={"image": {"padding_mode": "zeros"}},
     )
 
 

@@ -78,6 +78,7 @@ def read_training_cases(
     embedding_width: int = 4096,
     factor: int = 8,
     datalist: str = "train_merged.json",
+    drops_reports: bool = True,
 ) -> list[TrainingCase]:
     """Read a datalist of embedded reports and check everything that training will read, before anything heavy starts.
 
@@ -89,6 +90,7 @@ def read_training_cases(
         embedding_width: of the report embeddings that the network reads.
         factor: the network halves the latent so often that every size must divide by this.
         datalist: the datalist's name inside the data root.
+        drops_reports: training replaces reports by the empty one, whose embedding must then be there.
 
     Raises:
         UserError: every problem of every case.
@@ -104,7 +106,9 @@ def read_training_cases(
     widths = _Widths(root, embedding_width if find_variant(variant).adapter else None, problems)
     empty = None
     if widths.expected is not None:
-        empty = widths.check("empty report", find_empty_report(root, entries) or EMPTY_REPORT)
+        found = find_empty_report(root, entries)
+        if found or drops_reports or any(entry.get("text_isnull") for entry in entries):
+            empty = widths.check("empty report", found or EMPTY_REPORT)
     shapes: Counter[tuple[int, ...]] = Counter()
     cases = [
         replace(_read_case(entry, Path(latent_dir), channels, factor, widths, shapes, problems), empty=empty)
@@ -327,7 +331,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.root = Path(dataset_dir)
         self._weights = self._read_weights()
         self.reads_reports = any(case.embedding is not None for case in self.cases)
-        self.empty = read_embedding(self.cases[0].empty) if self.reads_reports else None
+        empty = self.cases[0].empty
+        self.empty = read_embedding(empty) if self.reads_reports and empty is not None else None
         self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._embeddings: dict[Path, Tensor] = {}
         if cache:

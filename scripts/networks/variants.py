@@ -54,6 +54,11 @@ def find_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def class_weight(variant: str, given: float | None = None) -> float:
+    """Weight of the class loss: the one given, else the variant's own."""
+    return find_variant(variant).class_weight if given is None else given
+
+
 def guess_variant(names: Iterable[str]) -> str:
     """Say which variant a checkpoint's parameter names look like.
 

@@ -202,7 +202,7 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None
     if looks_like != layout:
         raise UserError(
             f"{path} looks like variant {looks_like}, but the network is {variant}; "
-            f"add configs/variants/{looks_like.lower()}.yaml after the base config, or give another file"
+            f"add configs/variants/{looks_like.lower()}.yaml as the last config, or give another file"
         )
     odd = sorted(own.keys() ^ state.keys())
     if odd:

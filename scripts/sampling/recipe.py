@@ -158,7 +158,7 @@ def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Pro
         if name == "variant":
             # L1ONLY and CCELLA differ in their loss alone.
             same = built[name] == trained[name] or {built[name], trained[name]} == {"CCELLA", "L1ONLY"}
-            todo = f"list configs/variants/{trained[name].lower()}.yaml after the base config"
+            todo = f"list configs/variants/{trained[name].lower()}.yaml last"
         else:
             same = built[name] == trained[name]
             todo = "make network_def that of the training run; for the demo's weights list configs/demo.yaml"

@@ -32,8 +32,10 @@ def start_network(
         freeze_unet: the pretrained U-Net does not learn.
 
     Raises:
-        UserError: a file that is missing or does not fit.
+        UserError: a file that is missing or does not fit; nothing to freeze.
     """
+    if freeze_unet and not pretrained_unet:
+        raise UserError("freeze_unet is true, but there is no pretrained_unet to freeze: give one, or set it to false")
     if initial_weights:
         load_weights(initial_weights, network)
     if pretrained_unet:

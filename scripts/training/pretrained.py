@@ -57,7 +57,10 @@ def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freez
     wrong = []
     for name in own.keys() & theirs.keys():
         if name.endswith("time_emb_proj.weight"):
-            merged[name] = _transplant_columns(own, theirs, name)
+            if (columns := _transplant_columns(own, theirs, name)) is None:
+                wrong.append(name)
+            else:
+                merged[name] = columns
         elif own[name].shape == theirs[name].shape:
             merged[name] = theirs[name]
         else:
@@ -82,13 +85,16 @@ def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freez
     return skipped, missing
 
 
-def _transplant_columns(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> Tensor:
+def _transplant_columns(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> Tensor | None:
     """Give the projection (C, E) of the time embedding, with the columns of each part that both networks have.
 
-    Columns of parts that are new start at zero, so that the network begins as the one that was trained.
+    Columns of parts that are new start at zero, so that the network begins as the one that was trained. None where the
+    two networks are of different width.
     """
     sides = []
     for state in (own, theirs):
         parts = [part for part in EMBEDDINGS if f"{part}.2.weight" in state]
         sides.append(dict(zip(parts, state[name].chunk(len(parts), dim=1), strict=True)))
+    if any(sides[1][part].shape != columns.shape for part, columns in sides[0].items() if part in sides[1]):
+        return None
     return torch.cat([sides[1].get(part, torch.zeros_like(columns)) for part, columns in sides[0].items()], dim=1)

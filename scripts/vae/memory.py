@@ -17,7 +17,9 @@ def available(device: torch.device) -> int:
     On Linux that counts the file cache, which gives way, and keeps to the limit of a container.
     """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What PyTorch keeps of freed tensors is free to its next ones.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     return min([_machine(), *_container()])
 
 

@@ -82,6 +82,15 @@ def test_rotation_is_in_the_axial_plane_and_keeps_the_size():
     assert torch.allclose(centre, slices[0, 8:24, 8:24], atol=1e-3)  # no slice mixes with another
 
 
+@pytest.mark.parametrize("transform", [{"translation": [16, 16, 0]}, {"zoom": [0.5, 0.5]}])
+def test_outside_the_volume_there_is_nothing(transform):
+    still = {"translation": [0, 0, 0], "zoom": [1, 1]}
+    augment = augmentation(1.0, 0, **still | transform).set_random_state(seed=3)
+    result = augment({"image": torch.ones(1, 32, 32, 32)})["image"]
+    assert result.min() == 0
+    assert result.max() == 1
+
+
 def test_augmentation_depends_on_seed_epoch_and_case_alone(real_root):
     cases = read_test(real_root)
     transform = preprocessing([5, 5, 10], SIZE)

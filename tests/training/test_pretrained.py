@@ -10,6 +10,7 @@ import tiny
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
 from scripts.problems import UserError
+from scripts.training.network import start_network
 from scripts.training.pretrained import load_pretrained_unet
 
 
@@ -64,6 +65,18 @@ def test_a_maisi_unet_gives_a_network_with_text_all_but_its_attention(tmp_path):
     learning = {name for name, parameter in network.unet.named_parameters() if parameter.requires_grad}
     assert learning == set(missing) | {n for n in network.unet.state_dict() if n.endswith("time_emb_proj.weight")}
     assert all(parameter.requires_grad for parameter in network.ella.parameters())
+
+
+@pytest.mark.parametrize("variant", ["CCELLA", "ELLAMAISI"])
+def test_a_unet_of_another_width_is_refused(variant, tmp_path):
+    torch.save({"unet_state_dict": maisi_unet(num_channels=[16, 32]).state_dict()}, tmp_path / "maisi.pt")
+    with pytest.raises(UserError, match="is a U-Net of another size"):
+        load_pretrained_unet(make(variant), tmp_path / "maisi.pt")
+
+
+def test_nothing_to_freeze_is_refused():
+    with pytest.raises(UserError, match="no pretrained_unet to freeze"):
+        start_network(make(), torch.device("cpu"), freeze_unet=True)
 
 
 def test_own_weights_serve_as_a_pretrained_unet(tmp_path):

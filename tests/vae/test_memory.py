@@ -38,3 +38,9 @@ def test_a_container_keeps_to_its_limit(machine, most, left):
 def test_a_machine_without_meminfo_tells_its_total(machine):
     (machine / "meminfo").unlink()
     assert memory.available(CPU) > 2**28
+
+
+def test_what_pytorch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
+    for name, value in {"mem_get_info": (10, 100), "memory_reserved": 60, "memory_allocated": 45}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert memory.available(torch.device("cuda")) == 25
