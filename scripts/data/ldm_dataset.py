@@ -330,9 +330,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.focus = focus or Focus()
         self.root = Path(dataset_dir)
         self._weights = self._read_weights()
-        self.reads_reports = any(case.embedding is not None for case in self.cases)
-        empty = self.cases[0].empty
-        self.empty = read_embedding(empty) if self.reads_reports and empty is not None else None
+        empty = next((case.empty for case in self.cases if case.empty is not None), None)
+        self.empty = None if empty is None else read_embedding(empty)
         self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._embeddings: dict[Path, Tensor] = {}
         if cache:
