@@ -103,8 +103,8 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy,
 def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):
     folder, options = copy
     before = (folder / "checkpoint.pt").read_bytes()
-    told = r"checkpoint\.pt .*: cases_digest was \w+, is \w+; lr was 0.001, is 0.5; seed was 0, is 1\. Give the values .* --resume"
-    with refused(told):
+    told = r"cases_digest was \w+, is \w+; lr was 0.001, is 0.5; seed was 0, is 1\. Give the values .* --resume false"
+    with refused(rf"checkpoint\.pt .*: {told}"):
         start(configs, "train", "train", epochs=3, lr=0.5, seed=1, **options).run()
     assert (folder / "checkpoint.pt").read_bytes() == before
 
