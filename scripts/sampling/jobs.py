@@ -121,6 +121,8 @@ def make_jobs(
         sources = listed_sources(recipe, root, splits, text_encoder)
     shares = [(source, replicate) for source in sources for replicate in range(replicates)]
     _check_names([_folder(source, replicate) for source, replicate in shares])
+    # What is still to do is dealt out first, so that no rank has much more of it than another.
+    shares.sort(key=lambda share: read_record(output_dir, _folder(*share)) is not None)
     shares = shares[idist.get_rank() :: idist.get_world_size()]
     null = None
     if recipe.variant.adapter:
@@ -129,9 +131,23 @@ def make_jobs(
         shares = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in shares]
         if recipe.needs_null:
             null = reader.read(Source("empty report", path=None if typed else _empty_path(root, sources)))
-        problems.raise_if_any()
+        _raise_on_every_rank(problems)
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
-    return Jobs(jobs, jobs if typed else unfinished(jobs, output_dir), null, output_dir, typed)
+    problems = Problems(f"volumes in {output_dir}")
+    todo = jobs if typed else unfinished(jobs, output_dir, problems)
+    # No rank writes before all have looked, else they would see other records and share out otherwise.
+    _raise_on_every_rank(problems)
+    return Jobs(jobs, todo, null, output_dir, typed)
+
+
+def _raise_on_every_rank(problems: Problems) -> None:
+    """Wait for all ranks, and raise on each what any of them noted.
+
+    Raises:
+        UserError: at least one problem was noted on a rank.
+    """
+    rows = [row for part in idist.all_gather(problems.rows) for row in part]
+    Problems(problems.title, list(dict.fromkeys(rows))).raise_if_any()
 
 
 def typed_source(recipe: Recipe, report: str, case_name: str, positive: bool | None) -> Source:
@@ -336,13 +352,8 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
     )
 
 
-def unfinished(jobs: Sequence[Job], output_dir: Path) -> list[Job]:
-    """The jobs whose volume is not there yet.
-
-    Raises:
-        UserError: a volume is there that was made in another way.
-    """
-    problems = Problems(f"volumes in {output_dir}")
+def unfinished(jobs: Sequence[Job], output_dir: Path, problems: Problems) -> list[Job]:
+    """The jobs whose volume is not there yet; a volume that was made in another way is noted in `problems`."""
     todo = []
     for job in jobs:
         record = read_record(output_dir, job.folder)
@@ -352,5 +363,4 @@ def unfinished(jobs: Sequence[Job], output_dir: Path) -> list[Job]:
             names = [name for name in job.settings if record.settings.get(name) != job.settings[name]]
             what = f"was made with other {', '.join(names) or 'source'}"
             problems.add(job.folder, what, "give another output_dir, or remove the folder")
-    problems.raise_if_any()
     return todo

@@ -27,6 +27,7 @@ from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
 from scripts.problems import UserError
+from scripts.sampling.jobs import Jobs
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import make_recipe
 from scripts.tiny_t5 import make
@@ -205,6 +206,38 @@ def test_other_settings_into_the_same_folder_are_refused(place, generated):
     with pytest.raises(RuntimeError) as error:
         infer(place, generated, steps=4, seed=1)
     assert "made with other steps, seed" in str(root_cause(error.value))
+
+
+def test_what_is_left_is_shared_out_evenly(place, generated, tmp_path, monkeypatch):
+    """001, 003 and 005 are still to do: not three for the first of two processes and none for the other."""
+    shutil.copytree(generated, tmp_path / "out")
+    for folder in ("001", "003", "005"):
+        (tmp_path / "out" / folder / "generated.json").unlink()
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        jobs = list_jobs(place, tmp_path / "out")
+        shares.append(([job.folder for job in jobs.todo], {job.folder for job in jobs.all}))
+    assert [todo for todo, _ in shares] == [["001", "005"], ["003"]]
+    assert shares[0][1] ^ shares[1][1] == {"001", "002", "003", "004", "005"}
+
+
+def list_jobs(place: SimpleNamespace, output_dir: Path) -> Jobs:
+    """What one process would do, without running it."""
+    workflow = ConfigWorkflow(
+        [str(CONFIG), str(place.root / "tiny.json")], workflow_type="infer", **options(place, output_dir)
+    )
+    workflow.initialize()
+    return workflow.parser.get_parsed_content("jobs")
+
+
+def test_a_problem_of_another_process_is_raised_on_this_one(place, tmp_path, monkeypatch):
+    """Else this one samples until it is killed."""
+    monkeypatch.setattr("ignite.distributed.all_gather", lambda rows: [rows, [("005", "is broken", "mend it")]])
+    with pytest.raises(RuntimeError) as error:
+        list_jobs(place, tmp_path / "out")
+    assert "1 problem\n  005  is broken -> mend it" in str(root_cause(error.value))
 
 
 def root_cause(error: BaseException) -> BaseException:
