@@ -28,6 +28,7 @@ from scripts.data.grid import read_grid
 from scripts.data.outputs import grid_affine, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
+    PADDED,
     ReportEncoder,
     check_width,
     normalise_report,
@@ -104,6 +105,7 @@ def make_jobs(
     splits: Sequence[str],
     text_encoder: str | os.PathLike[str] | None,
     padded_reports: bool,
+    max_tokens: int,
     replicates: int,
 ) -> Jobs:
     """Find, check and embed the reports, and list this rank's volumes; arguments as in inference.yaml.
@@ -127,7 +129,7 @@ def make_jobs(
     null = None
     if recipe.variant.adapter:
         problems = Problems("report embeddings")
-        reader = _ReportReader(recipe, text_encoder, padded_reports, problems)
+        reader = _ReportReader(recipe, text_encoder, padded_reports, max_tokens, problems)
         shares = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in shares]
         if recipe.needs_null:
             null = reader.read(Source("empty report", path=None if typed else _empty_path(root, sources)))
@@ -272,9 +274,15 @@ class _ReportReader:
     """Reads embeddings, or makes them with the text encoder, which is loaded when the first report needs it."""
 
     def __init__(
-        self, recipe: Recipe, text_encoder: str | os.PathLike[str] | None, padded: bool, problems: Problems
+        self,
+        recipe: Recipe,
+        text_encoder: str | os.PathLike[str] | None,
+        padded: bool,
+        max_tokens: int,
+        problems: Problems,
     ) -> None:
-        self.recipe, self.text_encoder, self.padded, self.problems = recipe, text_encoder, padded, problems
+        self.width, self.trained = recipe.embedding_width, recipe.meta.get("encoder_fingerprint")
+        self.text_encoder, self.padded, self.max_tokens, self.problems = text_encoder, padded, max_tokens, problems
         self.encoder: ReportEncoder | None = None
         self.known: dict[str | Path, Tensor | None] = {}
 
@@ -282,7 +290,7 @@ class _ReportReader:
         """The embedding (T, D) of a report, or None after noting a problem; equal reports share one tensor.
 
         Raises:
-            UserError: there is no encoder for a text, or it is not the one of the training run.
+            UserError: there is no encoder for a text, or it or its options are not those of the training run.
         """
         key = source.path or source.text or ""
         if key not in self.known:
@@ -290,15 +298,22 @@ class _ReportReader:
             embedding = self._encode(source.text or "") if source.path is None else None
             try:
                 embedding = read_embedding(source.path) if embedding is None else embedding
-                check_width(embedding, self.recipe.embedding_width, source.path or self.text_encoder)
+                check_width(embedding, self.width, source.path or self.text_encoder)
                 self.known[key] = embedding
             except UserError as error:
                 self.problems.add(source.folder, str(error))
-            made_by = None if source.path is None else read_encoder_fingerprint(source.path)
-            if made_by and made_by != (self.recipe.meta.get("encoder_fingerprint") or made_by):
-                todo = "encode the reports with the text encoder of the training run"
-                self.problems.add(source.folder, f"its report was embedded by text encoder {made_by}", todo)
+            if source.path is not None:
+                self._check_stamp(source.folder, read_encoder_fingerprint(source.path))
         return self.known[key]
+
+    def _check_stamp(self, folder: str, stamp: str | None) -> None:
+        if stamp is None or self.trained in (None, stamp):
+            return
+        what = f"its report was embedded by text encoder {stamp}"
+        todo = "encode it with the text encoder and max_tokens"
+        if stamp.removesuffix(PADDED) == self.trained.removesuffix(PADDED):
+            what, todo = f"its report was embedded {_with_padding(stamp)}", f"encode it {_with_padding(self.trained)}"
+        self.problems.add(folder, what, f"{todo}, as for training")
 
     def _encode(self, text: str) -> Tensor:
         if self.text_encoder is None:
@@ -307,14 +322,26 @@ class _ReportReader:
                 "that the network was trained with (google/flan-t5-xxl for the reference)"
             )
         if self.encoder is None:
-            self.encoder = ReportEncoder(self.text_encoder)
-            trained = self.recipe.meta.get("encoder_fingerprint")
-            if trained and trained != self.encoder.fingerprint:
+            # Before the encoder is loaded, which may be large.
+            if self.trained and self.trained.endswith(PADDED) != self.padded:
                 raise UserError(
-                    f"text_encoder {self.text_encoder} is not the one that the network was trained with: its "
-                    f"fingerprint is {self.encoder.fingerprint}, not {trained}"
+                    f"the network was trained on reports that were embedded {_with_padding(self.trained)}; give "
+                    f"--padded_reports {'false' if self.padded else 'true'}"
+                )
+            self.encoder = ReportEncoder(self.text_encoder, self.max_tokens)
+            stamp = self.encoder.stamp(self.padded)
+            if self.trained not in (None, stamp):
+                raise UserError(
+                    f"text_encoder {self.text_encoder} with max_tokens {self.max_tokens} is not the one that the "
+                    f"network was trained with: its fingerprint is {stamp}, not {self.trained}; give the encoder and "
+                    "the --max_tokens that encode_reports was given"
                 )
         return self.encoder.encode([text], padded=self.padded)[0]
+
+
+def _with_padding(stamp: str) -> str:
+    """How the reports of an encoder's stamp were embedded, in the words of encode_reports."""
+    return "with --padded" if stamp.endswith(PADDED) else "without --padded"
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------

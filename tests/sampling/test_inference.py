@@ -22,7 +22,14 @@ import tiny
 from scripts.data.cases import write_clinical
 from scripts.data.images import save_volume
 from scripts.data.latents import fingerprint
-from scripts.data.reports import EMPTY_REPORT, ReportEncoder, read_embedding, write_embedding
+from scripts.data.reports import (
+    EMPTY_REPORT,
+    ReportEncoder,
+    read_embedding,
+    read_encoder_fingerprint,
+    write_embedding,
+)
+from scripts.encode_reports import encode_reports
 from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
@@ -408,6 +415,52 @@ def test_another_text_encoder_is_refused(place, tmp_path, source):
         infer(place, tmp_path / "out", **changes)
     assert "text encoder" in str(root_cause(error.value)).replace("_", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module", params=[{"padded": True}, {"max_tokens": 8}, {}], ids=["padded", "short", "default"])
+def embedded(place, request, tmp_path_factory) -> SimpleNamespace:
+    """Weights that were trained on embeddings of `encode_reports` with some options, and a data root of such."""
+    root = tmp_path_factory.mktemp("embedded")
+    shutil.copytree(place.data, root / "data")
+    encode_reports(str(root / "data"), str(place.root / "t5"), device="cpu", **request.param)
+    stamp = read_encoder_fingerprint(root / "data" / EMPTY_REPORT)
+    make_weights(root / "model.safetensors", **place.meta | {"encoder_fingerprint": stamp})
+    given = {"model_file": str(root / "model.safetensors"), "steps": 1, "text_encoder": str(place.root / "t5")}
+    right = {"padded_reports": "padded" in request.param, "max_tokens": request.param.get("max_tokens", 512)}
+    return SimpleNamespace(data=root / "data", given=given, right=right)
+
+
+def test_a_typed_report_is_embedded_as_those_of_the_training(place, embedded, tmp_path):
+    """The same embedding as the file of the case with that report."""
+    infer(place, tmp_path / "typed", report=f"{SECRET} x".encode(), **embedded.given, **embedded.right)
+    infer(place, tmp_path / "listed", dataset_dir=str(embedded.data), splits=["test"], **embedded.given)
+    typed, listed = (tmp_path / folder / "generated.json" for folder in ("typed/report", "listed/004"))
+    digests = [json.loads(path.read_text())["settings"]["report"] for path in (typed, listed)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("wrong", ["padded_reports", "max_tokens"])
+def test_a_typed_report_embedded_in_another_way_is_refused(place, embedded, tmp_path, wrong):
+    right = embedded.right[wrong]
+    changes = embedded.right | {wrong: not right if wrong == "padded_reports" else right + 1}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", report=b"x", **embedded.given, **changes)
+    wanted = f"give --padded_reports {str(right).lower()}" if wrong == "padded_reports" else "--max_tokens that"
+    assert wanted in str(root_cause(error.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_differ_in_padding_alone_are_told_so(place, tmp_path):
+    shutil.copytree(place.data, tmp_path / "data")
+    encode_reports(str(tmp_path / "data"), str(place.root / "t5"), device="cpu", padded=True)
+    stamp = read_encoder_fingerprint(place.data / EMPTY_REPORT)
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"encoder_fingerprint": stamp})
+    given = {"model_file": str(tmp_path / "model.safetensors"), "dataset_dir": str(tmp_path / "data")}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    message = str(root_cause(error.value))
+    assert "004" in message
+    assert "was embedded with --padded -> encode it without --padded" in message
 
 
 def test_embeddings_of_another_width_are_refused(place, tmp_path):
