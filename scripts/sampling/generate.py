@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ignite.distributed as idist
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from scripts.data.images import save_volume, to_scanner
 from scripts.data.latents import fingerprint
-from scripts.data.outputs import SHEET, Record, montage, read_record, write_merged, write_rank_sheets
+from scripts.data.outputs import SHEET, Record, find_records, montage, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
@@ -135,17 +136,14 @@ class VolumeWriter:
         record = Record(
             folder=job.folder,
             source=job.source,
-            split=job.split,
             replicate=job.replicate,
             seed=job.seed,
-            pirads_real=job.pirads.index(1) if 1 in job.pirads else None,
             pirads_synth=None if probability is None else int(probability > 0.5),
             probability=probability,
-            label=job.label,
             sequences=list(recipe.sequences),
-            entry=job.entry,
             settings=job.settings,
             seconds=round(sampled + time.perf_counter() - started, 3),
+            **job.row,
         )
         titles = [title(record, sequence) for sequence in recipe.sequences]
         montage(shown, titles, recipe.spacing, self.jobs.output_dir / f"{job.folder}.png")
@@ -154,7 +152,7 @@ class VolumeWriter:
     def finish(self) -> None:
         """Write this rank's sheets, and once all ranks are done the merged sheet and the datalists; tell where."""
         output_dir = self.jobs.output_dir
-        records = [record for job in self.jobs.all if (record := read_record(output_dir, job.folder)) is not None]
+        records = [record for job in self.jobs.all if (record := self._current_record(job)) is not None]
         if self.jobs.typed:
             for record in records:
                 print(f"{output_dir / record.folder}.png  {predicted(record)}")
@@ -164,8 +162,23 @@ class VolumeWriter:
         write_rank_sheets(output_dir, idist.get_rank(), records)
         idist.barrier()
         if idist.get_rank() == 0:
-            merged = write_merged(output_dir)
+            found = find_records(output_dir)
+            merged = [record for record in found if record.folder in self.jobs.sheet]
+            if len(merged) < len(found):
+                logger.warning(
+                    "%d volumes in %s are of no case or replicate of this run and stay out of sheet and datalists",
+                    len(found) - len(merged), output_dir,
+                )  # fmt: skip
+            write_merged(output_dir, merged)
             print(f"{len(merged)} volumes, {SHEET} and datalists are in {output_dir}")
+
+    def _current_record(self, job: Job) -> Record | None:
+        """The job's record, written again where datalist or clinical sheet have changed since it was made."""
+        record = read_record(self.jobs.output_dir, job.folder)
+        if record is None or record == (current := replace(record, **job.row)):
+            return record
+        current.write(self.jobs.output_dir)
+        return current
 
 
 def predicted(record: Record) -> str:

@@ -25,7 +25,7 @@ from scripts.data.cases import (
     sheet_labels,
 )
 from scripts.data.grid import read_grid
-from scripts.data.outputs import grid_affine, read_record
+from scripts.data.outputs import Record, find_records, grid_affine, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
     PADDED,
@@ -39,6 +39,8 @@ from scripts.files import inside
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import Recipe
+
+ELSEWHERE = "give another output_dir, or remove the folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +68,26 @@ class Job:
     entry: dict[str, Any]
     settings: dict[str, Any]
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What its record takes from datalist and clinical sheet; it may change without making the volume another."""
+        real = self.pirads.index(1) if 1 in self.pirads else None
+        return {"split": self.split, "pirads_real": real, "label": self.label, "entry": self.entry}
+
 
 @dataclass(frozen=True)
 class Jobs:
-    """This rank's share: all its jobs, those still to do, and the empty report's embedding where guidance needs it."""
+    """This rank's share: all its jobs, those still to do, and the empty report's embedding where guidance needs it.
+
+    `sheet` holds the folders of all ranks' jobs, and those that earlier runs made of other splits.
+    """
 
     all: list[Job]
     todo: list[Job]
     null: Tensor | None
     output_dir: Path
     typed: bool
+    sheet: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +134,9 @@ def make_jobs(
     else:
         sources = listed_sources(recipe, root, splits, text_encoder)
     shares = [(source, replicate) for source in sources for replicate in range(replicates)]
-    _check_names([_folder(source, replicate) for source, replicate in shares])
+    folders = [_folder(source, replicate) for source, replicate in shares]
+    _check_names(folders)
+    earlier = [] if typed else _of_other_splits(output_dir, sources, splits)
     # What is still to do is dealt out first, so that no rank has much more of it than another.
     shares.sort(key=lambda share: read_record(output_dir, _folder(*share)) is not None)
     shares = shares[idist.get_rank() :: idist.get_world_size()]
@@ -137,9 +151,11 @@ def make_jobs(
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
     problems = Problems(f"volumes in {output_dir}")
     todo = jobs if typed else unfinished(jobs, output_dir, problems)
+    for record in earlier:
+        _check_settings(record, recipe.settings, problems)
     # No rank writes before all have looked, else they would see other records and share out otherwise.
     _raise_on_every_rank(problems)
-    return Jobs(jobs, todo, null, output_dir, typed)
+    return Jobs(jobs, todo, null, output_dir, typed, frozenset([*folders, *(record.folder for record in earlier)]))
 
 
 def _raise_on_every_rank(problems: Problems) -> None:
@@ -364,6 +380,9 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
     report = None
     if source.embedding is not None:
         report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
+    settings = {**recipe.settings, "report": report}
+    if recipe.variant.class_vector == "own":
+        settings["class"] = source.pirads
     return Job(
         folder=_folder(source, replicate),
         source=source.folder if source.split else "",
@@ -375,7 +394,7 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
         label=source.label,
         affine=grid_affine(recipe.size, recipe.spacing, like, like_shape),
         entry={**source.entry, "spacing": list(recipe.spacing)},
-        settings={**recipe.settings, "report": report},
+        settings=settings,
     )
 
 
@@ -386,8 +405,23 @@ def unfinished(jobs: Sequence[Job], output_dir: Path, problems: Problems) -> lis
         record = read_record(output_dir, job.folder)
         if record is None:
             todo.append(job)
-        elif (record.source, record.settings, record.seed) != (job.source, job.settings, job.seed):
-            names = [name for name in job.settings if record.settings.get(name) != job.settings[name]]
-            what = f"was made with other {', '.join(names) or 'source'}"
-            problems.add(job.folder, what, "give another output_dir, or remove the folder")
+        else:
+            same = (record.source, record.seed) == (job.source, job.seed)
+            _check_settings(record, job.settings, problems, () if same else ("source",))
     return todo
+
+
+def _check_settings(
+    record: Record, settings: dict[str, Any], problems: Problems, otherwise: Sequence[str] = ()
+) -> None:
+    """Note what the record's volume was made with that is not in `settings`, or, where nothing is, `otherwise`."""
+    names = [name for name in settings if record.settings.get(name) != settings[name]] or otherwise
+    if names:
+        problems.add(record.folder, f"was made with other {', '.join(names)}", ELSEWHERE)
+
+
+def _of_other_splits(output_dir: Path, sources: Sequence[Source], splits: Sequence[str]) -> list[Record]:
+    """What earlier runs made of splits that this one does not name, without cases that came over from there."""
+    cases = {source.folder for source in sources}
+    records = find_records(output_dir)
+    return [record for record in records if record.split not in ensure_tuple(splits) and record.source not in cases]

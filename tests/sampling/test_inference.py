@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,8 +95,18 @@ def make_data(data: Path, encoder: ReportEncoder) -> None:
             merged.append(case | {"text": embedding})
         (data / f"{split}.json").write_text(json.dumps(plain))
         (data / f"{split}_merged.json").write_text(json.dumps(merged))
-    sheet = {"folder": list(reports), "PosPIRADS": [1, 0, None, 1, 1], "PosISUP": [None, None, 0, None, None]}
-    write_clinical(data / "clinical.xlsx", pd.DataFrame({**sheet, "Label": ["train"] * 3 + ["test"] * 2}))
+    write_sheet(data)
+
+
+def write_sheet(data: Path, classes: Sequence[int | None] = (1, 0, None, 1, 1), training: int = 3) -> None:
+    """The clinical sheet: PosPIRADS of the five cases, of which the first `training` are labelled train."""
+    sheet = {
+        "folder": ["001", "002", "003", "004", "005"],
+        "PosPIRADS": classes,
+        "PosISUP": [None, None, 0, None, None],
+    }
+    labels = ["train"] * training + ["test"] * (5 - training)
+    write_clinical(data / "clinical.xlsx", pd.DataFrame({**sheet, "Label": labels}))
 
 
 def options(place: SimpleNamespace, output_dir: Path, **changes) -> dict:
@@ -213,6 +224,76 @@ def test_other_settings_into_the_same_folder_are_refused(place, generated):
     with pytest.raises(RuntimeError) as error:
         infer(place, generated, steps=4, seed=1)
     assert "made with other steps, seed" in str(root_cause(error.value))
+
+
+def rows(output_dir: Path) -> dict[str, tuple]:
+    """Of each row of the sheet: PIRADS_real and Label."""
+    _, *lines = openpyxl.load_workbook(output_dir / "synthsheet_all.xlsx").active.values
+    return {folder: (real, label) for folder, real, _, label in lines}
+
+
+def listed(output_dir: Path, split: str) -> list[str]:
+    return [case["folder"] for case in json.loads((output_dir / f"{split}.json").read_text())]
+
+
+def test_a_corrected_sheet_and_a_new_split_reach_the_rows_of_finished_volumes(place, generated, tmp_path):
+    """003 goes from train to test and 002 becomes positive: no volume is made again, no case stands in both lists."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(place.data, data)
+    shutil.copytree(generated, out)
+    before = (out / "003" / "axt2.nii.gz").stat().st_mtime_ns
+    for suffix in ("", "_merged"):
+        train, test = (json.loads((data / f"{split}{suffix}.json").read_text()) for split in ("train", "test"))
+        test.append(train.pop() | {"dataset": "B"})
+        train[1]["pirads"] = [0, 1]
+        (data / f"train{suffix}.json").write_text(json.dumps(train))
+        (data / f"test{suffix}.json").write_text(json.dumps(test))
+    write_sheet(data, (1, 1, None, 1, 1), training=2)
+    infer(place, out, dataset_dir=str(data), splits=["test"])
+    assert (listed(out, "train"), listed(out, "test")) == (["001", "002"], ["003", "004", "005"])
+    infer(place, out, dataset_dir=str(data))
+    assert rows(out) == {
+        "001": (1, "train"), "002": (1, "train"), "003": (0, "test"), "004": (1, "test"), "005": (1, "test"),
+    }  # fmt: skip
+    assert json.loads((out / "003" / "generated.json").read_text())["entry"]["dataset"] == "B"
+    assert (out / "003" / "axt2.nii.gz").stat().st_mtime_ns == before
+
+
+def test_the_sheet_holds_other_splits_of_earlier_runs_but_no_case_that_is_gone(place, generated, tmp_path, capsys):
+    shutil.copytree(generated, tmp_path / "out")
+    shutil.copytree(place.data, tmp_path / "data")
+    path = tmp_path / "data" / "test_merged.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:1]))
+    infer(place, tmp_path / "out", dataset_dir=str(tmp_path / "data"), splits=["test"])
+    assert list(rows(tmp_path / "out")) == ["001", "002", "003", "004"]
+    assert listed(tmp_path / "out", "test") == ["004"]
+    assert "1 volumes" in capsys.readouterr().out
+
+
+def test_volumes_of_other_weights_are_refused_in_another_split_too(place, generated, tmp_path):
+    shutil.copytree(generated, tmp_path / "out")
+    for folder in ("004", "005"):
+        shutil.rmtree(tmp_path / "out" / folder)
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"note": "others"})
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", splits=["test"], model_file=str(tmp_path / "model.safetensors"))
+    assert "001  was made with other model" in str(root_cause(error.value))
+    assert not (tmp_path / "out" / "004").exists()
+
+
+def test_a_corrected_class_is_another_volume_where_the_variant_takes_it(place, tmp_path):
+    shutil.copytree(place.data, tmp_path / "data")
+    make_weights(tmp_path / "model.safetensors", "DECOUPLED", **place.meta)
+    given = {"model_file": str(tmp_path / "model.safetensors"), "variant": "DECOUPLED", "splits": ["test"], "steps": 1}
+    given["dataset_dir"] = str(tmp_path / "data")
+    infer(place, tmp_path / "out", **given)
+    for path in tmp_path.glob("data/test*.json"):
+        first, second = json.loads(path.read_text())
+        path.write_text(json.dumps([first, second | {"pirads": [1, 0]}]))
+    write_sheet(tmp_path / "data", (1, 0, None, 1, 0))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    assert "1 problem\n  005  was made with other class" in str(root_cause(error.value))
 
 
 def test_what_is_left_is_shared_out_evenly(place, generated, tmp_path, monkeypatch):
