@@ -23,7 +23,7 @@ from scripts.data.outputs import SHEET, Record, find_records, montage, read_reco
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
-from scripts.problems import UserError
+from scripts.problems import Problems, UserError
 from scripts.sampling.jobs import Job, Jobs
 from scripts.sampling.loop import Conditions, Sample, case_generator, sample
 from scripts.sampling.recipe import LATENT_CHANNELS, Recipe
@@ -113,26 +113,52 @@ class VolumeWriter:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
-        """Decode the batch's latents one volume at a time and write them."""
+        """Decode the batch's latents one volume at a time and write them.
+
+        Raises:
+            UserError: numbers are not finite; names the cases, of which nothing is written.
+        """
         batch, output = engine.state.output[CommonKeys.LABEL], engine.state.output[CommonKeys.PRED]
         positive = None if output.class_logits is None else output.class_logits.softmax(dim=1)[:, 1].tolist()
         sampled = (time.perf_counter() - self.started) / len(batch)
+        problems = Problems(f"sampling with amp {self.recipe.amp}")
         for index, job in enumerate(batch):
-            self._write(job, output.latents[index], None if positive is None else positive[index], sampled)
+            given = [output.latents[index], *([] if positive is None else [output.class_logits[index]])]
+            if not all(tensor.isfinite().all() for tensor in given):
+                problems.add(job.folder, "the network's latent or class is not finite", self._cure("model_file"))
+                continue
+            started = time.perf_counter()
+            volumes = self._decode(output.latents[index])
+            if not all(volume.isfinite().all() for volume in volumes.values()):
+                problems.add(job.folder, "the decoded volume is not finite", self._cure("vae_file"))
+                continue
+            self._write(job, volumes, None if positive is None else positive[index], sampled, started)
+        problems.raise_if_any()
+
+    def _cure(self, file: str) -> str:
+        if self.recipe.amp == "fp16":
+            return "give --amp fp32 or bf16, which do not overflow"
+        return f"give another {file}: its weights are broken"
 
     @torch.inference_mode()
-    def _write(self, job: Job, latent: Tensor, probability: float | None, sampled: float) -> None:
-        started = time.perf_counter()
+    def _decode(self, latent: Tensor) -> dict[str, Tensor]:
+        """The volume (X, Y, Z) of each sequence, on the CPU."""
+        dtype, parts = PRECISIONS[self.recipe.amp], latent.split(LATENT_CHANNELS)
+        with torch.autocast(latent.device.type, dtype, enabled=dtype is not None):
+            return {
+                sequence: decode(self.vae, part[None])[0, 0].float().cpu()
+                for sequence, part in zip(self.recipe.sequences, parts, strict=True)
+            }
+
+    def _write(
+        self, job: Job, volumes: dict[str, Tensor], probability: float | None, sampled: float, started: float
+    ) -> None:
         recipe, folder = self.recipe, self.jobs.output_dir / job.folder
-        dtype = PRECISIONS[recipe.amp]
-        shown = []
         # The record comes last: until then the case counts as not made.
         (folder / "generated.json").unlink(missing_ok=True)
-        for sequence, part in zip(recipe.sequences, latent.split(LATENT_CHANNELS), strict=True):
-            with torch.autocast(latent.device.type, dtype, enabled=dtype is not None):
-                volume = decode(self.vae, part[None])[0, 0].float().cpu()
+        for sequence, volume in volumes.items():
             save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence)
-            shown.append(to_scanner(volume, sequence))
+        shown = [to_scanner(volume, sequence) for sequence, volume in volumes.items()]
         record = Record(
             folder=job.folder,
             source=job.source,

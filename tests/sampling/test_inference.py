@@ -36,9 +36,10 @@ from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
 from scripts.problems import UserError
 from scripts.sampling.jobs import Jobs
-from scripts.sampling.loop import case_seed
+from scripts.sampling.loop import case_seed, sample
 from scripts.sampling.recipe import make_recipe
 from scripts.tiny_t5 import make
+from scripts.vae.decode import decode
 from scripts.vae.network import maisi_vae, save_vae
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -413,6 +414,41 @@ def test_bf16_is_close_to_fp32(place, generated, tmp_path):
     infer(place, tmp_path, amp="bf16", splits="test")
     difference = voxels(tmp_path / "004" / "axt2.nii.gz") - voxels(generated / "004" / "axt2.nii.gz")
     assert 0 < np.abs(difference).mean() < 10
+
+
+@pytest.mark.parametrize(
+    ("broken", "amp", "cure"),
+    [
+        ("latents", "fp16", "give --amp fp32 or bf16"),
+        ("class_logits", "fp32", "give another model_file"),
+        ("volume", "fp32", "give another vae_file"),
+    ],
+)
+def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, amp, cure):
+    """Of a batch of two only the case whose numbers are finite is written."""
+    decoded = []
+
+    def broken_sample(*args, **kwargs):
+        sampled = sample(*args, **kwargs)
+        values = getattr(sampled, broken).clone()
+        values[0, 0] = torch.inf
+        return sampled._replace(**{broken: values})
+
+    def broken_decode(*args):
+        decoded.append(args)
+        return decode(*args) * (torch.nan if len(decoded) == 1 else 1)
+
+    if broken == "volume":
+        monkeypatch.setattr("scripts.sampling.generate.decode", broken_decode)
+    else:
+        monkeypatch.setattr("scripts.sampling.generate.sample", broken_sample)
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path, splits=["test"], batch_size=2, steps=1, amp=amp)
+    message = str(root_cause(error.value))
+    assert "1 problem\n  004  " in message
+    assert cure in message
+    assert not (tmp_path / "004").exists()
+    assert (tmp_path / "005" / "generated.json").is_file()
 
 
 # ---- variants and channels -------------------------------------------------------------------------------------------
