@@ -25,6 +25,7 @@ from scripts.cli import run
 from scripts.data.cases import check_root, read_datalist, write_datalist
 from scripts.data.reports import (
     EMPTY_REPORT,
+    MAX_TOKENS,
     ReportEncoder,
     normalise_report,
     read_encoder_fingerprint,
@@ -42,7 +43,7 @@ def encode_reports(
     data_dir: str,
     encoder: str = "google/flan-t5-xxl",
     padded: bool = False,
-    max_tokens: int = 512,
+    max_tokens: int = MAX_TOKENS,
     dtype: str | None = None,
     device: str | None = None,
 ) -> None:
@@ -75,7 +76,7 @@ def encode_reports(
     model = ReportEncoder(str(encoder), max_tokens=max_tokens, dtype=dtype, device=device)
 
     files = {text: _file_of(text, model, padded) for texts in reports.values() for text in texts} | {"": EMPTY_REPORT}
-    version = model.fingerprint + ("-padded" if padded else "")
+    version = model.stamp(padded)
     missing = [text for text in sorted(files, key=len) if read_encoder_fingerprint(root / files[text]) != version]
     if world > 1:
         distributed.init_process_group("gloo", timeout=datetime.timedelta(days=2))

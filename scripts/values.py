@@ -18,6 +18,7 @@ from scripts.training.loss import NOISE_LOSSES
 WHOLE = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "replicates": 1, "lr_warmup": 0, "val_buckets": 1, "val_interval": 1,
     "checkpoint_every": 1, "scale_cases": 1, "num_workers": 0, "seed": 0,
+    "max_tokens": 2,
 }  # fmt: skip
 # Numbers, and the range [low, high] of each.
 NUMBERS = {

@@ -6,6 +6,7 @@ that are promised, reading what the chain left: from another folder, from inside
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -392,6 +393,21 @@ def test_bad_input_is_told_and_nothing_is_written(place, chain, tmp_path):
         assert "Traceback" not in done.stderr
         assert SECRET not in done.stdout + done.stderr
         assert not (tmp_path / bundle).exists()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "workflow"), [("ccella_ldm", "inference"), ("classifier", "inference"), ("vae", "evaluate")]
+)
+def test_a_process_that_is_done_waits_for_hours(repo_root, bundle, workflow, monkeypatch):
+    """The defaults of gloo and NCCL, 30 and 10 minutes, end a run whose last process takes longer than the others."""
+    given = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("ignite.distributed.initialize", lambda backend, **more: given.append(more))
+    parser = ConfigParser()
+    parser.read_config(repo_root / "bundles" / bundle / "configs" / f"{workflow}.yaml")
+    (number,) = [i for i, item in enumerate(parser["initialize"]) if "idist.initialize" in item]
+    parser.get_parsed_content(f"initialize#{number}")
+    assert given[0]["timeout"] > datetime.timedelta(days=1)
 
 
 @pytest.mark.parametrize(("bundle", "workflow"), WRITTEN)

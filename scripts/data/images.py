@@ -141,12 +141,14 @@ def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:
     """Values 0..1 (clipped) to int16 in the scanner-like units of `sequence`.
 
     Raises:
-        UserError: the sequence is not known.
+        UserError: the sequence is not known, or a value is not finite.
     """
     if sequence not in SCANNER_UNITS:
         raise UserError(f"sequence {sequence!r} is not known; known are {', '.join(SCANNER_UNITS)}")
-    values = torch.as_tensor(volume).detach().to("cpu", torch.float32).clamp(0, 1) * SCANNER_UNITS[sequence]
-    return values.round().to(torch.int16).numpy()
+    values = torch.as_tensor(volume).detach().to("cpu", torch.float32)
+    if not values.isfinite().all():
+        raise UserError(f"a volume of {sequence} is not finite: give --amp fp32 or bf16, or other weights")
+    return (values.clamp(0, 1) * SCANNER_UNITS[sequence]).round().to(torch.int16).numpy()
 
 
 def save_volume(

@@ -221,13 +221,11 @@ def write_rank_sheets(output_dir: Path, rank: int, records: Sequence[Record]) ->
         write_sheet(output_dir / f"synthsheet_{rank}_{split}.xlsx", [r for r in records if r.split == split])
 
 
-def write_merged(output_dir: Path) -> list[Record]:
-    """`synthsheet_all.xlsx` and a datalist for each split, from the records of all ranks and earlier runs."""
-    records = find_records(output_dir)
+def write_merged(output_dir: Path, records: Sequence[Record]) -> None:
+    """`synthsheet_all.xlsx` and a datalist for each split."""
     write_sheet(output_dir / SHEET, records)
     for split in sorted({record.split for record in records}):
         write_datalist(output_dir / f"{split}.json", [datalist_entry(r) for r in records if r.split == split])
-    return records
 
 
 def datalist_entry(record: Record) -> Mapping[str, Any]:

@@ -26,6 +26,8 @@ from scripts.problems import UserError
 
 __all__ = [
     "EMPTY_REPORT",
+    "MAX_TOKENS",
+    "PADDED",
     "ReportEncoder",
     "check_width",
     "find_empty_report",
@@ -41,6 +43,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 EMPTY_REPORT = "embeddings/empty.safetensors"
+PADDED = "-padded"  # ends the stamp of embeddings that hold the padded positions too
+MAX_TOKENS = 512
 # Tokens in one forward pass, padding included. For Flan-T5-XXL in bfloat16 its activations are below 2 GiB (docs).
 TOKENS_A_BATCH = 4096
 ACTIVATIONS = 3 * 2**30  # bytes that are left free for them on a GPU
@@ -76,7 +80,7 @@ class ReportEncoder:
 
     Attributes:
         width: size of a token's state.
-        fingerprint: tells encoders apart; the same in fp32 and bf16.
+        fingerprint: tells encoders and their `max_tokens` apart; the same in fp32 and bf16.
 
     Raises:
         UserError: an option is wrong, there is no such model, or it is no T5 encoder.
@@ -85,7 +89,7 @@ class ReportEncoder:
     def __init__(
         self,
         path_or_name: str | os.PathLike[str],
-        max_tokens: int = 512,
+        max_tokens: int = MAX_TOKENS,
         dtype: str | None = None,
         device: str | torch.device | None = None,
     ) -> None:
@@ -102,6 +106,10 @@ class ReportEncoder:
         self.model.to(self.device)
         self.width: int = self.model.config.d_model
         self.fingerprint = _fingerprint(self.model, self.tokenizer, max_tokens)
+
+    def stamp(self, padded: bool) -> str:
+        """What embeddings that this encoder made are told by, in their files and in the weights trained on them."""
+        return self.fingerprint + (PADDED if padded else "")
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at most `max_tokens`, the last of them the end token."""
@@ -205,9 +213,9 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 # ---- embedding files -------------------------------------------------------------------------------------------------
 
 
-def write_embedding(path: str | os.PathLike[str], embedding: Tensor, fingerprint: str) -> None:
-    """Write one report's embedding (T, D) as it is; the file appears only when complete."""
-    metadata = {"encoder": fingerprint, "width": str(embedding.shape[-1])}
+def write_embedding(path: str | os.PathLike[str], embedding: Tensor, stamp: str) -> None:
+    """Write one report's embedding (T, D) as it is, with its encoder's stamp; the file appears only when complete."""
+    metadata = {"encoder": stamp, "width": str(embedding.shape[-1])}
     write_tensors(path, {"embedding": embedding.contiguous()}, metadata)
 
 
@@ -245,7 +253,7 @@ def find_empty_report(root: str | os.PathLike[str], entries: Iterable[Mapping[st
 
 
 def read_encoder_fingerprint(path: str | os.PathLike[str]) -> str | None:
-    """Fingerprint of the encoder that made an embedding file; None where it is not told or no such file is there."""
+    """Stamp of the encoder that made an embedding file; None where it is not told or no such file is there."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("encoder") if "embedding" in file.keys() else None  # noqa: SIM118

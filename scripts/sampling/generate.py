@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ignite.distributed as idist
@@ -18,11 +19,11 @@ from tqdm import tqdm
 
 from scripts.data.images import save_volume, to_scanner
 from scripts.data.latents import fingerprint
-from scripts.data.outputs import SHEET, Record, montage, read_record, write_merged, write_rank_sheets
+from scripts.data.outputs import SHEET, Record, find_records, montage, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
-from scripts.problems import UserError
+from scripts.problems import Problems, UserError
 from scripts.sampling.jobs import Job, Jobs
 from scripts.sampling.loop import Conditions, Sample, case_generator, sample
 from scripts.sampling.recipe import LATENT_CHANNELS, Recipe
@@ -112,40 +113,63 @@ class VolumeWriter:
         self.started = time.perf_counter()
 
     def __call__(self, engine: Engine) -> None:
-        """Decode the batch's latents one volume at a time and write them."""
+        """Decode the batch's latents one volume at a time and write them.
+
+        Raises:
+            UserError: numbers are not finite; names the cases, of which nothing is written.
+        """
         batch, output = engine.state.output[CommonKeys.LABEL], engine.state.output[CommonKeys.PRED]
         positive = None if output.class_logits is None else output.class_logits.softmax(dim=1)[:, 1].tolist()
         sampled = (time.perf_counter() - self.started) / len(batch)
+        problems = Problems(f"sampling with amp {self.recipe.amp}")
         for index, job in enumerate(batch):
-            self._write(job, output.latents[index], None if positive is None else positive[index], sampled)
+            given = [output.latents[index], *([] if positive is None else [output.class_logits[index]])]
+            if not all(tensor.isfinite().all() for tensor in given):
+                problems.add(job.folder, "the network's latent or class is not finite", self._cure("model_file"))
+                continue
+            started = time.perf_counter()
+            volumes = self._decode(output.latents[index])
+            if not all(volume.isfinite().all() for volume in volumes.values()):
+                problems.add(job.folder, "the decoded volume is not finite", self._cure("vae_file"))
+                continue
+            self._write(job, volumes, None if positive is None else positive[index], sampled, started)
+        problems.raise_if_any()
+
+    def _cure(self, file: str) -> str:
+        if self.recipe.amp == "fp16":
+            return "give --amp fp32 or bf16, which do not overflow"
+        return f"give another {file}: its weights are broken"
 
     @torch.inference_mode()
-    def _write(self, job: Job, latent: Tensor, probability: float | None, sampled: float) -> None:
-        started = time.perf_counter()
+    def _decode(self, latent: Tensor) -> dict[str, Tensor]:
+        """The volume (X, Y, Z) of each sequence, on the CPU."""
+        dtype, parts = PRECISIONS[self.recipe.amp], latent.split(LATENT_CHANNELS)
+        with torch.autocast(latent.device.type, dtype, enabled=dtype is not None):
+            return {
+                sequence: decode(self.vae, part[None])[0, 0].float().cpu()
+                for sequence, part in zip(self.recipe.sequences, parts, strict=True)
+            }
+
+    def _write(
+        self, job: Job, volumes: dict[str, Tensor], probability: float | None, sampled: float, started: float
+    ) -> None:
         recipe, folder = self.recipe, self.jobs.output_dir / job.folder
-        dtype = PRECISIONS[recipe.amp]
-        shown = []
         # The record comes last: until then the case counts as not made.
         (folder / "generated.json").unlink(missing_ok=True)
-        for sequence, part in zip(recipe.sequences, latent.split(LATENT_CHANNELS), strict=True):
-            with torch.autocast(latent.device.type, dtype, enabled=dtype is not None):
-                volume = decode(self.vae, part[None])[0, 0].float().cpu()
+        for sequence, volume in volumes.items():
             save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence)
-            shown.append(to_scanner(volume, sequence))
+        shown = [to_scanner(volume, sequence) for sequence, volume in volumes.items()]
         record = Record(
             folder=job.folder,
             source=job.source,
-            split=job.split,
             replicate=job.replicate,
             seed=job.seed,
-            pirads_real=job.pirads.index(1) if 1 in job.pirads else None,
             pirads_synth=None if probability is None else int(probability > 0.5),
             probability=probability,
-            label=job.label,
             sequences=list(recipe.sequences),
-            entry=job.entry,
             settings=job.settings,
             seconds=round(sampled + time.perf_counter() - started, 3),
+            **job.row,
         )
         titles = [title(record, sequence) for sequence in recipe.sequences]
         montage(shown, titles, recipe.spacing, self.jobs.output_dir / f"{job.folder}.png")
@@ -154,7 +178,7 @@ class VolumeWriter:
     def finish(self) -> None:
         """Write this rank's sheets, and once all ranks are done the merged sheet and the datalists; tell where."""
         output_dir = self.jobs.output_dir
-        records = [record for job in self.jobs.all if (record := read_record(output_dir, job.folder)) is not None]
+        records = [record for job in self.jobs.all if (record := self._current_record(job)) is not None]
         if self.jobs.typed:
             for record in records:
                 print(f"{output_dir / record.folder}.png  {predicted(record)}")
@@ -164,8 +188,23 @@ class VolumeWriter:
         write_rank_sheets(output_dir, idist.get_rank(), records)
         idist.barrier()
         if idist.get_rank() == 0:
-            merged = write_merged(output_dir)
+            found = find_records(output_dir)
+            merged = [record for record in found if record.folder in self.jobs.sheet]
+            if len(merged) < len(found):
+                logger.warning(
+                    "%d volumes in %s are of no case or replicate of this run and stay out of sheet and datalists",
+                    len(found) - len(merged), output_dir,
+                )  # fmt: skip
+            write_merged(output_dir, merged)
             print(f"{len(merged)} volumes, {SHEET} and datalists are in {output_dir}")
+
+    def _current_record(self, job: Job) -> Record | None:
+        """The job's record, written again where datalist or clinical sheet have changed since it was made."""
+        record = read_record(self.jobs.output_dir, job.folder)
+        if record is None or record == (current := replace(record, **job.row)):
+            return record
+        current.write(self.jobs.output_dir)
+        return current
 
 
 def predicted(record: Record) -> str:

@@ -25,9 +25,10 @@ from scripts.data.cases import (
     sheet_labels,
 )
 from scripts.data.grid import read_grid
-from scripts.data.outputs import grid_affine, read_record
+from scripts.data.outputs import Record, find_records, grid_affine, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
+    PADDED,
     ReportEncoder,
     check_width,
     normalise_report,
@@ -38,6 +39,8 @@ from scripts.files import inside
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import Recipe
+
+ELSEWHERE = "give another output_dir, or remove the folder"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +68,26 @@ class Job:
     entry: dict[str, Any]
     settings: dict[str, Any]
 
+    @property
+    def row(self) -> dict[str, Any]:
+        """What its record takes from datalist and clinical sheet; it may change without making the volume another."""
+        real = self.pirads.index(1) if 1 in self.pirads else None
+        return {"split": self.split, "pirads_real": real, "label": self.label, "entry": self.entry}
+
 
 @dataclass(frozen=True)
 class Jobs:
-    """This rank's share: all its jobs, those still to do, and the empty report's embedding where guidance needs it."""
+    """This rank's share: all its jobs, those still to do, and the empty report's embedding where guidance needs it.
+
+    `sheet` holds the folders of all ranks' jobs, and those that earlier runs made of other splits.
+    """
 
     all: list[Job]
     todo: list[Job]
     null: Tensor | None
     output_dir: Path
     typed: bool
+    sheet: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +117,7 @@ def make_jobs(
     splits: Sequence[str],
     text_encoder: str | os.PathLike[str] | None,
     padded_reports: bool,
+    max_tokens: int,
     replicates: int,
 ) -> Jobs:
     """Find, check and embed the reports, and list this rank's volumes; arguments as in inference.yaml.
@@ -120,18 +134,38 @@ def make_jobs(
     else:
         sources = listed_sources(recipe, root, splits, text_encoder)
     shares = [(source, replicate) for source in sources for replicate in range(replicates)]
-    _check_names([_folder(source, replicate) for source, replicate in shares])
+    folders = [_folder(source, replicate) for source, replicate in shares]
+    _check_names(folders)
+    earlier = [] if typed else _of_other_splits(output_dir, sources, splits)
+    # What is still to do is dealt out first, so that no rank has much more of it than another.
+    shares.sort(key=lambda share: read_record(output_dir, _folder(*share)) is not None)
     shares = shares[idist.get_rank() :: idist.get_world_size()]
     null = None
     if recipe.variant.adapter:
         problems = Problems("report embeddings")
-        reader = _ReportReader(recipe, text_encoder, padded_reports, problems)
+        reader = _ReportReader(recipe, text_encoder, padded_reports, max_tokens, problems)
         shares = [(replace(source, embedding=reader.read(source)), replicate) for source, replicate in shares]
         if recipe.needs_null:
             null = reader.read(Source("empty report", path=None if typed else _empty_path(root, sources)))
-        problems.raise_if_any()
+        _raise_on_every_rank(problems)
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
-    return Jobs(jobs, jobs if typed else unfinished(jobs, output_dir), null, output_dir, typed)
+    problems = Problems(f"volumes in {output_dir}")
+    todo = jobs if typed else unfinished(jobs, output_dir, problems)
+    for record in earlier:
+        _check_settings(record, recipe.settings, problems)
+    # No rank writes before all have looked, else they would see other records and share out otherwise.
+    _raise_on_every_rank(problems)
+    return Jobs(jobs, todo, null, output_dir, typed, frozenset([*folders, *(record.folder for record in earlier)]))
+
+
+def _raise_on_every_rank(problems: Problems) -> None:
+    """Wait for all ranks, and raise on each what any of them noted.
+
+    Raises:
+        UserError: at least one problem was noted on a rank.
+    """
+    rows = [row for part in idist.all_gather(problems.rows) for row in part]
+    Problems(problems.title, list(dict.fromkeys(rows))).raise_if_any()
 
 
 def typed_source(recipe: Recipe, report: str, case_name: str, positive: bool | None) -> Source:
@@ -256,9 +290,15 @@ class _ReportReader:
     """Reads embeddings, or makes them with the text encoder, which is loaded when the first report needs it."""
 
     def __init__(
-        self, recipe: Recipe, text_encoder: str | os.PathLike[str] | None, padded: bool, problems: Problems
+        self,
+        recipe: Recipe,
+        text_encoder: str | os.PathLike[str] | None,
+        padded: bool,
+        max_tokens: int,
+        problems: Problems,
     ) -> None:
-        self.recipe, self.text_encoder, self.padded, self.problems = recipe, text_encoder, padded, problems
+        self.width, self.trained = recipe.embedding_width, recipe.meta.get("encoder_fingerprint")
+        self.text_encoder, self.padded, self.max_tokens, self.problems = text_encoder, padded, max_tokens, problems
         self.encoder: ReportEncoder | None = None
         self.known: dict[str | Path, Tensor | None] = {}
 
@@ -266,7 +306,7 @@ class _ReportReader:
         """The embedding (T, D) of a report, or None after noting a problem; equal reports share one tensor.
 
         Raises:
-            UserError: there is no encoder for a text, or it is not the one of the training run.
+            UserError: there is no encoder for a text, or it or its options are not those of the training run.
         """
         key = source.path or source.text or ""
         if key not in self.known:
@@ -274,15 +314,22 @@ class _ReportReader:
             embedding = self._encode(source.text or "") if source.path is None else None
             try:
                 embedding = read_embedding(source.path) if embedding is None else embedding
-                check_width(embedding, self.recipe.embedding_width, source.path or self.text_encoder)
+                check_width(embedding, self.width, source.path or self.text_encoder)
                 self.known[key] = embedding
             except UserError as error:
                 self.problems.add(source.folder, str(error))
-            made_by = None if source.path is None else read_encoder_fingerprint(source.path)
-            if made_by and made_by != (self.recipe.meta.get("encoder_fingerprint") or made_by):
-                todo = "encode the reports with the text encoder of the training run"
-                self.problems.add(source.folder, f"its report was embedded by text encoder {made_by}", todo)
+            if source.path is not None:
+                self._check_stamp(source.folder, read_encoder_fingerprint(source.path))
         return self.known[key]
+
+    def _check_stamp(self, folder: str, stamp: str | None) -> None:
+        if stamp is None or self.trained in (None, stamp):
+            return
+        what = f"its report was embedded by text encoder {stamp}"
+        todo = "encode it with the text encoder and max_tokens"
+        if stamp.removesuffix(PADDED) == self.trained.removesuffix(PADDED):
+            what, todo = f"its report was embedded {_with_padding(stamp)}", f"encode it {_with_padding(self.trained)}"
+        self.problems.add(folder, what, f"{todo}, as for training")
 
     def _encode(self, text: str) -> Tensor:
         if self.text_encoder is None:
@@ -291,14 +338,26 @@ class _ReportReader:
                 "that the network was trained with (google/flan-t5-xxl for the reference)"
             )
         if self.encoder is None:
-            self.encoder = ReportEncoder(self.text_encoder)
-            trained = self.recipe.meta.get("encoder_fingerprint")
-            if trained and trained != self.encoder.fingerprint:
+            # Before the encoder is loaded, which may be large.
+            if self.trained and self.trained.endswith(PADDED) != self.padded:
                 raise UserError(
-                    f"text_encoder {self.text_encoder} is not the one that the network was trained with: its "
-                    f"fingerprint is {self.encoder.fingerprint}, not {trained}"
+                    f"the network was trained on reports that were embedded {_with_padding(self.trained)}; give "
+                    f"--padded_reports {'false' if self.padded else 'true'}"
+                )
+            self.encoder = ReportEncoder(self.text_encoder, self.max_tokens)
+            stamp = self.encoder.stamp(self.padded)
+            if self.trained not in (None, stamp):
+                raise UserError(
+                    f"text_encoder {self.text_encoder} with max_tokens {self.max_tokens} is not the one that the "
+                    f"network was trained with: its fingerprint is {stamp}, not {self.trained}; give the encoder and "
+                    "the --max_tokens that encode_reports was given"
                 )
         return self.encoder.encode([text], padded=self.padded)[0]
+
+
+def _with_padding(stamp: str) -> str:
+    """How the reports of an encoder's stamp were embedded, in the words of encode_reports."""
+    return "with --padded" if stamp.endswith(PADDED) else "without --padded"
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------------
@@ -321,6 +380,9 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
     report = None
     if source.embedding is not None:
         report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
+    settings = {**recipe.settings, "report": report}
+    if recipe.variant.class_vector == "own":
+        settings["class"] = source.pirads
     return Job(
         folder=_folder(source, replicate),
         source=source.folder if source.split else "",
@@ -332,25 +394,34 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
         label=source.label,
         affine=grid_affine(recipe.size, recipe.spacing, like, like_shape),
         entry={**source.entry, "spacing": list(recipe.spacing)},
-        settings={**recipe.settings, "report": report},
+        settings=settings,
     )
 
 
-def unfinished(jobs: Sequence[Job], output_dir: Path) -> list[Job]:
-    """The jobs whose volume is not there yet.
-
-    Raises:
-        UserError: a volume is there that was made in another way.
-    """
-    problems = Problems(f"volumes in {output_dir}")
+def unfinished(jobs: Sequence[Job], output_dir: Path, problems: Problems) -> list[Job]:
+    """The jobs whose volume is not there yet; a volume that was made in another way is noted in `problems`."""
     todo = []
     for job in jobs:
         record = read_record(output_dir, job.folder)
         if record is None:
             todo.append(job)
-        elif (record.source, record.settings, record.seed) != (job.source, job.settings, job.seed):
-            names = [name for name in job.settings if record.settings.get(name) != job.settings[name]]
-            what = f"was made with other {', '.join(names) or 'source'}"
-            problems.add(job.folder, what, "give another output_dir, or remove the folder")
-    problems.raise_if_any()
+        else:
+            same = (record.source, record.seed) == (job.source, job.seed)
+            _check_settings(record, job.settings, problems, () if same else ("source",))
     return todo
+
+
+def _check_settings(
+    record: Record, settings: dict[str, Any], problems: Problems, otherwise: Sequence[str] = ()
+) -> None:
+    """Note what the record's volume was made with that is not in `settings`, or, where nothing is, `otherwise`."""
+    names = [name for name in settings if record.settings.get(name) != settings[name]] or otherwise
+    if names:
+        problems.add(record.folder, f"was made with other {', '.join(names)}", ELSEWHERE)
+
+
+def _of_other_splits(output_dir: Path, sources: Sequence[Source], splits: Sequence[str]) -> list[Record]:
+    """What earlier runs made of splits that this one does not name, without cases that came over from there."""
+    cases = {source.folder for source in sources}
+    records = find_records(output_dir)
+    return [record for record in records if record.split not in ensure_tuple(splits) and record.source not in cases]

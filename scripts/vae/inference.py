@@ -181,12 +181,21 @@ class Writer:
         logger.info(f"{self.mode}: {self.written} volumes written below {where}")
 
     def __call__(self, engine: Engine) -> None:
-        """Write the cases of one batch."""
+        """Write the cases of one batch.
+
+        Raises:
+            UserError: what the VAE gave is not finite.
+        """
         batch, given = engine.state.batch, engine.state.output["pred"]
         for index in range(len(batch["folder"])):
             volume = {name: batch[name][index] for name in ("folder", "sequence", "made_from", "image")}
             affine = batch["affine"][index].numpy()
             own = {name: values[index].cpu() for name, values in given.items()}
+            if not all(values.isfinite().all() for values in own.values()):
+                raise UserError(
+                    f"{volume['folder']}: the VAE's {self.mode} of {volume['sequence']} is not finite; give --amp fp32 "
+                    "or bf16, or other weights"
+                )
             path = output_path(volume, self.mode, self.latent_dir, self.output_dir)
             if self.mode == "encode":
                 shape, made_from = tuple(volume["image"].shape[1:]), volume["made_from"]

@@ -115,6 +115,8 @@ def test_scanner_units_are_rounded_and_clipped():
         assert made.tolist() == [0, 0, round(top / 2), top, top]
     with pytest.raises(UserError, match="'t1' is not known"):
         to_scanner(values, "t1")
+    with pytest.raises(UserError, match="axt2 is not finite"):
+        to_scanner(np.array([0.5, np.nan]), "axt2")
 
 
 def test_a_saved_volume_stands_where_its_affine_says(tmp_path):

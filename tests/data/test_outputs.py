@@ -164,7 +164,7 @@ def test_sheets_have_the_authors_columns(tmp_path):
     put(tmp_path, *records)
     write_rank_sheets(tmp_path, 0, records[:1])
     write_rank_sheets(tmp_path, 1, records[1:])
-    write_merged(tmp_path)
+    write_merged(tmp_path, find_records(tmp_path))
     head = ("folder", "PIRADS_real", "PIRADS_synth", "Label")
     assert sheet(tmp_path / "synthsheet_0_train.xlsx") == [head, ("007", 1, 0, "train")]
     assert sheet(tmp_path / "synthsheet_1_train.xlsx") == [head, ("b", 0, None, "train")]
@@ -181,7 +181,7 @@ def test_folders_stay_text_in_excel(tmp_path):
 
 def test_datalists_of_generated_cases_can_be_read(tmp_path):
     put(tmp_path, record("007"), record("b", pirads_real=0), record("c", "test"))
-    write_merged(tmp_path)
+    write_merged(tmp_path, find_records(tmp_path))
     train = read_datalist(tmp_path / "train.json", tmp_path)
     assert [(case["folder"], case["pirads"], case["text_isnull"]) for case in train] == [
         ("007", [0, 1], 1),
@@ -190,6 +190,6 @@ def test_datalists_of_generated_cases_can_be_read(tmp_path):
     assert [case["folder"] for case in read_datalist(tmp_path / "test.json", tmp_path)] == ["c"]
 
 
-def test_typed_reports_stay_out_of_sheets_and_datalists(tmp_path):
+def test_typed_reports_are_not_found_for_sheets_and_datalists(tmp_path):
     put(tmp_path, record("a"), record("typed", split=""))
-    assert [made.folder for made in write_merged(tmp_path)] == ["a"]
+    assert [made.folder for made in find_records(tmp_path)] == ["a"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,14 +23,23 @@ import tiny
 from scripts.data.cases import write_clinical
 from scripts.data.images import save_volume
 from scripts.data.latents import fingerprint
-from scripts.data.reports import EMPTY_REPORT, ReportEncoder, read_embedding, write_embedding
+from scripts.data.reports import (
+    EMPTY_REPORT,
+    ReportEncoder,
+    read_embedding,
+    read_encoder_fingerprint,
+    write_embedding,
+)
+from scripts.encode_reports import encode_reports
 from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
 from scripts.problems import UserError
-from scripts.sampling.loop import case_seed
+from scripts.sampling.jobs import Jobs
+from scripts.sampling.loop import case_seed, sample
 from scripts.sampling.recipe import make_recipe
 from scripts.tiny_t5 import make
+from scripts.vae.decode import decode
 from scripts.vae.network import maisi_vae, save_vae
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,8 +96,18 @@ def make_data(data: Path, encoder: ReportEncoder) -> None:
             merged.append(case | {"text": embedding})
         (data / f"{split}.json").write_text(json.dumps(plain))
         (data / f"{split}_merged.json").write_text(json.dumps(merged))
-    sheet = {"folder": list(reports), "PosPIRADS": [1, 0, None, 1, 1], "PosISUP": [None, None, 0, None, None]}
-    write_clinical(data / "clinical.xlsx", pd.DataFrame({**sheet, "Label": ["train"] * 3 + ["test"] * 2}))
+    write_sheet(data)
+
+
+def write_sheet(data: Path, classes: Sequence[int | None] = (1, 0, None, 1, 1), training: int = 3) -> None:
+    """The clinical sheet: PosPIRADS of the five cases, of which the first `training` are labelled train."""
+    sheet = {
+        "folder": ["001", "002", "003", "004", "005"],
+        "PosPIRADS": classes,
+        "PosISUP": [None, None, 0, None, None],
+    }
+    labels = ["train"] * training + ["test"] * (5 - training)
+    write_clinical(data / "clinical.xlsx", pd.DataFrame({**sheet, "Label": labels}))
 
 
 def options(place: SimpleNamespace, output_dir: Path, **changes) -> dict:
@@ -207,6 +227,108 @@ def test_other_settings_into_the_same_folder_are_refused(place, generated):
     assert "made with other steps, seed" in str(root_cause(error.value))
 
 
+def rows(output_dir: Path) -> dict[str, tuple]:
+    """Of each row of the sheet: PIRADS_real and Label."""
+    _, *lines = openpyxl.load_workbook(output_dir / "synthsheet_all.xlsx").active.values
+    return {folder: (real, label) for folder, real, _, label in lines}
+
+
+def listed(output_dir: Path, split: str) -> list[str]:
+    return [case["folder"] for case in json.loads((output_dir / f"{split}.json").read_text())]
+
+
+def test_a_corrected_sheet_and_a_new_split_reach_the_rows_of_finished_volumes(place, generated, tmp_path):
+    """003 goes from train to test and 002 becomes positive: no volume is made again, no case stands in both lists."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(place.data, data)
+    shutil.copytree(generated, out)
+    before = (out / "003" / "axt2.nii.gz").stat().st_mtime_ns
+    for suffix in ("", "_merged"):
+        train, test = (json.loads((data / f"{split}{suffix}.json").read_text()) for split in ("train", "test"))
+        test.append(train.pop() | {"dataset": "B"})
+        train[1]["pirads"] = [0, 1]
+        (data / f"train{suffix}.json").write_text(json.dumps(train))
+        (data / f"test{suffix}.json").write_text(json.dumps(test))
+    write_sheet(data, (1, 1, None, 1, 1), training=2)
+    infer(place, out, dataset_dir=str(data), splits=["test"])
+    assert (listed(out, "train"), listed(out, "test")) == (["001", "002"], ["003", "004", "005"])
+    infer(place, out, dataset_dir=str(data))
+    assert rows(out) == {
+        "001": (1, "train"), "002": (1, "train"), "003": (0, "test"), "004": (1, "test"), "005": (1, "test"),
+    }  # fmt: skip
+    assert json.loads((out / "003" / "generated.json").read_text())["entry"]["dataset"] == "B"
+    assert (out / "003" / "axt2.nii.gz").stat().st_mtime_ns == before
+
+
+def test_the_sheet_holds_other_splits_of_earlier_runs_but_no_case_that_is_gone(place, generated, tmp_path, capsys):
+    shutil.copytree(generated, tmp_path / "out")
+    shutil.copytree(place.data, tmp_path / "data")
+    path = tmp_path / "data" / "test_merged.json"
+    path.write_text(json.dumps(json.loads(path.read_text())[:1]))
+    infer(place, tmp_path / "out", dataset_dir=str(tmp_path / "data"), splits=["test"])
+    assert list(rows(tmp_path / "out")) == ["001", "002", "003", "004"]
+    assert listed(tmp_path / "out", "test") == ["004"]
+    assert "1 volumes" in capsys.readouterr().out
+
+
+def test_volumes_of_other_weights_are_refused_in_another_split_too(place, generated, tmp_path):
+    shutil.copytree(generated, tmp_path / "out")
+    for folder in ("004", "005"):
+        shutil.rmtree(tmp_path / "out" / folder)
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"note": "others"})
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", splits=["test"], model_file=str(tmp_path / "model.safetensors"))
+    assert "001  was made with other model" in str(root_cause(error.value))
+    assert not (tmp_path / "out" / "004").exists()
+
+
+def test_a_corrected_class_is_another_volume_where_the_variant_takes_it(place, tmp_path):
+    shutil.copytree(place.data, tmp_path / "data")
+    make_weights(tmp_path / "model.safetensors", "DECOUPLED", **place.meta)
+    given = {"model_file": str(tmp_path / "model.safetensors"), "variant": "DECOUPLED", "splits": ["test"], "steps": 1}
+    given["dataset_dir"] = str(tmp_path / "data")
+    infer(place, tmp_path / "out", **given)
+    for path in tmp_path.glob("data/test*.json"):
+        first, second = json.loads(path.read_text())
+        path.write_text(json.dumps([first, second | {"pirads": [1, 0]}]))
+    write_sheet(tmp_path / "data", (1, 0, None, 1, 0))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    assert "1 problem\n  005  was made with other class" in str(root_cause(error.value))
+
+
+def test_what_is_left_is_shared_out_evenly(place, generated, tmp_path, monkeypatch):
+    """001, 003 and 005 are still to do: not three for the first of two processes and none for the other."""
+    shutil.copytree(generated, tmp_path / "out")
+    for folder in ("001", "003", "005"):
+        (tmp_path / "out" / folder / "generated.json").unlink()
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        jobs = list_jobs(place, tmp_path / "out")
+        shares.append(([job.folder for job in jobs.todo], {job.folder for job in jobs.all}))
+    assert [todo for todo, _ in shares] == [["001", "005"], ["003"]]
+    assert shares[0][1] ^ shares[1][1] == {"001", "002", "003", "004", "005"}
+
+
+def list_jobs(place: SimpleNamespace, output_dir: Path) -> Jobs:
+    """What one process would do, without running it."""
+    workflow = ConfigWorkflow(
+        [str(CONFIG), str(place.root / "tiny.json")], workflow_type="infer", **options(place, output_dir)
+    )
+    workflow.initialize()
+    return workflow.parser.get_parsed_content("jobs")
+
+
+def test_a_problem_of_another_process_is_raised_on_this_one(place, tmp_path, monkeypatch):
+    """Else this one samples until it is killed."""
+    monkeypatch.setattr("ignite.distributed.all_gather", lambda rows: [rows, [("005", "is broken", "mend it")]])
+    with pytest.raises(RuntimeError) as error:
+        list_jobs(place, tmp_path / "out")
+    assert "1 problem\n  005  is broken -> mend it" in str(root_cause(error.value))
+
+
 def root_cause(error: BaseException) -> BaseException:
     """MONAI wraps what a component raises."""
     while error.__cause__ is not None:
@@ -294,6 +416,41 @@ def test_bf16_is_close_to_fp32(place, generated, tmp_path):
     assert 0 < np.abs(difference).mean() < 10
 
 
+@pytest.mark.parametrize(
+    ("broken", "amp", "cure"),
+    [
+        ("latents", "fp16", "give --amp fp32 or bf16"),
+        ("class_logits", "fp32", "give another model_file"),
+        ("volume", "fp32", "give another vae_file"),
+    ],
+)
+def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, amp, cure):
+    """Of a batch of two only the case whose numbers are finite is written."""
+    decoded = []
+
+    def broken_sample(*args, **kwargs):
+        sampled = sample(*args, **kwargs)
+        values = getattr(sampled, broken).clone()
+        values[0, 0] = torch.inf
+        return sampled._replace(**{broken: values})
+
+    def broken_decode(*args):
+        decoded.append(args)
+        return decode(*args) * (torch.nan if len(decoded) == 1 else 1)
+
+    if broken == "volume":
+        monkeypatch.setattr("scripts.sampling.generate.decode", broken_decode)
+    else:
+        monkeypatch.setattr("scripts.sampling.generate.sample", broken_sample)
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path, splits=["test"], batch_size=2, steps=1, amp=amp)
+    message = str(root_cause(error.value))
+    assert "1 problem\n  004  " in message
+    assert cure in message
+    assert not (tmp_path / "004").exists()
+    assert (tmp_path / "005" / "generated.json").is_file()
+
+
 # ---- variants and channels -------------------------------------------------------------------------------------------
 
 
@@ -375,6 +532,52 @@ def test_another_text_encoder_is_refused(place, tmp_path, source):
         infer(place, tmp_path / "out", **changes)
     assert "text encoder" in str(root_cause(error.value)).replace("_", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module", params=[{"padded": True}, {"max_tokens": 8}, {}], ids=["padded", "short", "default"])
+def embedded(place, request, tmp_path_factory) -> SimpleNamespace:
+    """Weights that were trained on embeddings of `encode_reports` with some options, and a data root of such."""
+    root = tmp_path_factory.mktemp("embedded")
+    shutil.copytree(place.data, root / "data")
+    encode_reports(str(root / "data"), str(place.root / "t5"), device="cpu", **request.param)
+    stamp = read_encoder_fingerprint(root / "data" / EMPTY_REPORT)
+    make_weights(root / "model.safetensors", **place.meta | {"encoder_fingerprint": stamp})
+    given = {"model_file": str(root / "model.safetensors"), "steps": 1, "text_encoder": str(place.root / "t5")}
+    right = {"padded_reports": "padded" in request.param, "max_tokens": request.param.get("max_tokens", 512)}
+    return SimpleNamespace(data=root / "data", given=given, right=right)
+
+
+def test_a_typed_report_is_embedded_as_those_of_the_training(place, embedded, tmp_path):
+    """The same embedding as the file of the case with that report."""
+    infer(place, tmp_path / "typed", report=f"{SECRET} x".encode(), **embedded.given, **embedded.right)
+    infer(place, tmp_path / "listed", dataset_dir=str(embedded.data), splits=["test"], **embedded.given)
+    typed, listed = (tmp_path / folder / "generated.json" for folder in ("typed/report", "listed/004"))
+    digests = [json.loads(path.read_text())["settings"]["report"] for path in (typed, listed)]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("wrong", ["padded_reports", "max_tokens"])
+def test_a_typed_report_embedded_in_another_way_is_refused(place, embedded, tmp_path, wrong):
+    right = embedded.right[wrong]
+    changes = embedded.right | {wrong: not right if wrong == "padded_reports" else right + 1}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", report=b"x", **embedded.given, **changes)
+    wanted = f"give --padded_reports {str(right).lower()}" if wrong == "padded_reports" else "--max_tokens that"
+    assert wanted in str(root_cause(error.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_differ_in_padding_alone_are_told_so(place, tmp_path):
+    shutil.copytree(place.data, tmp_path / "data")
+    encode_reports(str(tmp_path / "data"), str(place.root / "t5"), device="cpu", padded=True)
+    stamp = read_encoder_fingerprint(place.data / EMPTY_REPORT)
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"encoder_fingerprint": stamp})
+    given = {"model_file": str(tmp_path / "model.safetensors"), "dataset_dir": str(tmp_path / "data")}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    message = str(root_cause(error.value))
+    assert "004" in message
+    assert "was embedded with --padded -> encode it without --padded" in message
 
 
 def test_embeddings_of_another_width_are_refused(place, tmp_path):

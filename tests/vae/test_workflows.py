@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import tiny
 from scripts.data.latents import read_latent
 from scripts.problems import UserError
+from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 from scripts.vae.training import VAELoss
 from scripts.vae.volumes import VolumeDataset, list_volumes, split
@@ -287,6 +288,20 @@ def test_images_are_made_once_and_again_when_their_source_changes(workflow, weig
     run(workflow("inference", weights=weights[0], mode="encode"))
     assert redone() == ["003"]
     assert redone(amp="bf16") == ["001", "002", "003", "004", "005", "006"]
+
+
+def test_latents_that_are_not_finite_are_not_written(workflow, weights, data_root, monkeypatch, refused):
+    calls = []
+
+    def overflown(*args):
+        calls.append(args)
+        mu, sigma = encode(*args)
+        return mu, sigma * (torch.inf if len(calls) == 2 else 1)
+
+    monkeypatch.setattr("scripts.vae.inference.encode", overflown)
+    with refused("002: the VAE's encode of axt2 is not finite; give --amp fp32"):
+        run(workflow("inference", weights=weights[0], mode="encode"))
+    assert [path.parent.name for path in (data_root / "latents").rglob("*.safetensors")] == ["001"]
 
 
 def test_latents_of_another_vae_are_refused(workflow, weights, tmp_path):
