@@ -33,7 +33,7 @@ class SamplePictures(TensorBoardHandler):
     Args:
         network: what is sampled, such as the moving average's module.
         examples: the cases whose reports, classes and spacings condition the volumes.
-        prepare: knows the objective and the scale factor.
+        prepare: knows the objective, its timestep shift and the scale factor.
         vae, vae_file: decodes the latents.
         channels: names of the sequences.
         every: epochs between pictures.
@@ -72,7 +72,7 @@ class SamplePictures(TensorBoardHandler):
                 f"the latents were made by VAE {trained}, but vae_file holds VAE {given}; give the one that made them"
             )
         self.channels, self.every, self.count = channels, every, min(count, len(examples))
-        self.schedule = make_scheduler(scheduler, prepare.objective, steps, examples.shape[1:])
+        self.schedule = make_scheduler(scheduler, prepare.objective, steps, examples.shape[1:], prepare.timestep_shift)
         self.guidance = Guidance(report=guidance, class_=guidance)
 
     def attach(self, engine: Engine) -> None:
