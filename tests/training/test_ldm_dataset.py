@@ -167,7 +167,7 @@ def test_without_any_empty_report_it_is_asked_for(data_root):
 # ---- validation ------------------------------------------------------------------------------------------------------
 
 
-def test_validation_sees_every_case_in_every_part_of_the_timesteps(data_root):
+def test_validation_sees_every_case_in_every_part_of_the_draws(data_root):
     grid = TimestepGrid(make(data_root), 4)
     examples = [grid[index] for index in range(len(grid))]
     seen = {(example["folder"], int(example["uniform"] * 4)) for example in examples}
