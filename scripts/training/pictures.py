@@ -20,9 +20,7 @@ from scripts.sampling.loop import Guidance, case_generator, case_seed, sample
 from scripts.sampling.schedule import make_scheduler
 from scripts.training.objective import NoisyBatch
 from scripts.vae.decode import decode
-from scripts.vae.network import load_vae, vae_fingerprint
-
-LATENT_CHANNELS = 4
+from scripts.vae.network import LATENT_CHANNELS, load_vae, vae_fingerprint
 
 
 class SamplePictures(TensorBoardHandler):
