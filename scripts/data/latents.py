@@ -155,10 +155,3 @@ def _read_authors(path: Path) -> Latent:
         spacing=tuple(nib.affines.voxel_sizes(image.affine).tolist()),
         shape=tuple(4 * n for n in mu.shape[1:]),
     )
-
-
-def draw(latent: Latent, generator: torch.Generator | None = None) -> torch.Tensor:
-    """A fresh draw z = mu + sigma·eps (C, X/4, Y/4, Z/4); the stored draw where sigma is not known."""
-    if latent.sigma is None:
-        return latent.mu
-    return latent.mu + latent.sigma * torch.randn(latent.mu.shape, generator=generator)

@@ -413,9 +413,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
 
 class TimestepGrid(Dataset[dict[str, Any]]):
-    """Held-out examples for validation: every case once in each of `buckets` equal parts of the timesteps.
+    """Held-out examples for validation: every case once in each of `buckets` equal parts of the draws for timesteps.
 
-    The draws are the same in every epoch, so validation losses of different epochs and runs compare.
+    Timesteps are thus spread as in training, and the losses of both compare. The draws are the same in every epoch, so
+    validation losses of different epochs compare too, and so do those of runs with the same shift of the timesteps.
     """
 
     def __init__(self, examples: LatentDataset, buckets: int) -> None:

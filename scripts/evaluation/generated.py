@@ -237,23 +237,28 @@ def _from_features(
     """
     train = extract(extractors, real["train"], sequence, "real training volumes")
     test = extract(extractors, real["test"], sequence, "real test volumes")
-    made = extract(extractors, [(g.folder, g.image) for g in generated], sequence, "generated volumes")
+    judged, others = ([g for g in generated if g.is_test is wanted] for wanted in (True, False))
+    made = extract(extractors, [(g.folder, g.image) for g in judged], sequence, "generated volumes of test reports")
+    # Of the others nothing but copies is asked, and those are found by the phantom features.
+    rest = {"phantom": made["phantom"][:0]}
+    if others:
+        phantom = {"phantom": extractors["phantom"]}
+        rest = extract(phantom, [(g.folder, g.image) for g in others], sequence, "other generated volumes")
     # Phantom features have units of their own: they are compared in standard deviations of the real training volumes.
     mean, deviation = train["phantom"].mean(0), train["phantom"].std(0).clamp_min(1e-6)
-    for vectors in (train, test, made):
+    for vectors in (train, test, made, rest):
         vectors["phantom"] = (vectors["phantom"] - mean) / deviation
-    on_test = torch.tensor([g.is_test for g in generated])
     distances = {}
     for name in extractors:
-        rows = {"generated": made[name][on_test], "real train": train[name]}
+        rows = {"generated": made[name], "real train": train[name]}
         for row, vectors in rows.items():
             distances[f"{name}: {row} to real test"] = {
                 kind: with_interval(distance, vectors, test[name], seed=seed) for kind, distance in DISTANCES.items()
             }
-    names = [g.folder for g in generated], [folder for folder, _ in real["train"]]
     copies, share = find_copies(
-        made["phantom"], train["phantom"], test["phantom"], generated_names=names[0], train_names=names[1]
-    )
+        torch.cat([made["phantom"], rest["phantom"]]), train["phantom"], test["phantom"],
+        generated_names=[g.folder for g in [*judged, *others]], train_names=[folder for folder, _ in real["train"]],
+    )  # fmt: skip
     return distances, copies, {"all generated volumes": {"share nearer to a training case than real ones": share}}
 
 

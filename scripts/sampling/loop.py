@@ -51,10 +51,9 @@ class Guidance:
         ):
             raise UserError(f"guidance_interval is {list(ends)}; give [low, high] within 0..{TRAIN_STEPS}")
 
-    def needs_dropout(self, variant: Variant) -> tuple[bool, bool]:
-        """Whether the variant is asked without its report, and without its class: both are learned by dropout only."""
-        terms = self.terms(variant, self.interval[0])
-        return any(not term.report for term in terms), any(not term.class_ for term in terms)
+    def needs_null(self, variant: Variant) -> bool:
+        """Whether the variant is asked without its report, and so reads the empty report's embedding."""
+        return variant.adapter and any(not term.report for term in self.terms(variant, self.interval[0]))
 
     def terms(self, variant: Variant, timestep: float) -> list[Term]:
         """The networks' answers that are summed at a timestep, and their weights.
@@ -143,7 +142,7 @@ def sample(
     """
     guidance = guidance or Guidance()
     device = next(network.parameters()).device
-    if network.variant.adapter and guidance.needs_dropout(network.variant)[0] and null is None:
+    if guidance.needs_null(network.variant) and null is None:
         raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
     x = draw_noise(generators, shape, device)
     conditions = conditions or Conditions(network, schedule)

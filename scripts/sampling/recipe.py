@@ -16,18 +16,18 @@ from scripts.data.cases import is_spacing
 from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
 from scripts.files import file_digest
+from scripts.networks.ccella import REFERENCE_SPACING
 from scripts.networks.variants import Variant, find_variant
 from scripts.networks.weights import Weights, read_header
 from scripts.precision import PRECISIONS
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import Guidance
 from scripts.sampling.schedule import Schedule, make_scheduler
-from scripts.vae.network import FACTOR, WHERE
+from scripts.vae.network import FACTOR, LATENT_CHANNELS, WHERE
 
 logger = logging.getLogger(__name__)
 
-REFERENCE_SIZE, REFERENCE_SPACING = (256, 256, 128), (0.5, 0.5, 0.5625)
-LATENT_CHANNELS = 4
+REFERENCE_SIZE = (256, 256, 128)
 # A field of view that differs by less than this factor from the training data's is taken as the same.
 VIEW_TOLERANCE = 1.15
 
@@ -60,7 +60,7 @@ class Recipe:
     @property
     def needs_null(self) -> bool:
         """Whether the empty report's embedding is asked for."""
-        return self.variant.adapter and self.guidance.needs_dropout(self.variant)[0]
+        return self.guidance.needs_null(self.variant)
 
 
 def trained_sequences(model_file: str | os.PathLike[str], channels: Sequence[str] | None) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.sampling.schedule import TRAIN_STEPS
 from scripts.training.objective import WeightedLoss
 
 # A sum and how many it sums, as 0-dimensional tensors.
@@ -67,16 +68,20 @@ def training_sums(loss: WeightedLoss) -> Callable[[Engine], Sums]:
     return measure
 
 
-def validation_sums(buckets: int) -> Callable[[Engine], Sums]:
-    """What to watch in validation: the noise loss, in all and by timestep (in thousandths), and the class head."""
+def validation_sums(buckets: int, loss: WeightedLoss) -> Callable[[Engine], Sums]:
+    """What to watch in validation: the noise loss as in training, in all and by timestep, and the class head.
+
+    The timesteps are those that the network saw. Where a shift leaves a bucket without any, its loss is left out.
+    """
 
     def measure(engine: Engine) -> Sums:
         targets, (answer, _) = engine.state.output["label"], engine.state.output["pred"]
-        losses = (answer.float() - targets["answer"]).abs().flatten(1).mean(dim=1)
-        bucket = (targets["uniform"] * buckets).long()
+        losses = loss.joint.noise_loss(answer.float(), targets["answer"], reduction="none").flatten(1).mean(dim=1)
+        # Rounding may make the last draw below 1 the very end of the path.
+        bucket = (targets["timesteps"] * buckets / TRAIN_STEPS).long().clamp(max=buckets - 1)
         sums = {"val_loss": (losses.sum(), torch.ones_like(losses).sum())}
         for i in range(buckets):
-            name = f"val_loss_t{1000 * i // buckets:03d}-{1000 * (i + 1) // buckets:03d}"
+            name = f"val_loss_t{TRAIN_STEPS * i // buckets:03d}-{TRAIN_STEPS * (i + 1) // buckets:03d}"
             inside = (bucket == i).float()
             sums[name] = ((losses * inside).sum(), inside.sum())
         return sums | {f"val_{name}": pair for name, pair in class_sums(engine).items()}

@@ -65,9 +65,8 @@ class NoisyBatch(PrepareBatch):
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
         targets = {
             "answer": noise if self.objective == "ddpm" else latents - noise,
-            **{
-                key: batch[key] for key in ("uniform", "focus", "pirads", "text_isnull", "case_weight", "report_weight")
-            },
+            "timesteps": timesteps,
+            **{key: batch[key] for key in ("focus", "pirads", "text_isnull", "case_weight", "report_weight")},
         }
         conditions = {
             "timesteps": timesteps,

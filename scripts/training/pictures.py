@@ -20,9 +20,7 @@ from scripts.sampling.loop import Guidance, case_generator, case_seed, sample
 from scripts.sampling.schedule import make_scheduler
 from scripts.training.objective import NoisyBatch
 from scripts.vae.decode import decode
-from scripts.vae.network import load_vae, vae_fingerprint
-
-LATENT_CHANNELS = 4
+from scripts.vae.network import LATENT_CHANNELS, load_vae, vae_fingerprint
 
 
 class SamplePictures(TensorBoardHandler):
@@ -33,7 +31,7 @@ class SamplePictures(TensorBoardHandler):
     Args:
         network: what is sampled, such as the moving average's module.
         examples: the cases whose reports, classes and spacings condition the volumes.
-        prepare: knows the objective and the scale factor.
+        prepare: knows the objective, its timestep shift and the scale factor.
         vae, vae_file: decodes the latents.
         channels: names of the sequences.
         every: epochs between pictures.
@@ -72,7 +70,7 @@ class SamplePictures(TensorBoardHandler):
                 f"the latents were made by VAE {trained}, but vae_file holds VAE {given}; give the one that made them"
             )
         self.channels, self.every, self.count = channels, every, min(count, len(examples))
-        self.schedule = make_scheduler(scheduler, prepare.objective, steps, examples.shape[1:])
+        self.schedule = make_scheduler(scheduler, prepare.objective, steps, examples.shape[1:], prepare.timestep_shift)
         self.guidance = Guidance(report=guidance, class_=guidance)
 
     def attach(self, engine: Engine) -> None:

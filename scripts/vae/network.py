@@ -16,11 +16,13 @@ from scripts.data.latents import fingerprint
 from scripts.files import write_tensors
 from scripts.problems import UserError
 
+FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
+LATENT_CHANNELS = 4  # of each image
 REFERENCE: dict[str, Any] = {
     "spatial_dims": 3,
     "in_channels": 1,
     "out_channels": 1,
-    "latent_channels": 4,
+    "latent_channels": LATENT_CHANNELS,
     "num_channels": (64, 128, 256),
     "num_res_blocks": (2, 2, 2),
     "norm_num_groups": 32,
@@ -34,7 +36,6 @@ REFERENCE: dict[str, Any] = {
     "dim_split": 1,
     "save_mem": False,
 }
-FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
 WHERE = (
     "the published weights are model_maisi_autoencoder_epoch273_alternative.pt of NVIDIA's MAISI (Hugging Face: "
     "nvidia/NV-Generate-CT, or the MONAI bundle maisi_ct_generative), under NVIDIA's non-commercial licence; put the "

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import FIDMetric
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scripts.evaluation.copies import find_copies
-from scripts.evaluation.distances import frechet_distance, kernel_distance, with_interval
+from scripts.evaluation.distances import ALL, frechet_distance, kernel_distance, with_interval
 from scripts.problems import UserError
 
 
@@ -23,35 +24,86 @@ def exactly_normal(n, d, seed, mean, deviations):
 def test_frechet_of_two_gaussians_with_diagonal_covariances():
     a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.5])
     x, y = exactly_normal(50, 3, 0, torch.zeros(3), a), exactly_normal(40, 3, 1, torch.tensor([1.0, 0.0, -2.0]), b)
-    assert frechet_distance(x, y) == pytest.approx(float(1 + 4 + (a - b).square().sum()))
+    assert frechet_distance(x, y)() == pytest.approx(float(1 + 4 + (a - b).square().sum()))
 
 
 def test_frechet_agrees_with_the_matrix_root():
     x, y = normal(200, 6, 0) @ normal(6, 6, 2), normal(150, 6, 1, mean=0.5) @ normal(6, 6, 3)
-    assert frechet_distance(x, y) == pytest.approx(float(FIDMetric()(x, y)), rel=1e-6)
+    assert frechet_distance(x, y)() == pytest.approx(float(FIDMetric()(x, y)), rel=1e-6)
 
 
 def test_frechet_is_exact_with_fewer_cases_than_features():
     x = normal(5, 40, 0)
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-10)
-    assert frechet_distance(x, x + 1) == pytest.approx(40)
+    assert frechet_distance(x, x)() == pytest.approx(0, abs=1e-10)
+    assert frechet_distance(x, x + 1)() == pytest.approx(40)
     # Padding with constant features, more features than cases, changes nothing.
     y = normal(30, 3, 1)
     padded = torch.cat([y, torch.zeros(30, 50)], 1)
     shifted = torch.cat([2 * y, torch.zeros(30, 50)], 1)
-    assert frechet_distance(padded, shifted) == pytest.approx(frechet_distance(y, 2 * y))
+    assert frechet_distance(padded, shifted)() == pytest.approx(frechet_distance(y, 2 * y)())
 
 
 def test_kernel_distance_by_hand():
     x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])
     # k(a, b) = (ab + 1)³: k(0,1) = 1; k(1,2) = 27; cross: k(0,1), k(0,2), k(1,1), k(1,2) = 1, 1, 8, 27
-    assert kernel_distance(x, y) == pytest.approx(1 + 27 - 2 * (1 + 1 + 8 + 27) / 4)
+    assert kernel_distance(x, y)() == pytest.approx(1 + 27 - 2 * (1 + 1 + 8 + 27) / 4)
 
 
 def test_kernel_distance_of_one_distribution_is_zero_on_average():
-    values = [kernel_distance(normal(20, 4, 2 * seed), normal(20, 4, 2 * seed + 1)) for seed in range(300)]
+    values = [kernel_distance(normal(20, 4, 2 * seed), normal(20, 4, 2 * seed + 1))() for seed in range(300)]
     assert abs(np.mean(values)) < 3 * np.std(values) / 300**0.5
     assert min(values) < 0 < max(values)
+
+
+def frechet_by_definition(x, y):
+    return float(FIDMetric()(x, y))
+
+
+def kernel_by_definition(x, y):
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def of_different_vectors(x):
+        return kernel(x, x)[~torch.eye(len(x), dtype=torch.bool)].mean()
+
+    return float(of_different_vectors(x) + of_different_vectors(y) - 2 * kernel(x, y).mean())
+
+
+@pytest.mark.parametrize("block", [1, 20, 10000])
+@pytest.mark.parametrize("slices", [(), (7,)])
+@pytest.mark.parametrize(
+    ("distance", "definition"), [(frechet_distance, frechet_by_definition), (kernel_distance, kernel_by_definition)]
+)
+def test_distances_of_all_and_of_some_cases_follow_their_definition(monkeypatch, distance, definition, slices, block):
+    monkeypatch.setattr("scripts.evaluation.distances.BLOCK", block)
+    x, y = (normal(n, 7 * 5, n, mean).view(n, 7, 5)[:, : 7 if slices else 1] for n, mean in ((24, 0.0), (33, 0.3)))
+    if not slices:
+        x, y = x[:, 0], y[:, 0]
+    between = distance(x, y)
+    assert between() == pytest.approx(definition(x.reshape(-1, 5), y.reshape(-1, 5)), rel=1e-6)
+    i, j = torch.randperm(24)[:12], torch.randperm(33)[:16]
+    assert between(i, j) == pytest.approx(definition(x[i].reshape(-1, 5), y[j].reshape(-1, 5)), rel=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor holds that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+def test_memory_does_not_grow_with_the_square_of_the_slices(monkeypatch, distance):
+    monkeypatch.setattr("scripts.evaluation.distances.BLOCK", 64, raising=False)
+    x, y = torch.rand(30, 32, 2), torch.rand(20, 32, 2)
+    with Largest() as largest:
+        with_interval(distance, x, y, draws=3)
+    assert largest.numbers <= 64 * 64
 
 
 def test_interval_holds_a_true_distance_and_shrinks_with_more_cases():
@@ -64,7 +116,7 @@ def test_interval_holds_a_true_distance_and_shrinks_with_more_cases():
 
 def test_interval_of_a_mean_difference_is_the_known_one():
     def mean_difference(x, y):
-        return float((x.mean() - y.mean()).item())
+        return lambda i=ALL, j=ALL: float(x[i].mean() - y[j].mean())
 
     estimate = with_interval(mean_difference, normal(400, 1, 0), normal(400, 1, 1), draws=500)
     assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * (2 / 400) ** 0.5, rel=0.1)

@@ -11,7 +11,8 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from scripts.data.cases import one_hot, write_clinical, write_datalist
-from scripts.evaluation.generated import read_volumes
+from scripts.evaluation.features import phantom
+from scripts.evaluation.generated import evaluate, read_volumes
 from scripts.problems import UserError
 
 SPACING = (1.25, 1.25, 1.875)
@@ -63,6 +64,30 @@ def truncate(path):
 def test_volumes_are_joined_with_their_real_cases(root):
     _, _, generated = read(root)
     assert [(g.folder, g.case["folder"], g.is_test) for g in generated] == [(n, n, n in "cd") for n in "abcd"]
+
+
+@pytest.mark.parametrize("rows", ["abcd", "cd"])
+def test_costly_features_are_computed_of_test_volumes_only_and_copies_found_among_all(root, monkeypatch, rows):
+    sheet = pd.DataFrame({"folder": [*rows], "PIRADS_synth": 1})
+    sheet.to_excel(root / "generated" / "synthsheet_all.xlsx", index=False)
+    for number, name in enumerate("abcd"):
+        for place in ("real", "generated"):
+            write(root / place, name, values=np.random.default_rng(number).random((8, 8, 8)))
+    runs = []
+
+    def costly(volume):
+        runs.append(volume)
+        return volume.flatten(1)[:, :6].reshape(3, 2)
+
+    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: {"phantom": phantom(), "costly": costly})
+    result = evaluate(root / "real", root / "generated", root / "out")
+    assert len(runs) == 2 + 2 + 2  # real training, real test, and generated test volumes
+    # The generated volumes are the real ones.
+    assert result["distances"]["costly: generated to real test"]["frechet"]["value"] == pytest.approx(0, abs=1e-9)
+    copies = pd.read_csv(root / "out" / "copies.csv")
+    assert sorted(copies["folder"]) == [*rows]
+    near = copies[copies["distance"] < 1e-6]
+    assert dict(zip(near["folder"], near["nearest"], strict=True)) == {name: name for name in rows if name in "ab"}
 
 
 def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root, repo_root, monkeypatch):

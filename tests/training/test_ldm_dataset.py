@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -76,6 +77,27 @@ def test_draws_depend_on_seed_epoch_and_case_and_on_nothing_else(data_root):
         assert torch.equal(one[key], same[key])
         assert not torch.equal(one[key], dataset[slot(3, 1)][key])
         assert not torch.equal(one[key], make(data_root, seed=2)[slot(2, 1)][key])
+
+
+def test_latents_are_drawn_with_their_mean_and_spread(data_root):
+    mu, sigma = (torch.full((4, 16, 16, 16), value) for value in (3.0, 0.5))
+    for path in (data_root / "latents").rglob("*.safetensors"):
+        write_latent(path, mu, sigma, fingerprint="vae", affine=read_latent(path).affine, shape=(64,) * 3)
+    latent = make(data_root).latent(1, 0)
+    assert latent.mean().item() == pytest.approx(3.0, abs=0.02)
+    assert latent.std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_authors_latents_are_taken_as_they_were_drawn(data_root):
+    for path in (data_root / "latents").rglob("*.safetensors"):
+        latent = read_latent(path)
+        image = nib.Nifti1Image(np.moveaxis(latent.mu.numpy(), 0, -1), latent.affine)
+        nib.save(image, path.with_name("axt2_emb.nii.gz"))
+        path.unlink()
+    dataset = make(data_root)
+    stored = read_latent(data_root / "latents" / "case0" / "axt2_emb.nii.gz").mu
+    assert torch.equal(dataset.latent(1, 0), stored)
+    assert torch.equal(dataset.latent(2, 0), stored)
 
 
 def test_stored_noise_is_one_draw_for_all_epochs(data_root):
@@ -170,7 +192,7 @@ def test_without_any_empty_report_it_is_asked_for(data_root):
 # ---- validation ------------------------------------------------------------------------------------------------------
 
 
-def test_validation_sees_every_case_in_every_part_of_the_timesteps(data_root):
+def test_validation_sees_every_case_in_every_part_of_the_draws(data_root):
     grid = TimestepGrid(make(data_root), 4)
     examples = [grid[index] for index in range(len(grid))]
     seen = {(example["folder"], int(example["uniform"] * 4)) for example in examples}

@@ -23,6 +23,8 @@ import tiny
 from scripts.data.latents import read_latent, write_latent
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import load_weights
+from scripts.sampling.recipe import make_recipe
+from scripts.training.pictures import SamplePictures
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
@@ -121,12 +123,18 @@ def vae_options(tmp_path: Path) -> tuple[dict, str]:
     return {"vae_file": str(tmp_path / "vae.safetensors"), "vae_def": tiny.VAE_DEF}, vae_fingerprint(vae)
 
 
-@pytest.mark.parametrize("average", [0, 0.9])
-def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(build, data_root, tmp_path, average):
+def latents_of_a_vae(data_root: Path, tmp_path: Path) -> dict:
+    """Puts a VAE's fingerprint into all latents; the options that name it."""
     options, fingerprint = vae_options(tmp_path)
     for path in (data_root / "latents").rglob("*.safetensors"):
         latent = read_latent(path)
         write_latent(path, latent.mu, latent.sigma, fingerprint=fingerprint, affine=latent.affine, shape=latent.shape)
+    return options
+
+
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(build, data_root, tmp_path, average):
+    options = latents_of_a_vae(data_root, tmp_path)
     build(tmp_path / "plain", epochs=2, ema_decay=average).run()
     build(tmp_path / "run", "pictures.yaml", epochs=2, ema_decay=average, sample_every=1, **options).run()
     assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "run"))
@@ -135,6 +143,21 @@ def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(bui
     shown = log.Images("samples/axt2")
     assert [image.step for image in shown] == [1, 2]
     assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
+
+
+def test_pictures_follow_the_schedule_of_inference(build, data_root, tmp_path):
+    options = latents_of_a_vae(data_root, tmp_path)
+    options |= {"objective": "rflow", "timestep_shift": 3.0, "epochs": 1, "sample_every": 1}
+    workflow = build(tmp_path / "run", "pictures.yaml", **options)
+    workflow.run()
+    pictures = next(h for h in workflow.parser.get_parsed_content("train#handlers") if isinstance(h, SamplePictures))
+    recipe = make_recipe(  # reads the shift from the weights' header
+        model_file=tmp_path / "run" / "model.safetensors", vae_file=options["vae_file"], network_config={},
+        channels=["axt2"], size=None, spacing=None, scheduler="dpmpp_2m", steps=20, guidance_report=1.0,
+        guidance_class=1.0, guidance_interval=[0, 1000], amp="fp32", seed=0,
+    )  # fmt: skip
+    assert torch.equal(pictures.schedule.timesteps, recipe.schedule.timesteps)
+    assert pictures.schedule.sigma == recipe.schedule.sigma
 
 
 def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path, refused):
