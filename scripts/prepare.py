@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from scripts.cli import run, switch
 from scripts.data.cases import (
+    DATALISTS,
+    MERGED,
     SEQUENCES,
     Case,
     but_for_zeros,
@@ -37,7 +39,7 @@ from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, r
 from scripts.data.readers import ImageError, read_volume
 from scripts.problems import Problems, UserError
 
-LISTS = ("train.json", "test.json", "clinical.xlsx")
+LISTS = (*DATALISTS, *MERGED, "clinical.xlsx")  # merged ones hold the split of the run before
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk

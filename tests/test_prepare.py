@@ -145,6 +145,14 @@ def test_lists_come_last_and_old_ones_go_first(exams, monkeypatch):
     assert not [name for name in ("train.json", "test.json", "clinical.xlsx") if (exams / "out" / name).exists()]
 
 
+def test_a_new_split_leaves_no_merged_list_of_the_old_one(exams):
+    call(exams)
+    for name in ("train", "test"):  # as embedding the reports leaves them
+        (exams / "out" / f"{name}_merged.json").write_bytes((exams / "out" / f"{name}.json").read_bytes())
+    call(exams, seed=1)
+    assert not list((exams / "out").glob("*_merged.json"))
+
+
 def test_without_diffusion_and_with_a_given_centre(exams):
     rows = [(*row, *(-POINT[:2]), POINT[2]) for row in ROWS]
     table = exams / "table.xlsx"
