@@ -334,7 +334,7 @@ def test_more_processes_than_volumes_to_evaluate_are_refused(data_root, monkeypa
         monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
         shares += rank_share(volumes)
     assert sorted(volume["folder"] for volume in shares) == ["001", "002", "003", "004"]
-    with pytest.raises(UserError, match="2 volumes cannot .* fewer processes"):
+    with pytest.raises(UserError, match=r"2 volumes cannot .* fewer processes"):
         rank_share(volumes[:2])
 
 
