@@ -22,7 +22,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from scripts.cli import run
-from scripts.data.cases import check_root, read_datalist, write_datalist
+from scripts.data.cases import check_datalists, read_datalist, write_datalist
 from scripts.data.reports import (
     EMPTY_REPORT,
     MAX_TOKENS,
@@ -66,7 +66,7 @@ def encode_reports(
     if not lists:
         raise UserError(f"{root}: has neither train.json nor test.json; python -m scripts.prepare makes them")
     problems = Problems(str(root))
-    check_root(root, problems)
+    check_datalists(root, problems)
     problems.raise_if_any()
     reports = {split: [_report(case) for case in cases] for split, cases in lists.items()}
     if rank == 0:

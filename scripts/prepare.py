@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from scripts.cli import run, switch
 from scripts.data.cases import (
+    DATALISTS,
+    MERGED,
     SEQUENCES,
     Case,
     but_for_zeros,
@@ -37,7 +39,7 @@ from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, r
 from scripts.data.readers import ImageError, read_volume
 from scripts.problems import Problems, UserError
 
-LISTS = ("train.json", "test.json", "clinical.xlsx")
+LISTS = (*DATALISTS, *MERGED, "clinical.xlsx")  # merged ones hold the split of the run before
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
@@ -215,7 +217,9 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
     if table.empty:
         problems.add(path.name, "has no row", "give one row an exam")
     frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
-    rows = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", *"xyz"]).astype(object)
+    frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", *"xyz"])
+    frame["patient"] = frame["patient"].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+    rows = frame.astype(object)
     rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
     return rows.assign(has_patient="patient" in wanted, has_centre="x" in wanted).to_dict("records")
 
@@ -244,6 +248,10 @@ def _match(
         row["case"] = folder if row["found"] else row["place"]
         if row["found"]:
             listed.add(folder)
+        elif folder and folder != folder.strip() and is_folder_name(folder.strip()):
+            listed.add(folder.strip())
+            what = f"folder {shown(folder.strip())} has a space at its start or end in the table"
+            problems.add(row["case"], what, "take the space away")
         elif not is_folder_name(folder):
             what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
             problems.add(row["case"], what, todo)
@@ -288,7 +296,7 @@ def _exam(
     if row["found"]:
         images = {key: _find(root / case, key, p, problems) for key, p in patterns.items() if p is not None}
     patient = cell_name(row["patient"])
-    if row["has_patient"] and not (patient or "").strip():
+    if row["has_patient"] and not patient:
         problems.add(case, f"patient is {shown(row['patient'])}", "write the patient's pseudonym as text")
     pirads, isup = (_grade(row, name, low, case, problems) for name, low in (("pirads", 1), ("isup", 0)))
     if row["pirads"] is None and row["isup"] is None:
@@ -352,6 +360,14 @@ def _check_twice(exams: Sequence[Exam], problems: Problems) -> None:
 
 def _check_patients(rows: Sequence[Mapping[str, Any]], problems: Problems) -> None:
     """One patient with two spellings would be two patients, and could be in both lists."""
+    spellings: dict[str, dict[str, str]] = defaultdict(dict)  # of each patient: the case that has it first
+    for row in rows:
+        if patient := cell_name(row["patient"]):
+            spellings[patient.casefold()].setdefault(patient, row["case"])
+    for (first, place), *others in (cases.items() for cases in spellings.values()):
+        for patient, case in others:
+            what = f"patient is {shown(patient)}, {place} has {shown(first)}"
+            problems.add(case, what, "write it in one way; capitals alone tell no two patients apart")
     names = {row["patient"] for row in rows if isinstance(row["patient"], str)}
     for row in rows:
         number = None if isinstance(row["patient"], str) else cell_name(row["patient"])

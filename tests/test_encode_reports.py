@@ -136,6 +136,16 @@ def test_files_hold_no_text(root, encoder_dir):
             assert set(file.metadata()) == {"encoder", "width"}
 
 
+def test_merged_lists_of_another_split_are_replaced(root, encoder_dir):
+    encode_reports(str(root), encoder_dir)
+    train, test = (root / f"{split}.json" for split in ("train", "test"))
+    train.rename(root / "was_train.json"), test.rename(train), (root / "was_train.json").rename(test)
+    encode_reports(str(root), encoder_dir)
+    assert [[entry["folder"] for entry in merged(root, split)] for split in ("train", "test")] == [
+        ["e", "f", "g", "h"], ["a", "b", "c", "d"],
+    ]  # fmt: skip
+
+
 def test_mistakes_are_told_before_anything_is_written(root, encoder_dir):
     with pytest.raises(UserError, match="flan-t5-xxl"):
         encode_reports(str(root), "no/such-encoder")

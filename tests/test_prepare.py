@@ -145,6 +145,14 @@ def test_lists_come_last_and_old_ones_go_first(exams, monkeypatch):
     assert not [name for name in ("train.json", "test.json", "clinical.xlsx") if (exams / "out" / name).exists()]
 
 
+def test_a_new_split_leaves_no_merged_list_of_the_old_one(exams):
+    call(exams)
+    for name in ("train", "test"):  # as embedding the reports leaves them
+        (exams / "out" / f"{name}_merged.json").write_bytes((exams / "out" / f"{name}.json").read_bytes())
+    call(exams, seed=1)
+    assert not list((exams / "out").glob("*_merged.json"))
+
+
 def test_without_diffusion_and_with_a_given_centre(exams):
     rows = [(*row, *(-POINT[:2]), POINT[2]) for row in ROWS]
     table = exams / "table.xlsx"
@@ -342,6 +350,37 @@ def test_a_patient_with_lost_zeros_is_not_two_patients(exams):
     rows = [(*row[:3], patient) for row, patient in zip(ROWS, ["07", 7, "B", "C", "D", "E"], strict=True)]
     pd.DataFrame(rows, columns=["folder", "report", "pirads", "patient"]).to_excel(exams / "table.xlsx", index=False)
     refused(exams, "002 patient is 7, other rows have 07", "leading zeros", table=str(exams / "table.xlsx"))
+
+
+def with_patients(root, *patients):
+    write_table(root, [(*row[:3], patient) for row, patient in zip(ROWS, patients, strict=True)])
+
+
+def test_spaces_around_a_patient_do_not_make_another_one(exams):
+    with_patients(exams, "A ", " A", "A", "C", "D", "E")
+    call(exams)
+    train, test = read_splits(exams / "out")
+    patients = {case["folder"]: case["patient"] for case in train + test}
+    assert patients == dict(zip(("001", "002", "003", "004", "005", "006"), "AAACDE", strict=True))
+    assert {"001", "002", "003"} <= {case["folder"] for case in train} or {"001", "002", "003"} <= {
+        case["folder"] for case in test
+    }
+
+
+def test_a_patient_in_small_and_capital_letters_is_refused(exams):
+    with_patients(exams, "P01", "p01 ", "B", "C", "D", "p01")
+    message = refused(exams, "002 patient is 'p01', 001 has 'P01'")
+    assert message.startswith("prepare: 1 problem")
+
+
+@pytest.mark.parametrize("leave_out", [False, True])
+@pytest.mark.parametrize("cell", ["001 ", " 001", "001\u00a0"])
+def test_a_space_around_a_folder_is_told_as_that(exams, cell, leave_out):
+    write_table(exams, [(cell, *ROWS[0][1:]), *ROWS[1:]])
+    message = refused(
+        exams, "table.csv row 2 folder '001' has a space at its start or end", leave_out_unmatched=leave_out
+    )
+    assert message.startswith("prepare: 1 problem")
 
 
 REPORT = "Zorv quil mexi bantu"  # as short as a name, and of words that stand nowhere else

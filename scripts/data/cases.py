@@ -25,6 +25,8 @@ from scripts.files import atomic, inside
 from scripts.problems import Problems, UserError
 
 SEQUENCES = ("axt2", "b1600", "adc")
+DATALISTS = ("train.json", "test.json")
+MERGED = ("train_merged.json", "test_merged.json")  # the same cases, `text` being the path of the report's embedding
 LABEL_VALUES = ("positive", "negative", "train", "test")
 SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
 OPTIONAL_COLUMNS = ("Label", "patient")
@@ -450,7 +452,7 @@ def read_splits(
     *,
     keys: Sequence[str] = ("axt2",),
     check_files: bool = True,
-    names: tuple[str, str] = ("train.json", "test.json"),
+    names: tuple[str, str] = DATALISTS,
     problems: Problems | None = None,
 ) -> tuple[list[Case], list[Case]]:
     """Read and check a data root: both datalists, no patient in both, and the clinical sheet against them.
@@ -459,7 +461,7 @@ def read_splits(
         root: the data root.
         keys: the image keys that every case must have.
         check_files: look at every image's header too (`check_headers`).
-        names: the datalists, e.g. `("train_merged.json", "test_merged.json")` once reports are embedded.
+        names: the datalists; `MERGED` once reports are embedded.
         problems: where to note problems instead of raising them.
 
     Returns:
@@ -485,8 +487,15 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
     The commands that read no labels do without a sheet or a second datalist; what is there must fit all the same, or
     a network would be trained on a patient of the test list. What is wrong with an entry is told by who reads it.
     """
+    check_datalists(root, problems)
+    for plain, merged in zip(DATALISTS, MERGED, strict=True):
+        _check_merged(Path(root), plain, merged, problems)
+
+
+def check_datalists(root: str | os.PathLike[str], problems: Problems) -> None:
+    """`check_root` for the command that writes the merged datalists: old ones may be there that do not fit any more."""
     root = Path(root)
-    paths = [root / "train.json", root / "test.json"]
+    paths = [root / name for name in DATALISTS]
     if all(path.is_file() for path in paths):
         unread = Problems("entries")
         train, test = (read_datalist(path, root, keys=(), check_files=False, problems=unread) for path in paths)
@@ -494,6 +503,25 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
             _check_together(root, train, test, problems)
         else:
             check_split(train, test, problems=problems)
+
+
+def _check_merged(root: Path, plain: str, merged: str, problems: Problems) -> None:
+    """A merged datalist has the cases, patients and classes of its plain one; the authors' have no plain one."""
+    if not ((root / plain).is_file() and (root / merged).is_file()):
+        return
+    unread = Problems("entries")
+    theirs, ours = (
+        {
+            case["folder"]: (case.get("patient"), case["pirads"])
+            for case in read_datalist(root / name, root, keys=(), check_files=False, problems=unread)
+        }
+        for name in (plain, merged)
+    )
+    differing = sorted(folder for folder in theirs.keys() | ours.keys() if theirs.get(folder) != ours.get(folder))
+    if differing:
+        cases = ", ".join(differing[:3]) + (" ..." if len(differing) > 3 else "")
+        what = f"has other cases, patients or classes than {plain} ({len(differing)}: {cases})"
+        problems.add(merged, what, "embed the reports again (python -m scripts.encode_reports)")
 
 
 def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], problems: Problems) -> None:

@@ -13,6 +13,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scripts.data.cases import (
+    MERGED,
     check_headers,
     check_root,
     check_sheet,
@@ -280,6 +281,42 @@ def test_a_command_that_reads_one_list_sees_a_patient_of_the_other(root):
     assert whole(root) == "root: 0 problems"
 
 
+def merge(root, name):
+    """The merged datalist of a plain one, as embedding the reports writes it."""
+    cases = json.loads((root / f"{name}.json").read_text())
+    write_datalist(root / f"{name}_merged.json", [case | {"text": "embeddings/1.safetensors"} for case in cases])
+
+
+@pytest.mark.parametrize(
+    ("cases", "told"),
+    [
+        ([entry("0017", True)], "1: b"),
+        ([entry("0017", True), entry("b", patient="P1")], "1: b"),
+        ([entry("0017", True), entry("b", True)], "1: b"),
+        ([entry("c")], "3: 0017, b, c"),
+    ],
+)
+def test_a_merged_list_of_another_split_is_refused(root, cases, told):
+    merge(root, "train"), merge(root, "test")
+    assert whole(root) == "root: 0 problems"
+    write_datalist(root / "train.json", cases)
+    write_datalist(root / "test.json", [])
+    (root / "clinical.xlsx").unlink()
+    message = whole(root)
+    assert f"train_merged.json  has other cases, patients or classes than train.json ({told})" in message
+    assert "embed the reports again (python -m scripts.encode_reports)" in message
+    assert "test_merged.json" in message
+    assert SECRET not in message
+
+
+def test_merged_lists_without_plain_ones_are_accepted(root):
+    """As the authors have them."""
+    for name in ("train", "test"):
+        merge(root, name)
+        (root / f"{name}.json").unlink()
+    assert whole(root) == "root: 0 problems"
+
+
 def test_leading_zeros_survive_writing_and_reading_a_sheet(root):
     frame = read_clinical(root / "clinical.xlsx")
     assert list(frame["folder"]) == ["0017", "b", "c"]
@@ -398,9 +435,6 @@ def test_a_folder_of_several_words_is_accepted_where_it_exists(root):
 
 
 def test_merged_datalists_are_read_by_name(root):
-    for name in ("train", "test"):
-        entries = json.loads((root / f"{name}.json").read_text())
-        merged = [case | {"text": "embeddings/1.safetensors"} for case in entries]
-        write_datalist(root / f"{name}_merged.json", merged)
-    train, _ = read_splits(root, names=("train_merged.json", "test_merged.json"), check_files=False)
+    merge(root, "train"), merge(root, "test")
+    train, _ = read_splits(root, names=MERGED, check_files=False)
     assert train[0]["text"] == "embeddings/1.safetensors"

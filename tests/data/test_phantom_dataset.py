@@ -101,6 +101,7 @@ def test_an_interrupted_dataset_keeps_its_complete_cases(tmp_path, monkeypatch):
             write_dataset(parts, cases=3, seed=2, grid=TINY, test_fraction=0.4, workers=1)
     (parts / "phantom_200001" / "lesions.nii.gz").unlink()  # the last file that a case gets
     (parts / "phantom_200001" / ".part-abcaxt2.nii.gz").write_bytes(b"half a fi")
+    (parts / "train_merged.json").touch()  # of datalists that are there no more
     before = {path: path.stat().st_mtime_ns for path in parts.rglob("*.nii.gz")}
 
     for _ in range(2):  # the second time there is nothing to do
@@ -128,7 +129,7 @@ def test_other_settings_are_not_mixed_into_a_dataset(root, change, named):
         write_dataset(root, **(settings | change))
 
 
-@pytest.mark.parametrize("left", ["train.json", "phantom_0/axt2.nii.gz"])
+@pytest.mark.parametrize("left", ["train.json", "train_merged.json", "phantom_0/axt2.nii.gz"])
 def test_a_folder_of_another_origin_is_not_written_to(tmp_path, left):
     (tmp_path / left).parent.mkdir(exist_ok=True)
     (tmp_path / left).touch()

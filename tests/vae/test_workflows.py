@@ -20,7 +20,7 @@ from scripts.problems import UserError
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 from scripts.vae.training import VAELoss
-from scripts.vae.volumes import VolumeDataset, list_volumes, split
+from scripts.vae.volumes import VolumeDataset, list_volumes, rank_share, split
 
 
 @pytest.fixture
@@ -216,6 +216,12 @@ def test_grids_are_refused_by_their_headers(data_root, affine):
     assert "003 its sequences lie on different grids" in message
 
 
+def test_one_datalist_and_one_sequence_may_come_as_words(data_root):
+    """As the command line hands `--datalists test.json --sequences adc` over."""
+    volumes = list_volumes(data_root, "test.json", "adc")
+    assert [(volume["folder"], volume["sequence"]) for volume in volumes] == [("005", "adc"), ("006", "adc")]
+
+
 def test_a_patient_to_test_on_is_not_trained_on(data_root):
     for name in ("train.json", "test.json"):
         cases = json.loads((data_root / name).read_text())
@@ -333,6 +339,24 @@ def test_evaluation_has_a_row_a_volume_and_a_summary(workflow, weights, tmp_path
     assert summary["lesions"] == {}  # no phantoms
     # On 0..1 intensities PSNR is at most that of an even error: the mean square is never below the square of the mean.
     assert (table.psnr <= -20 * np.log10(table.mae) + 1e-3).all()
+
+
+def test_more_processes_than_volumes_to_evaluate_are_refused(data_root, monkeypatch):
+    volumes = list_volumes(data_root, ["train.json"], ["axt2"])
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        shares += rank_share(volumes)
+    assert sorted(volume["folder"] for volume in shares) == ["001", "002", "003", "004"]
+    with pytest.raises(UserError, match=r"2 volumes cannot .* fewer processes"):
+        rank_share(volumes[:2])
+
+
+def test_evaluation_of_an_empty_datalist_is_refused(workflow, weights, data_root, refused):
+    (data_root / "test.json").write_text("[]")
+    with refused("hold no case"):
+        run(workflow("evaluate", weights=weights[0]))
 
 
 # ---- the bundle ------------------------------------------------------------------------------------------------------

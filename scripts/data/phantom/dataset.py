@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from scripts.data.cases import SEQUENCES, one_hot, write_clinical, write_datalist
+from scripts.data.cases import DATALISTS, MERGED, SEQUENCES, one_hot, write_clinical, write_datalist
 from scripts.data.phantom.anatomy import Findings, Lesion, sample_findings
 from scripts.data.phantom.imaging import MASKS, Grid, make_case
 from scripts.data.phantom.reports import write_report
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 CASES_PER_SEED = 100_000
 SETTINGS = "phantom.json"  # what a dataset is made from; written first
-DATALISTS = ("train.json", "test.json")  # written last
 LESION_COLUMNS = ["folder", "number", "zone", "side", "level", "diameter_mm", "pirads", "isup", "x_mm", "y_mm", "z_mm"]
 
 
@@ -46,6 +45,8 @@ def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: 
     if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
         log.info("%s is complete", root)
         return
+    for name in MERGED:  # of datalists that are made anew
+        (root / name).unlink(missing_ok=True)
     with atomic(root / SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     seeds = [seed * CASES_PER_SEED + i for i in range(cases)]
@@ -108,7 +109,7 @@ def _check(root: Path, settings: Mapping[str, Any], workers: int) -> None:
     if workers < 1:
         wrong.append(f"workers is {workers}; give 1 or more")
     there = _settings(root)
-    if there is None and (any((root / name).exists() for name in DATALISTS) or any(root.glob("phantom_*"))):
+    if there is None and (any((root / name).exists() for name in (*DATALISTS, *MERGED)) or any(root.glob("phantom_*"))):
         wrong.append(f"{root} already holds a dataset; give another folder or remove it first")
     if there is not None and there != settings:
         names = ", ".join(f"{name} {there.get(name)}" for name in settings if there.get(name) != settings[name])
