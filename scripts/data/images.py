@@ -34,10 +34,12 @@ QUANTITATIVE = ("adc",)  # its intensities mean the same in every image: a fixed
 class CheckImaged(MapTransform):
     """Make sure that loaded images (1, X, Y, Z) are one channel, finite, not constant and on the declared grid."""
 
-    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int] | None, factor: int) -> None:
+    def __init__(
+        self, keys: KeysCollection, spatial_size: Sequence[int] | None, factor: int, constant: bool = False
+    ) -> None:
         super().__init__(keys)
         self.spatial_size = None if spatial_size is None else tuple(spatial_size)
-        self.factor = factor
+        self.factor, self.constant = factor, constant
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return `data` unchanged.
@@ -59,7 +61,7 @@ class CheckImaged(MapTransform):
                 problems.add(case, what, "correct the datalist, or resample the image (python -m scripts.prepare)")
             if not torch.isfinite(image).all():
                 problems.add(case, "contains NaN or infinite values", "export the image again")
-            elif image.min() == image.max():
+            elif not self.constant and image.min() == image.max():
                 problems.add(case, f"is constant (every voxel is {image.min().item():g})", "export the image again")
         problems.raise_if_any()
         return dict(data)
@@ -99,7 +101,9 @@ class ImageTransforms(Compose):
             raise UserError(str(problems), problems.rows) from None
 
 
-def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = None, factor: int = 4) -> Compose:
+def image_transforms(
+    keys: Sequence[str], spatial_size: Sequence[int] | None = None, factor: int = 4, constant: bool = False
+) -> Compose:
     """Preprocessing of the method: RAS, float32, 0..1.
 
     T2w and high-b: percentiles 0..99.5 to 0..1, clipped; ADC: 0..3000 (1e-6 mm²/s) to 0..1, clipped.
@@ -108,6 +112,7 @@ def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = N
         keys: the sequences to load, e.g. ("axt2", "adc").
         spatial_size: voxels that every image must have; None allows any size divisible by `factor`.
         factor: what the network divides every axis by.
+        constant: an image may be constant (and then comes out as zeros), as a network makes it that has not learnt.
 
     Returns:
         A transform from a case (a dict with a path per key, optionally `folder` and `spacing`) to the same dict with
@@ -119,7 +124,7 @@ def image_transforms(keys: Sequence[str], spatial_size: Sequence[int] | None = N
         LoadImaged(keys, reader="NibabelReader", ensure_channel_first=True),
         Orientationd(keys, axcodes="RAS", labels=None),
         EnsureTyped(keys, dtype=torch.float32),
-        CheckImaged(keys, spatial_size, factor),
+        CheckImaged(keys, spatial_size, factor, constant),
     ]
     if relative:
         steps.append(ScaleIntensityRangePercentilesd(relative, lower=0, upper=99.5, b_min=0, b_max=1, clip=True))

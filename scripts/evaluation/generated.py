@@ -115,11 +115,12 @@ def read_volumes(
     problems = Problems("volumes to judge")
     train, test = read_splits(dataset_dir, keys=(sequence,), problems=problems)
     generated = read_generated(generated_dir, train, test, sequence, problems)
-    volumes = [{"folder": case["folder"], sequence: case[sequence]} for case in [*train, *test]]
-    volumes += [{"folder": f"generated {g.folder}", sequence: g.image} for g in generated]
-    # What is missing or cannot be read was told with the headers.
-    readable = [volume for volume in volumes if _grid_of(volume[sequence])]
-    check_voxels(readable, image_transforms((sequence,), factor=1), problems)
+    real = [{"folder": case["folder"], sequence: case[sequence]} for case in [*train, *test]]
+    made = [{"folder": f"generated {g.folder}", sequence: g.image} for g in generated]
+    for volumes, constant in ((real, False), (made, True)):
+        # What is missing or cannot be read was told with the headers.
+        readable = [volume for volume in volumes if _grid_of(volume[sequence])]
+        check_voxels(readable, image_transforms((sequence,), factor=1, constant=constant), problems)
     problems.raise_if_any()
     if len(train) < 2 or len(test) < 2:
         raise UserError(f"{len(train)} training, {len(test)} test cases: distances need two of each")
@@ -215,12 +216,16 @@ def extract(
     extractors: dict[str, Extractor], volumes: Iterable[tuple[str, str]], sequence: str, what: str
 ) -> dict[str, Tensor]:
     """Features (N, D), or (N, slices, D), of volumes given as (folder, path), by every extractor; each is read once."""
-    read = image_transforms((sequence,), factor=1)
+    read = image_transforms((sequence,), factor=1, constant=True)
     found: dict[str, list[Tensor]] = {name: [] for name in extractors}
+    constant = 0
     for folder, path in tqdm(list(volumes), desc=what, disable=None):
         volume = read({"folder": folder, sequence: path})[sequence].as_tensor()
+        constant += bool(volume.min() == volume.max())
         for name, extractor in extractors.items():
             found[name].append(extractor(volume))
+    if constant:
+        logger.warning("%s: %d show nothing, every voxel is the same; they are judged as they are", what, constant)
     return {name: torch.stack(rows) for name, rows in found.items()}
 
 

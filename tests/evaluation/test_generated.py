@@ -12,7 +12,7 @@ from monai.bundle import ConfigWorkflow
 
 from scripts.data.cases import one_hot, write_clinical, write_datalist
 from scripts.evaluation.features import phantom
-from scripts.evaluation.generated import evaluate, read_volumes
+from scripts.evaluation.generated import evaluate, extract, read_volumes
 from scripts.problems import UserError
 
 SPACING = (1.25, 1.25, 1.875)
@@ -97,7 +97,7 @@ def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root
     write(real, "b", values=np.nan)
     truncate(real / "c" / "axt2.nii.gz")
     write(real, "d", shape=(8, 8, 4))
-    write(generated, "a", values=7)
+    write(generated, "a", values=np.nan)
     write(generated, "b", spacing=(1, 1, 1))
     truncate(generated / "c" / "axt2.nii.gz")
     (generated / "d" / "axt2.nii.gz").unlink()
@@ -120,7 +120,7 @@ def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root
         "b/axt2 contains NaN",
         "c an image cannot be read",
         "d has size 8×8×4, the others 8×8×8",
-        "generated a/axt2 is constant (every voxel is 7)",
+        "generated a/axt2 contains NaN",
         "generated b has spacing 1×1×1 mm, the real case 1.25×1.25×1.875",
         "generated c an image cannot be read",
         "generated d axt2.nii.gz is missing",
@@ -129,6 +129,14 @@ def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root
     assert message.startswith("volumes to judge: 8 problems")
     assert SECRET not in message
     assert not (root / "out").exists()
+
+
+def test_generated_volumes_that_show_nothing_are_judged_and_told(root, caplog):
+    write(root / "generated", "a", values=7)
+    read(root)
+    made = extract({"phantom": phantom()}, [("a", str(root / "generated" / "a" / "axt2.nii.gz"))], "axt2", "volumes")
+    assert made["phantom"].isfinite().all()
+    assert "volumes: 1 show nothing" in caplog.text
 
 
 def test_a_generated_volume_of_another_size_is_refused(root):
