@@ -41,7 +41,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(cases=24, tests=4, epochs=1, variant_epochs=1, authors_steps=20, steps=(20, 5)),
-    "short": Size(cases=864, tests=64, epochs=22, variant_epochs=7, authors_steps=1000, steps=(50, 20, 10, 5)),
+    "short": Size(cases=864, tests=64, epochs=22, variant_epochs=5, authors_steps=1000, steps=(50, 20, 10, 5)),
     "long": Size(cases=2800, tests=400, epochs=48, variant_epochs=24, authors_steps=1000, steps=(50, 20, 10, 5)),
 }
 VARIANT_STEPS = 20  # of the ablation
