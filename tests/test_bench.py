@@ -11,7 +11,7 @@ from scripts.problems import UserError
 
 
 def stages(folder, size):
-    rows = [*recipes(size), *ablation()]
+    rows = list(dict.fromkeys([*recipes(size), *ablation()]))
     return [*data_stages(folder, size, 0), *row_stages(folder, size, 0, rows)]
 
 
