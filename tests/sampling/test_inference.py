@@ -263,6 +263,7 @@ def test_a_corrected_sheet_and_a_new_split_reach_the_rows_of_finished_volumes(pl
 def test_the_sheet_holds_other_splits_of_earlier_runs_but_no_case_that_is_gone(place, generated, tmp_path, capsys):
     shutil.copytree(generated, tmp_path / "out")
     shutil.copytree(place.data, tmp_path / "data")
+    (tmp_path / "data" / "clinical.xlsx").unlink()
     for path in (tmp_path / "data").glob("test*.json"):
         path.write_text(json.dumps(json.loads(path.read_text())[:1]))
     infer(place, tmp_path / "out", dataset_dir=str(tmp_path / "data"), splits=["test"])
