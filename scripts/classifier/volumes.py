@@ -201,15 +201,3 @@ def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, s
     sampler = DrawSampler(dataset, num_replicas=processes, rank=idist.get_rank(), shuffle=True, seed=seed)
     # A short last batch is dropped, or its statistics would weigh too much; the next epoch shuffles again.
     return DataLoader(dataset, share, sampler=sampler, num_workers=num_workers, drop_last=True)
-
-
-def rank_share(cases: Sequence[Case]) -> list[Case]:
-    """The cases that this process evaluates; over all processes each case once.
-
-    Raises:
-        UserError: there are more processes than cases.
-    """
-    processes = idist.get_world_size()
-    if len(cases) < processes:
-        raise UserError(f"{len(cases)} cases cannot be shared among {processes} processes; use fewer processes")
-    return list(cases[idist.get_rank() :: processes])

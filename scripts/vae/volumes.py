@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
 import torch
@@ -63,20 +62,6 @@ def split(volumes: Sequence[Mapping[str, Any]], held_out: int, seed: int) -> tup
         raise UserError(f"{held_out} validation cases of {len(folders)} leave nothing to train on: lower val_cases")
     kept = set(np.random.default_rng(seed).permutation(folders)[:held_out].tolist())
     return [v for v in volumes if v["folder"] not in kept], [v for v in volumes if v["folder"] in kept]
-
-
-def rank_share(volumes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The volumes that this process evaluates; a process without one would not take part in gathering what all found.
-
-    Raises:
-        UserError: there is no volume, or there are more processes than volumes.
-    """
-    if not volumes:
-        raise UserError("the datalists hold no case: there is nothing to evaluate")
-    processes = idist.get_world_size()
-    if len(volumes) < processes:
-        raise UserError(f"{len(volumes)} volumes cannot be shared among {processes} processes; use fewer processes")
-    return list(volumes[idist.get_rank() :: processes])
 
 
 class VolumeDataset(Dataset):

@@ -9,9 +9,9 @@ from scripts.classifier.volumes import (
     VolumeDataset,
     augmentation,
     preprocessing,
-    rank_share,
     training_loader,
 )  # fmt: skip
+from scripts.data.share import rank_share
 from scripts.problems import UserError
 
 SIZE = [32, 32, 32]

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 import tiny
 from scripts.data.latents import read_latent
+from scripts.data.share import rank_share
 from scripts.problems import UserError
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 from scripts.vae.training import VAELoss
-from scripts.vae.volumes import VolumeDataset, list_volumes, rank_share, split
+from scripts.vae.volumes import VolumeDataset, list_volumes, split
 
 
 @pytest.fixture
@@ -349,7 +350,7 @@ def test_more_processes_than_volumes_to_evaluate_are_refused(data_root, monkeypa
         monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
         shares += rank_share(volumes)
     assert sorted(volume["folder"] for volume in shares) == ["001", "002", "003", "004"]
-    with pytest.raises(UserError, match=r"2 volumes cannot .* fewer processes"):
+    with pytest.raises(UserError, match=r"2 cases cannot .* fewer processes"):
         rank_share(volumes[:2])
 
 
