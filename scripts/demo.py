@@ -22,7 +22,7 @@ from scripts.data.outputs import montage, read_record
 from scripts.data.phantom.analyser import Analysis, analyse
 from scripts.files import atomic
 from scripts.page import Page
-from scripts.stages import DEMO_LDM, DEMO_T5, DEMO_VAE, Stage, bundle, module, run_stages
+from scripts.stages import DEMO_LDM, DEMO_T5_FILES, DEMO_VAE, Stage, bundle, module, run_stages
 
 PHANTOM_CASES = 6
 PHANTOM_SEED = 3
@@ -83,7 +83,6 @@ def stages(folder: Path) -> list[Stage]:
     make = module(
         "phantom", "make", output_dir=folder / "phantom", cases=PHANTOM_CASES, seed=PHANTOM_SEED, test_fraction=0.5
     )
-    weights = DEMO_LDM, DEMO_VAE, DEMO_T5 / "model.safetensors", DEMO_T5 / "tokenizer.json"
     return [
         Stage("phantom", make),
         *(
@@ -99,7 +98,7 @@ def stages(folder: Path) -> list[Stage]:
                     replicates=SEEDS,
                     batch_size=SEEDS,
                 ),
-                reads=(folder / "reports" / f"{name}.txt", *weights),
+                reads=(folder / "reports" / f"{name}.txt", DEMO_LDM, DEMO_VAE, *DEMO_T5_FILES),
             )
             for name in EXAMPLES
         ),

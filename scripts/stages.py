@@ -25,6 +25,7 @@ BUNDLES = REPOSITORY / "bundles"
 DEMO_VAE = BUNDLES / "vae" / "models" / "demo_vae.safetensors"
 DEMO_LDM = BUNDLES / "ccella_ldm" / "models" / "demo_ldm.safetensors"
 DEMO_T5 = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
+DEMO_T5_FILES = (DEMO_T5 / "model.safetensors", DEMO_T5 / "tokenizer.json")  # what its embeddings depend on
 LOG_LINES = 15  # shown of the log of a stage that failed
 
 Size = TypeVar("Size")

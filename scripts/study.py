@@ -146,9 +146,8 @@ def trainable_arms(folder: Path, seed: int) -> list[Arm]:
     for arm in ARMS:
         try:
             read_training(
-                folder / "data", folder / "volumes", real=int(arm.real), synthetic=int(arm.synthetic),
-                synthetic_labels=int(arm.synthetic_labels), validation_fraction=VALIDATION, seed=seed,
-            )  # fmt: skip
+                folder / "data", folder / "volumes", **arm.switches, validation_fraction=VALIDATION, seed=seed
+            )
         except OneClassError:
             continue
         arms.append(arm)
@@ -159,10 +158,7 @@ def classifier_stages(folder: Path, size: Size, seed: int, arms: Sequence[Arm] =
     """Give the stages of the arms: each is trained, then tested once on the real test cases; then the table."""
     stages = []
     for arm in arms:
-        values = {
-            "dataset_dir": folder / "data", "models_dir": folder / "classifier",
-            "real": int(arm.real), "synthetic": int(arm.synthetic), "synthetic_labels": int(arm.synthetic_labels),
-        }  # fmt: skip
+        values = {"dataset_dir": folder / "data", "models_dir": folder / "classifier", **arm.switches}
         train = bundle(
             "classifier", "train", ("demo",),
             **values, synthetic_dir=folder / "volumes", validation_fraction=VALIDATION,

@@ -7,7 +7,7 @@ there and writes `arms.csv` and `arms.md` next to them.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ class Arm:
     def name(self) -> str:
         """`ds_enb0_r{0|1}_s{0|1}_l{0|1}`, as published."""
         return f"ds_enb0_r{self.real:d}_s{self.synthetic:d}_l{self.synthetic_labels:d}"
+
+    @property
+    def switches(self) -> dict[str, int]:
+        """The options that choose it, each 0 or 1."""
+        return {name: int(value) for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         parts = ["real"] * self.real

@@ -26,8 +26,9 @@ from scripts.precision import PRECISIONS
 from scripts.problems import Problems, UserError
 from scripts.sampling.jobs import Job, Jobs
 from scripts.sampling.loop import Conditions, Sample, case_generator, sample
-from scripts.sampling.recipe import LATENT_CHANNELS, Recipe
+from scripts.sampling.recipe import Recipe
 from scripts.vae.decode import decode
+from scripts.vae.network import LATENT_CHANNELS
 
 logger = logging.getLogger(__name__)
 
