@@ -18,7 +18,8 @@ import pandas as pd
 from scripts.cli import run
 from scripts.data.cases import read_splits
 from scripts.data.images import load_volume
-from scripts.data.outputs import montage, read_record
+from scripts.data.montage import montage
+from scripts.data.outputs import read_record
 from scripts.data.phantom.analyser import Analysis, analyse
 from scripts.files import atomic
 from scripts.page import Page

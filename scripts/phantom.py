@@ -14,9 +14,9 @@ import pandas as pd
 
 from scripts import cli
 from scripts.data.cases import read_datalist
+from scripts.data.grid import GRIDS, Grid
 from scripts.data.phantom.analyser import agrees, analyse_file
 from scripts.data.phantom.dataset import read_findings, write_dataset
-from scripts.data.phantom.imaging import GRIDS, Grid
 from scripts.evaluation.adherence import shares
 from scripts.files import atomic
 from scripts.problems import UserError
@@ -48,8 +48,8 @@ def make(
     """
     if grid not in GRIDS:
         raise UserError(f"grid is {grid!r}; give one of {', '.join(GRIDS)}")
-    chosen = Grid(tuple(size or GRIDS[grid].shape), tuple(spacing or GRIDS[grid].spacing))
-    for name, values in (("size", chosen.shape), ("spacing", chosen.spacing)):
+    chosen = Grid(tuple(size or GRIDS[grid].size), tuple(spacing or GRIDS[grid].spacing))
+    for name, values in (("size", chosen.size), ("spacing", chosen.spacing)):
         if len(values) != 3 or min(values) <= 0:
             raise UserError(f"{name} is {values}; give three positive numbers, e.g. --{name} 64,64,32")
     write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers)

@@ -35,7 +35,8 @@ from scripts.data.cases import (
     write_clinical,
     write_datalist,
 )
-from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample, save_int16
+from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample
+from scripts.data.nifti import save_int16
 from scripts.data.readers import ImageError, read_volume
 from scripts.problems import Problems, UserError
 
@@ -144,7 +145,7 @@ def prepare(
         (output / name).unlink(missing_ok=True)
     for exam in tqdm(exams, "resample", disable=None):
         for sequence, volume in _resampled(exam, target, adc_unit):
-            save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0], volume.affine.numpy())
+            save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0].numpy(), volume.affine.numpy())
     cases = [_case(exam, target, institute) for exam in sorted(exams, key=lambda exam: exam.folder)]
     train, test = split(cases, test_fraction, seed)
     _write_lists(output, train, test, {exam.folder: exam for exam in exams})
@@ -393,7 +394,7 @@ def _check_images(exam: Exam, grid: Grid, adc_unit: float, problems: Problems) -
             problems.add(exam.folder, what, "give --adc_unit, e.g. 1e-3 for maps in 1e-3 mm²/s")
     if "axt2" not in volumes:
         return 0.0
-    affine = grid_affine(grid, volumes["axt2"], exam.centre)
+    affine = _affine(grid, volumes["axt2"], exam)
     covered = {key: field_of_view(volume, grid, affine).float().mean().item() for key, volume in volumes.items()}
     for key, share in covered.items():
         if share == 0:
@@ -406,9 +407,14 @@ def _centre_name(exam: Exam) -> str:
     return "T2w's centre" if exam.centre is None else "given point"
 
 
+def _affine(grid: Grid, axt2: MetaTensor, exam: Exam) -> np.ndarray:
+    """The affine of all of an exam's images: along its T2w, around its centre."""
+    return grid_affine(grid, axt2.affine, axt2.shape[1:], exam.centre)
+
+
 def _resampled(exam: Exam, grid: Grid, adc_unit: float) -> Iterator[tuple[str, MetaTensor]]:
     """Every image of an exam on the grid, adc in 1e-6 mm²/s; the others keep their scanner's units."""
-    affine = grid_affine(grid, read_volume(exam.images["axt2"]), exam.centre)
+    affine = _affine(grid, read_volume(exam.images["axt2"]), exam)
     for key, path in exam.images.items():
         volume = resample(read_volume(path), grid, affine)
         if key == "adc":

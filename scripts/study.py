@@ -19,7 +19,8 @@ from scripts.classifier.arms import ARMS, Arm
 from scripts.classifier.cases import OneClassError, read_training
 from scripts.cli import run
 from scripts.data.images import load_volume
-from scripts.data.outputs import find_records, montage
+from scripts.data.montage import montage
+from scripts.data.outputs import find_records
 from scripts.evaluation.class_metrics import Figure, as_text
 from scripts.page import Page, Section
 from scripts.stages import Stage, bundle, choose_size, module, run_stages

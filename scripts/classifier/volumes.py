@@ -57,7 +57,7 @@ class ToSpacingd(MapTransform):
             if not np.allclose(steps, self.spacing, rtol=0, atol=SPACING_TOLERANCE):
                 size = np.maximum(np.rint(np.asarray(volume.shape[1:]) * steps / self.spacing), 1).astype(int)
                 grid = Grid(tuple(size.tolist()), self.spacing)
-                result[key] = resample(volume, grid, grid_affine(grid, volume))
+                result[key] = resample(volume, grid, grid_affine(grid, volume.affine, volume.shape[1:]))
         return result
 
 

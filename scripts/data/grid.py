@@ -18,10 +18,10 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from scipy.ndimage import gaussian_filter
 
-from scripts.files import atomic
-
 FACTOR = 4  # the VAE shrinks every axis by 4
 SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
+
+Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,41 @@ GRIDS = {
 }
 
 
-def grid_affine(grid: Grid, volume: MetaTensor, centre: Sequence[float] | None = None) -> np.ndarray:
-    """The affine that puts `grid` around `centre`, along the axes of `volume`.
+def grid_affine(
+    grid: Grid,
+    like: np.ndarray | None = None,
+    like_shape: Sequence[int] | None = None,
+    centre: Sequence[float] | None = None,
+) -> np.ndarray:
+    """The affine of a grid around the world's origin, or around a point and along the axes of an image.
 
     Args:
         grid: size and spacing.
-        volume: (1, X, Y, Z), the image whose axes are kept.
-        centre: a point in RAS world mm; by default the centre of `volume`.
+        like: affine (4, 4) of the image whose axes are kept, in the order and direction closest to RAS.
+        like_shape: its voxels along each axis.
+        centre: a point in RAS world mm; by default the centre of that image.
 
     Returns:
         (4, 4), voxels to RAS world in mm; its closest orientation is RAS.
     """
-    shape, affine = volume.shape[1:], np.asarray(volume.affine, dtype=np.float64)
-    if centre is None:
-        centre = nib.affines.apply_affine(affine, (np.asarray(shape) - 1) / 2)
-    to_ras = nib.orientations.inv_ornt_aff(nib.orientations.io_orientation(affine), shape)
-    axes = (affine @ to_ras)[:3, :3]
-    steps = axes / np.linalg.norm(axes, axis=0) * grid.spacing
-    return nib.affines.from_matvec(steps, centre - steps @ (np.asarray(grid.size) - 1) / 2)
+    directions, middle = np.eye(3), np.zeros(3)
+    if like is not None:
+        like = np.asarray(like, dtype=np.float64)
+        middle = nib.affines.apply_affine(like, (np.asarray(like_shape) - 1) / 2)
+        axes = (like @ nib.orientations.inv_ornt_aff(nib.orientations.io_orientation(like), like_shape))[:3, :3]
+        directions = axes / np.linalg.norm(axes, axis=0)
+    steps = directions * grid.spacing
+    centre = middle if centre is None else np.asarray(centre, dtype=np.float64)
+    return nib.affines.from_matvec(steps, centre - steps @ ((np.asarray(grid.size) - 1) / 2))
+
+
+def coordinates(grid: Grid) -> Coordinates:
+    """World x, y, z in mm of a grid around the world's origin, as float32 arrays that broadcast to its size."""
+    axes = [
+        ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
+        for n, step in zip(grid.size, grid.spacing, strict=True)
+    ]
+    return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
 
 
 def read_grid(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -126,20 +143,3 @@ def _sigma(volume: MetaTensor, affine: np.ndarray) -> np.ndarray:
     """Sigma in voxels along each axis of the volume."""
     steps = np.linalg.solve(np.asarray(volume.affine, dtype=np.float64), affine)[:3, :3]
     return np.maximum(np.abs(steps).max(axis=1) - 1, 0) / 2
-
-
-def save_int16(path: str | os.PathLike[str], volume: torch.Tensor, affine: np.ndarray) -> None:
-    """Write (X, Y, Z) as int16 NIfTI in mm, with the same place in sform and qform.
-
-    Values that int16 would spoil, beyond its range or within a few units, are stored with a slope and read back as
-    they were; all others are rounded and stored as they are.
-    """
-    array = volume.numpy()
-    keeps = np.abs(array).max() <= np.iinfo(np.int16).max and np.ptp(array) >= 100
-    image = nib.Nifti1Image(np.rint(array).astype(np.int16) if keeps else array, affine)
-    image.set_data_dtype(np.int16)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm", "sec")
-    with atomic(path) as part:
-        nib.save(image, part)

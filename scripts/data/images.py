@@ -23,7 +23,7 @@ from monai.transforms import (
 from tqdm import tqdm
 
 from scripts.data.grid import SPACING_TOLERANCE, by
-from scripts.files import atomic
+from scripts.data.nifti import save_nifti
 from scripts.problems import Problems, UserError
 
 # What 1.0 means when a volume is written: T2w and high-b in the scanner's arbitrary units, ADC in 1e-6 mm²/s.
@@ -171,13 +171,7 @@ def save_volume(
     values = to_scanner(volume, sequence)
     if values.ndim != 3:
         raise ValueError(f"a volume (X, Y, Z) is expected, not {values.ndim} dimensions")
-    image = nib.Nifti1Image(values, np.asarray(affine, dtype=np.float64))
-    image.set_qform(image.affine, code="scanner")
-    image.set_sform(image.affine, code="scanner")
-    image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = description
-    with atomic(path) as temporary:
-        nib.save(image, temporary)
+    save_nifti(path, values, np.asarray(affine, dtype=np.float64), description)
 
 
 def read_description(path: str | os.PathLike[str]) -> str | None:

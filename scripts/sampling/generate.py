@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from scripts.data.images import save_volume, to_scanner
 from scripts.data.latents import fingerprint
-from scripts.data.outputs import SHEET, Record, find_records, montage, read_record, write_merged, write_rank_sheets
+from scripts.data.montage import montage
+from scripts.data.outputs import SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS

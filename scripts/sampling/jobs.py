@@ -24,8 +24,8 @@ from scripts.data.cases import (
     read_datalist,
     sheet_labels,
 )
-from scripts.data.grid import read_grid
-from scripts.data.outputs import Record, find_records, grid_affine, read_record
+from scripts.data.grid import Grid, grid_affine, read_grid
+from scripts.data.outputs import Record, find_records, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
     PADDED,
@@ -392,7 +392,7 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
         embedding=source.embedding,
         pirads=source.pirads,
         label=source.label,
-        affine=grid_affine(recipe.size, recipe.spacing, like, like_shape),
+        affine=grid_affine(Grid(recipe.size, recipe.spacing), like, like_shape),
         entry={**source.entry, "spacing": list(recipe.spacing)},
         settings=settings,
     )

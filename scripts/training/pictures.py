@@ -13,7 +13,7 @@ from monai.handlers import TensorBoardHandler
 from torch import nn
 
 from scripts.data.ldm_dataset import LatentDataset
-from scripts.data.outputs import plane
+from scripts.data.montage import plane
 from scripts.networks.ccella import CCELLA
 from scripts.problems import UserError
 from scripts.sampling.loop import Guidance, case_generator, case_seed, sample

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from scripts.data.images import read_description, save_volume
 from scripts.data.latents import find_latent, latent_path, read_latent, read_made_from, write_latent
-from scripts.data.outputs import montage
+from scripts.data.montage import montage
 from scripts.files import file_digest, inside
 from scripts.precision import precision
 from scripts.problems import Problems, UserError

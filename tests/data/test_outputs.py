@@ -1,14 +1,12 @@
-"""What inference leaves behind: pictures the right way round, grids in place, records, sheets and datalists."""
+"""What inference leaves behind: records, sheets and datalists."""
 
 from __future__ import annotations
 
 import dataclasses
 
-import nibabel as nib
 import numpy as np
 import openpyxl
 import pytest
-from matplotlib.image import imread
 
 from scripts.data.cases import read_datalist
 from scripts.data.images import save_volume
@@ -16,9 +14,6 @@ from scripts.data.outputs import (
     RECORD,
     Record,
     find_records,
-    grid_affine,
-    montage,
-    plane,
     read_record,
     write_merged,
     write_rank_sheets,
@@ -49,91 +44,8 @@ def put(output_dir, *records: Record) -> None:
     for made in records:
         for sequence in made.sequences:
             volume = np.linspace(0, 1, 64).reshape(4, 4, 4)
-            save_volume(
-                output_dir / made.folder / f"{sequence}.nii.gz", volume, grid_affine((4, 4, 4), SPACING), sequence
-            )
+            save_volume(output_dir / made.folder / f"{sequence}.nii.gz", volume, np.diag([*SPACING, 1]), sequence)
         made.write(output_dir)
-
-
-# ---- pictures --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "voxel", "corner"),
-    [
-        # A bright voxel, and the corner (row, column) of the picture where a radiologist expects it.
-        ("axial", (5, 6, 2), (0, 0)),  # right anterior: top left
-        ("axial", (0, 6, 2), (0, -1)),  # left anterior: top right
-        ("axial", (0, 0, 2), (-1, -1)),  # left posterior: bottom right
-        ("coronal", (5, 2, 7), (0, 0)),  # right superior: top left
-        ("coronal", (0, 2, 0), (-1, -1)),  # left inferior: bottom right
-        ("sagittal", (2, 6, 7), (0, 0)),  # anterior superior: top left
-        ("sagittal", (2, 0, 0), (-1, -1)),  # posterior inferior: bottom right
-    ],
-)
-def test_planes_are_in_radiological_orientation(name, voxel, corner):
-    volume = np.zeros((6, 7, 8))  # x to the right, y to anterior, z to superior
-    volume[voxel] = 1
-    picture = plane(volume, name, 2)
-    assert picture[corner] == 1
-    assert picture.shape == {"axial": (7, 6), "coronal": (8, 6), "sagittal": (8, 7)}[name]
-
-
-def test_montage_shows_a_voxel_on_its_side(tmp_path):
-    """The patient's right half bright: every axial and coronal panel is bright on the viewer's left."""
-    volume = np.zeros((16, 16, 8), np.int16)
-    volume[8:] = 900
-    montage([volume], ["case"], SPACING, tmp_path / "case.png")
-    picture = imread(tmp_path / "case.png")[..., 0]
-    row = picture[int(0.6 * len(picture))]
-    edges = np.flatnonzero(np.diff((row > 0.5).astype(int)) == -1)
-    width = picture.shape[1]
-    assert len(edges) >= 6  # five axial panels and the coronal one fall from bright to dark
-    assert row[int(0.03 * width)] > 0.9
-    assert row[int(0.12 * width)] < 0.2
-
-
-def test_montage_grows_with_volumes_and_keeps_the_aspect(tmp_path):
-    volume = np.random.default_rng(0).integers(0, 900, (16, 16, 8))
-    montage([volume], ["a"], SPACING, tmp_path / "one.png")
-    montage([volume, volume, volume], ["a", "b", "c"], SPACING, tmp_path / "three.png")
-    one, three = imread(tmp_path / "one.png"), imread(tmp_path / "three.png")
-    assert three.shape[0] == pytest.approx(3 * one.shape[0], abs=3)
-    assert three.shape[1] == one.shape[1]
-
-
-@pytest.mark.parametrize("focus", [(0, 0, 0), (15, 15, 7)])
-def test_montage_takes_a_focus_at_the_border(tmp_path, focus):
-    montage([np.ones((16, 16, 8))], ["a"], SPACING, tmp_path / "a.png", focus)
-    assert (tmp_path / "a.png").stat().st_size > 0
-
-
-# ---- grids -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_grid_without_a_case_lies_around_the_origin():
-    affine = grid_affine((64, 64, 32), SPACING)
-    first, last = (nib.affines.apply_affine(affine, corner) for corner in ((0, 0, 0), (63, 63, 31)))
-    assert np.allclose(first, -last)
-    assert np.allclose(last - first, np.multiply((63, 63, 31), SPACING))
-    assert nib.aff2axcodes(affine) == ("R", "A", "S")
-
-
-def test_a_grid_like_the_image_is_the_images():
-    rotation = nib.eulerangles.euler2mat(z=0.1, y=-0.05, x=0.2)
-    like = nib.affines.from_matvec(rotation * np.array(SPACING), [-30, 12, 700])
-    assert np.allclose(grid_affine((64, 64, 32), SPACING, like, (64, 64, 32)), like)
-
-
-def test_another_grid_keeps_the_images_centre_and_axes():
-    like = nib.affines.from_matvec(nib.eulerangles.euler2mat(z=0.3) * 0.5, [10, -20, 30])
-    made = grid_affine((32, 16, 8), (1, 2, 3), like, (100, 80, 40))
-    centre = nib.affines.apply_affine(like, (49.5, 39.5, 19.5))
-    assert np.allclose(nib.affines.apply_affine(made, (15.5, 7.5, 3.5)), centre)
-    assert np.allclose(made[:3, :3] / (1, 2, 3), like[:3, :3] / 0.5)
-
-
-# ---- records, sheets and datalists -----------------------------------------------------------------------------------
 
 
 def test_a_record_comes_back(tmp_path):

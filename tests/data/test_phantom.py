@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from scripts.data.grid import GRIDS, Grid, coordinates, grid_affine
 from scripts.data.phantom.anatomy import Gland, sample_anatomy, sample_findings
-from scripts.data.phantom.imaging import GRIDS, Grid, make_case
+from scripts.data.phantom.imaging import make_case
 
 FINE = Grid((80, 60, 60), (1.0, 1.0, 1.0))
 
@@ -92,7 +93,7 @@ def test_psa_grows_with_the_gland(patients):
 
 def test_gland_volume_has_a_closed_form():
     gland = Gland.of_volume(47.0, (1.28, 0.93, 1.0), (1.0, -2.0, 0.5))
-    u, v, w = gland.coordinates(*FINE.coordinates())
+    u, v, w = gland.coordinates(*coordinates(FINE))
     drawn = np.sum(gland.distance(u, v, w) < 0) / 1000
     assert gland.millilitres == pytest.approx(47.0)
     assert drawn == pytest.approx(47.0, rel=0.02)
@@ -100,7 +101,7 @@ def test_gland_volume_has_a_closed_form():
 
 def test_gland_size_is_that_of_the_drawn_gland():
     gland = Gland.of_volume(60.0, (1.28, 0.93, 1.0), (0.0, 0.0, 0.0))
-    u, v, w = gland.coordinates(*FINE.coordinates())
+    u, v, w = gland.coordinates(*coordinates(FINE))
     inside = np.argwhere(gland.distance(u, v, w) < 0)
     assert np.ptp(inside, axis=0) == pytest.approx(gland.size_mm, abs=2.0)
 
@@ -108,9 +109,9 @@ def test_gland_size_is_that_of_the_drawn_gland():
 def test_gland_is_wider_than_deep_and_narrow_at_the_apex():
     gland = Gland.of_volume(40.0, (1.28, 0.93, 1.0), (0.0, 0.0, 0.0))
     assert gland.size_mm[0] > gland.size_mm[1]
-    u, v, w = gland.coordinates(*FINE.coordinates())
+    u, v, w = gland.coordinates(*coordinates(FINE))
     sections = np.sum(gland.distance(u, v, w) < 0, axis=(0, 1))
-    axis = FINE.coordinates()[2].ravel() / gland.semi[2]
+    axis = coordinates(FINE)[2].ravel() / gland.semi[2]
     at = [sections[np.argmin(np.abs(axis - level))] for level in (-0.7, 0.7)]
     assert at[0] < 0.75 * at[1]
 
@@ -124,7 +125,7 @@ def test_world_undoes_coordinates():
 def test_transition_zone_takes_more_of_a_large_gland():
     def share(millilitres):
         gland = Gland.of_volume(millilitres, (1.28, 0.93, 1.0), (0.0, 0.0, 0.0))
-        u, v, w = gland.coordinates(*FINE.coordinates())
+        u, v, w = gland.coordinates(*coordinates(FINE))
         inside = gland.distance(u, v, w) < 0
         return np.sum(inside & (gland.transition_distance(u, v, w) < 0)) / inside.sum()
 
@@ -142,9 +143,9 @@ def test_same_seed_same_images(cases):
 
 def test_image_centre_is_the_origin_of_a_ras_world():
     grid = Grid((64, 64, 32), (1.25, 1.25, 1.875))
-    np.testing.assert_allclose(grid.affine @ [31.5, 31.5, 15.5, 1], [0, 0, 0, 1], atol=1e-6)
-    x, y, z = grid.coordinates()
-    np.testing.assert_allclose([x[5, 0, 0], y[0, 9, 0], z[0, 0, 30]], (grid.affine @ [5, 9, 30, 1])[:3])
+    np.testing.assert_allclose(grid_affine(grid) @ [31.5, 31.5, 15.5, 1], [0, 0, 0, 1], atol=1e-6)
+    x, y, z = coordinates(grid)
+    np.testing.assert_allclose([x[5, 0, 0], y[0, 9, 0], z[0, 0, 30]], (grid_affine(grid) @ [5, 9, 30, 1])[:3])
 
 
 def test_masks_agree_with_the_findings(cases):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from scripts.data.grid import GRIDS, Grid, grid_affine
+from scripts.data.nifti import save_nifti
 from scripts.data.phantom.analyser import agrees, analyse, analyse_file
 from scripts.data.phantom.anatomy import sample_findings
-from scripts.data.phantom.dataset import save_nifti
-from scripts.data.phantom.imaging import GRIDS, Grid, make_case
+from scripts.data.phantom.imaging import make_case
 from scripts.phantom import analyse as analyse_command
 from scripts.phantom import make
 from scripts.problems import UserError
@@ -100,8 +101,8 @@ def test_an_unreadable_file_is_named(tmp_path):
 
 
 def test_noise_without_a_gland_still_gives_an_answer():
-    noise = np.random.default_rng(0).random(GRIDS["demo"].shape)
-    assert np.isfinite(analyse(noise, GRIDS["demo"].affine).score)
+    noise = np.random.default_rng(0).random(GRIDS["demo"].size)
+    assert np.isfinite(analyse(noise, grid_affine(GRIDS["demo"])).score)
 
 
 def test_a_missed_lesion_is_wrong_in_every_part(analyses, phantoms):

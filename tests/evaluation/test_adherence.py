@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.data.phantom.imaging import GRIDS, make_case
+from scripts.data.grid import GRIDS
+from scripts.data.phantom.imaging import make_case
 from scripts.evaluation.adherence import PARTS, index_lesions, shares, verdict
 from scripts.phantom import make
 

@@ -15,8 +15,8 @@ from nibabel.filebasedimages import ImageFileError
 from scipy.ndimage import gaussian_filter, label, map_coordinates
 from scipy.optimize import least_squares
 
+from scripts.data.grid import GRIDS, Coordinates, coordinates, grid_affine
 from scripts.data.phantom.anatomy import Gland, Lesion, Level, Point, Side, Zone
-from scripts.data.phantom.imaging import GRIDS, Coordinates
 from scripts.problems import UserError
 
 WORK = GRIDS["demo"]  # every volume is read on this grid
@@ -87,13 +87,13 @@ def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"a volume of shape {image.shape} that is constant, not finite or not (X, Y, Z) cannot be read"
         )
-    to_voxel = np.linalg.inv(affine) @ WORK.affine
-    if image.shape != WORK.shape or not np.allclose(to_voxel, np.eye(4), atol=1e-3):
+    to_voxel = np.linalg.inv(affine) @ grid_affine(WORK)
+    if image.shape != WORK.size or not np.allclose(to_voxel, np.eye(4), atol=1e-3):
         shrink = np.abs(to_voxel[:3, :3]).max(1)  # work voxels in image voxels, along the image's axes
         image = gaussian_filter(image, 0.4 * np.clip(shrink - 1, 0, None))
-        index = np.indices(WORK.shape, np.float32).reshape(3, -1)
+        index = np.indices(WORK.size, np.float32).reshape(3, -1)
         index = to_voxel[:3, :3] @ index + to_voxel[:3, 3:]
-        image = map_coordinates(image, index, order=1, mode="nearest").reshape(WORK.shape)
+        image = map_coordinates(image, index, order=1, mode="nearest").reshape(WORK.size)
     low, high = np.percentile(image, [1, 95])
     if low == high:
         raise ValueError("a volume that is constant but for a few voxels cannot be read")
@@ -124,7 +124,7 @@ def _fit_gland(image: np.ndarray) -> Gland:
     """The gland whose template fits best, searched from the two likeliest of a few sizes."""
     coarse = tuple(slice(None, None, step) for step in (3, 3, 2))
     values = gaussian_filter(image, 0.6)[coarse].ravel()
-    x, y, z = WORK.coordinates()
+    x, y, z = coordinates(WORK)
     xyz = x[::3], y[:, ::3], z[:, :, ::2]
 
     def misfit(faces: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ def _between(faces: np.ndarray) -> Gland:
 
 def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
     """Judge the darkest place in the gland, for the tissue that should be there."""
-    x, y, z = WORK.coordinates()
+    x, y, z = coordinates(WORK)
     step = np.array(WORK.spacing)
     parts, outer, inner = _template(gland, (x, y, z))
     darkness = np.where(outer < -1, _darkness(image, parts[3], outer, inner), 0)

@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
 from scripts.data.cases import DATALISTS, MERGED, SEQUENCES, one_hot, write_clinical, write_datalist
+from scripts.data.grid import Grid
+from scripts.data.nifti import save_nifti
 from scripts.data.phantom.anatomy import Findings, Lesion, sample_findings
-from scripts.data.phantom.imaging import MASKS, Grid, make_case
+from scripts.data.phantom.imaging import MASKS, make_case
 from scripts.data.phantom.reports import write_report
 from scripts.files import atomic
 from scripts.problems import UserError
@@ -40,7 +41,7 @@ def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: 
         UserError: a number out of range, or the root holds a dataset of other settings.
     """
     settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction}
-    settings |= {"size": list(grid.shape), "spacing": list(grid.spacing)}
+    settings |= {"size": list(grid.size), "spacing": list(grid.spacing)}
     _check(root, settings, workers)
     if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
         log.info("%s is complete", root)
@@ -85,16 +86,6 @@ def read_findings(data_root: str | Path) -> dict[str, list[Lesion]]:
         centre = (row.x_mm, row.y_mm, row.z_mm)
         lesions[row.folder].append(Lesion(row.zone, row.side, row.level, row.diameter_mm, row.pirads, row.isup, centre))
     return lesions
-
-
-def save_nifti(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """Write a volume under its final name once complete; qform and sform are set to scanner space, in mm."""
-    image = nib.Nifti1Image(volume, affine)
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    with atomic(path) as temporary:
-        nib.save(image, temporary)
 
 
 def _check(root: Path, settings: Mapping[str, Any], workers: int) -> None:

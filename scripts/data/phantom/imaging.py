@@ -8,6 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from scripts.data.cases import SEQUENCES
+from scripts.data.grid import Coordinates, Grid, coordinates, grid_affine
 from scripts.data.phantom.anatomy import Anatomy, Blob, Findings, Gland, Point, sample_anatomy
 
 MASKS = ("gland", "zones", "lesions")
@@ -34,37 +35,6 @@ TISSUE: dict[str, tuple[float, float, float]] = {
 # A lesion of PI-RADS 3, 4, 5.
 LESION = {3: (165, 62, 900), 4: (125, 80, 740), 5: (105, 94, 620)}
 
-Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """An axis-aligned RAS+ grid with the origin of the world at its centre."""
-
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]  # mm
-
-    @property
-    def affine(self) -> np.ndarray:
-        """Voxel indices to RAS+ mm, (4, 4)."""
-        affine = np.diag([*self.spacing, 1.0])
-        affine[:3, 3] = -np.multiply(np.subtract(self.shape, 1), self.spacing) / 2
-        return affine
-
-    def coordinates(self) -> Coordinates:
-        """World x, y, z in mm as float32 arrays that broadcast to `shape`."""
-        axes = [
-            ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
-            for n, step in zip(self.shape, self.spacing, strict=True)
-        ]
-        return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
-
-
-GRIDS = {
-    "demo": Grid((64, 64, 32), (1.25, 1.25, 1.875)),
-    "reference": Grid((256, 256, 128), (0.5, 0.5, 0.5625)),
-}
-
 
 @dataclass(frozen=True)
 class Phantom:
@@ -86,7 +56,7 @@ def make_case(seed: int, grid: Grid) -> Phantom:
     _draw_pelvis(canvas, anatomy.gland, np.random.default_rng([seed, 1]))
     masks = _draw_gland(canvas, anatomy, np.random.default_rng([seed, 2]))
     volumes = _acquire(canvas, grid.spacing, np.random.default_rng([seed, 3]))
-    return Phantom(anatomy.findings, volumes, masks, grid.affine)
+    return Phantom(anatomy.findings, volumes, masks, grid_affine(grid))
 
 
 class _Canvas:
@@ -100,9 +70,9 @@ class _Canvas:
     @classmethod
     def blank(cls, grid: Grid) -> _Canvas:
         """A canvas of air."""
-        images = np.empty((len(SEQUENCES), *grid.shape), np.float32)
+        images = np.empty((len(SEQUENCES), *grid.size), np.float32)
         images[:] = np.reshape(TISSUE["air"], (-1, 1, 1, 1))
-        return cls(grid.coordinates(), float(np.prod(grid.spacing) ** (1 / 3)), images)
+        return cls(coordinates(grid), float(np.prod(grid.spacing) ** (1 / 3)), images)
 
     def around(self, centre: Point, reach: Point) -> tuple[_Canvas, tuple[slice, slice, slice]]:
         """The part of the canvas within `reach` mm of a point, and where it lies; it may be empty."""
