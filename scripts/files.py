@@ -20,7 +20,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
     """Write a safetensors file; it appears complete or not at all.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full.
+        UserError: it cannot be written, see `atomic`.
     """
     with atomic(path) as temporary:
         try:
@@ -37,9 +37,22 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     flushed to disk before the rename, so a power cut leaves the old file or the new one.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full.
+        UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
+    try:
+        with _beside(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror or error}. Nothing that was complete is lost; make room or "
+            "give another folder, then give the same command again"
+        ) from error
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """Give the temporary path, and rename it to `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because writers such as nibabel choose the format by it.
     handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.name, dir=path.parent)

@@ -137,7 +137,7 @@ class Resume:
                 torch.save(state, part)
                 # Before the checkpoint counts: a run that is killed between the two then writes both again.
                 self.export(engine)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+        except (UserError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
             free = shutil.disk_usage(self.folder).free / 2**30
             raise UserError(
                 f"cannot write to {self.folder} after epoch {epoch}, {free:.1f} GiB are free there: {error}. The "

@@ -84,7 +84,7 @@ def save(tokenizer: PreTrainedTokenizerFast, encoder: T5EncoderModel, folder: Pa
     """Write both, file by file complete or not at all; a folder without `config.json` holds no encoder. Give the bytes.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full.
+        UserError: the folder cannot be written to, or the disk is full.
     """
     with tempfile.TemporaryDirectory() as temporary:
         tokenizer.save_pretrained(temporary)

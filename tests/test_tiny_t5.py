@@ -42,7 +42,7 @@ def test_a_stop_while_saving_leaves_no_encoder_that_is_a_mixture(folder, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(tiny_t5.shutil, "copyfile", stop)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match="no space"):
             make(str(tmp_path), **SETTING)
     assert "config.json" not in {path.name for path in tmp_path.iterdir()}
     make(str(tmp_path), **SETTING)

@@ -19,7 +19,7 @@ def save_nifti(path: str | os.PathLike[str], volume: np.ndarray, affine: np.ndar
         description: up to 79 characters for the header.
 
     Raises:
-        OSError: the folder cannot be written to, or the disk is full.
+        UserError: the folder cannot be written to, or the disk is full.
     """
     image = nib.Nifti1Image(volume, affine)
     if np.issubdtype(volume.dtype, np.floating):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scripts.data.images import save_volume, to_scanner
 from scripts.data.latents import fingerprint
 from scripts.data.montage import montage
-from scripts.data.outputs import SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
+from scripts.data.outputs import RECORD, SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
@@ -157,7 +157,7 @@ class VolumeWriter:
     ) -> None:
         recipe, folder = self.recipe, self.jobs.output_dir / job.folder
         # The record comes last: until then the case counts as not made.
-        (folder / "generated.json").unlink(missing_ok=True)
+        (folder / RECORD).unlink(missing_ok=True)
         for sequence, volume in volumes.items():
             save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence)
         shown = [to_scanner(volume, sequence) for sequence, volume in volumes.items()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -450,6 +452,28 @@ def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, a
     assert cure in message
     assert not (tmp_path / "004").exists()
     assert (tmp_path / "005" / "generated.json").is_file()
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, tmp_path, monkeypatch, generated):
+    def full(image, path):
+        Path(path).write_bytes(b"half of it")
+        if "005" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path)
+
+    save = nib.save
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "save", full)
+        with pytest.raises((RuntimeError, UserError)) as error:
+            infer(place, tmp_path, splits=["test"], batch_size=2)
+    told = error.value
+    while not isinstance(told, UserError):
+        told = told.__cause__
+    assert re.search(r"005/axt2.nii.gz cannot be written: No space left on device.*same command again", str(told))
+    assert not list((tmp_path / "005").iterdir())
+    workflow = infer(place, tmp_path, splits=["test"], batch_size=2)
+    assert [job.folder for job in workflow.parser.get_parsed_content("jobs").todo] == ["005"]
+    assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
 
 
 # ---- variants and channels -------------------------------------------------------------------------------------------
