@@ -18,23 +18,24 @@ from scripts.training.loss import NOISE_LOSSES
 # The smallest whole number that each may be.
 WHOLE = {
     "epochs": 1, "batch_size": 1, "accumulate": 1, "replicates": 1, "lr_warmup": 0, "val_buckets": 1, "val_interval": 1,
-    "checkpoint_every": 1, "save_interval": 1, "val_cases": 1, "scale_cases": 1, "num_workers": 0, "max_tokens": 2,
-    "seed": 0,
+    "checkpoint_every": 1, "save_interval": 1, "sample_every": 1, "sample_count": 1, "val_cases": 1, "scale_cases": 1,
+    "num_workers": 0, "max_tokens": 2, "seed": 0,
 }  # fmt: skip
 # Numbers, and the range [low, high] of each.
 NUMBERS = {
     "lr": (0, math.inf), "lr_power": (0, math.inf), "gradient_clip": (0, math.inf), "class_weight": (0, math.inf),
-    "focus_weight": (0, math.inf), "ema_decay": (0, 1), "val_fraction": (0, 1), "drop_report": (0, 1),
-    "drop_class": (0, 1), "drop_both": (0, 1), "kl_weight": (0, math.inf), "gradient_weight": (0, math.inf),
-    "coarse_weight": (0, math.inf), "validation_fraction": (0, 1), "cache_rate": (0, 1),
+    "focus_weight": (0, math.inf), "sample_guidance": (0, math.inf), "ema_decay": (0, 1), "val_fraction": (0, 1),
+    "drop_report": (0, 1), "drop_class": (0, 1), "drop_both": (0, 1), "kl_weight": (0, math.inf),
+    "gradient_weight": (0, math.inf), "coarse_weight": (0, math.inf), "validation_fraction": (0, 1),
+    "cache_rate": (0, 1),
 }  # fmt: skip
 CHOICES = {"variant": VARIANTS, "objective": SOLVERS, "noise_loss": NOISE_LOSSES, "amp": PRECISIONS}
 SWITCHES = (
     "fresh_noise", "lr_split", "activation_checkpointing", "compile", "freeze_unet", "export_half", "resume", "cache",
     "padded_reports", "augment",
 )  # fmt: skip
-FILES = ("initial_weights", "pretrained_unet")
-OPTIONAL = ("class_weight", *FILES)  # may be null
+FILES = ("initial_weights", "pretrained_unet", "vae_file")
+OPTIONAL = ("class_weight", "initial_weights", "pretrained_unet")  # may be null
 TRIPLES = ("patch", "spacing", "spatial_size")  # along x, y, z
 
 
@@ -54,7 +55,7 @@ def check_values(**options: Any) -> None:
 
 def _wanted(name: str, value: Any) -> str | None:
     """What the option must be, where it is not that."""
-    if name in OPTIONAL and value is None:
+    if name in OPTIONAL and value in (None, ""):
         return None
     if name == "channels":
         right = isinstance(value, list | tuple) and value and set(map(str, value)) <= set(SCANNER_UNITS)
@@ -78,7 +79,7 @@ def _wanted(name: str, value: Any) -> str | None:
             return "true or false"
         return None
     if name in FILES:
-        return None if not value or Path(value).is_file() else "a file that is there, or null"
+        return None if value and Path(value).is_file() else "a file that is there"
     if name in TRIPLES:
         return None if value is None or is_spacing(value) else "three positive numbers, e.g. [64,64,32]"
     raise KeyError(name)

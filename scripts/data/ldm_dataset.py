@@ -78,7 +78,7 @@ def read_training_cases(
     embedding_width: int = 4096,
     factor: int = 8,
     datalist: str = "train_merged.json",
-    drops_reports: bool = True,
+    needs_empty: bool = True,
 ) -> list[TrainingCase]:
     """Read a datalist of embedded reports and check everything that training will read, before anything heavy starts.
 
@@ -90,7 +90,7 @@ def read_training_cases(
         embedding_width: of the report embeddings that the network reads.
         factor: the network halves the latent so often that every size must divide by this.
         datalist: the datalist's name inside the data root.
-        drops_reports: training replaces reports by the empty one, whose embedding must then be there.
+        needs_empty: the empty report's embedding must be there, as training replaces reports by it, or guides by it.
 
     Raises:
         UserError: every problem of every case.
@@ -107,7 +107,7 @@ def read_training_cases(
     empty = None
     if widths.expected is not None:
         found = find_empty_report(root, entries)
-        if found or drops_reports or any(entry.get("text_isnull") for entry in entries):
+        if found or needs_empty or any(entry.get("text_isnull") for entry in entries):
             empty = widths.check("empty report", found or EMPTY_REPORT)
     shapes: Counter[tuple[int, ...]] = Counter()
     cases = [

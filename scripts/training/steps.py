@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
@@ -46,11 +48,15 @@ def one_cycle(optimizer: Optimizer, steps: int, rise: float = 0.05) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
+MOST_OVERFLOWS = 20  # steps in a row; the scale of fp16 gradients is then a millionth of what it was
+
+
 class OptimizerStep:
     """Clips the gradient's norm before the optimizer's step; updates moving average and learning rate after it.
 
     With gradient accumulation only the passes that end a step count. MONAI's scaler of fp16 gradients knows CUDA only,
-    so a trainer that has one gets another for its own device.
+    so a trainer that has one gets another for its own device. That scaler leaves out a step whose gradient overflows,
+    and lowers its scale: such a step moves neither average nor learning rate.
 
     Args:
         network: whose gradients are clipped; not wrapped by data parallelism.
@@ -63,6 +69,8 @@ class OptimizerStep:
         self, network: nn.Module, schedule: LRScheduler, average: AveragedModel | None, gradient_clip: float
     ) -> None:
         self.network, self.schedule, self.average, self.gradient_clip = network, schedule, average, gradient_clip
+        self.folders: list[str] = []  # of the step's passes so far
+        self.overflows = 0  # steps in a row that the scaler left out
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
@@ -79,20 +87,28 @@ class OptimizerStep:
         """Clip, when the backward pass that ends a step is done.
 
         Raises:
-            UserError: the gradient is NaN or infinite; it has not reached the weights.
+            UserError: the gradient is NaN or infinite, in fp16 time after time; it has not reached the weights.
         """
+        self.folders += engine.state.batch["folder"]
         if not self._ends_step(engine):
             return
+        folders, self.folders = self.folders, []
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip or math.inf)
-        # The scaler leaves out a step that overflows, and lowers its scale: there it is nothing to stop for.
-        if engine.scaler is None and not torch.isfinite(norm):
-            raise _diverged(f"the gradient's norm is {norm.item()}", engine)
+        if torch.isfinite(norm):
+            self.overflows = 0
+            return
+        self.overflows += 1
+        if engine.scaler is None:
+            raise _diverged(f"the gradient's norm is {norm.item()}", engine, folders)
+        if self.overflows >= MOST_OVERFLOWS:
+            what = f"the gradient's norm is {norm.item()} in {self.overflows} steps in a row"
+            raise _diverged(what, engine, folders)
 
     def after(self, engine: Engine) -> None:
         """Follow the weights, when the optimizer has stepped."""
-        if not self._ends_step(engine):
+        if not self._ends_step(engine) or self.overflows:
             return
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -118,12 +134,13 @@ class StopOnNan:
         """
         loss = engine.state.output["loss"]
         if not torch.isfinite(loss):
-            raise _diverged(f"the loss is {loss.item()}", engine)
+            raise _diverged(f"the loss is {loss.item()}", engine, engine.state.batch["folder"])
 
 
-def _diverged(what: str, engine: Engine) -> UserError:
+def _diverged(what: str, engine: Engine, folders: Sequence[str]) -> UserError:
+    whose = "the batch holds" if idist.get_world_size() == 1 else "this process' part of the batch holds"
     return UserError(
-        f"{what} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; "
-        f"the batch holds the cases {', '.join(engine.state.batch['folder'])}. The last checkpoint is intact: "
-        "look at these cases, go on with --amp fp32, or start anew with a lower lr"
+        f"{what} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; {whose} the cases "
+        f"{', '.join(folders)}. The last checkpoint is intact: look at these cases, go on with --amp fp32, or start "
+        "anew with a lower lr"
     )

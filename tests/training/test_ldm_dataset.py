@@ -184,7 +184,7 @@ def test_without_any_empty_report_it_is_asked_for(data_root):
     edit(data_root, 6, text_isnull=0)
     with pytest.raises(UserError, match=r"empty report .*empty\.safetensors.*missing"):
         read(data_root)
-    cases = read(data_root, drops_reports=False)  # nobody needs it
+    cases = read(data_root, needs_empty=False)  # nobody needs it
     example = LatentDataset(cases, data_root, seed=0)[slot(1, 0)]
     assert torch.equal(example["embedding"], read_embedding(cases[0].embedding))
 

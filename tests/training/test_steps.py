@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from scripts.problems import UserError
 from scripts.training.ema import averaged
-from scripts.training.steps import OptimizerStep, StopOnNan, one_cycle, polynomial_decay
+from scripts.training.steps import MOST_OVERFLOWS, OptimizerStep, StopOnNan, one_cycle, polynomial_decay
 
 
 def line(value: float = 0.0) -> nn.Linear:
@@ -66,7 +66,7 @@ def test_no_moving_average_is_a_choice_and_a_wrong_decay_is_not():
 
 def engine(network: nn.Module, iteration: int, accumulate: int = 1) -> SimpleNamespace:
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    state = SimpleNamespace(iteration=iteration, epoch=1)
+    state = SimpleNamespace(iteration=iteration, epoch=1, batch={"folder": ["case3", "case5"]})
     return SimpleNamespace(state=state, optimizer=optimizer, accumulation_steps=accumulate, scaler=None)
 
 
@@ -83,24 +83,63 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(value
     network = line()
     network.weight.grad = torch.full_like(network.weight, value)
     trainer = engine(network, 1)
-    trainer.state.batch = {"folder": ["case3", "case5"]}
     with pytest.raises(UserError, match=r"gradient.*case3, case5.*last checkpoint is intact"):
         OptimizerStep(network, None, None, clip).before(trainer)
 
 
-def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_falls():
-    network = line(1.0)
-    trainer = engine(network, 1)
-    trainer.state.device, trainer.scaler = torch.device("cpu"), "of MONAI, for CUDA"
-    handler = OptimizerStep(network, None, None, gradient_clip=1.0)
-    handler.start(trainer)
-    before = trainer.scaler.get_scale()
-    trainer.scaler.scale(network.weight.sum() * torch.inf).backward()
+def test_a_gradient_that_is_not_finite_names_the_cases_of_all_passes_of_its_step():
+    network = line()
+    network.weight.grad = torch.full_like(network.weight, torch.nan)
+    handler = OptimizerStep(network, None, None, 1.0)
+    trainer = engine(network, 1, accumulate=2)
+    trainer.state.batch = {"folder": ["case1"]}
+    handler.before(trainer)
+    trainer.state.iteration, trainer.state.batch = 2, {"folder": ["case7"]}
+    with pytest.raises(UserError, match="case1, case7"):
+        handler.before(trainer)
+
+
+def scaled_step(handler: OptimizerStep, trainer: SimpleNamespace, factor: float) -> None:
+    """One step in fp16 as MONAI's trainer does it, with a gradient of `factor`."""
+    trainer.optimizer.zero_grad()
+    trainer.scaler.scale(handler.network.weight.sum() * factor).backward()
     handler.before(trainer)
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
-    assert network.weight.item() == 1.0
+    handler.after(trainer)
+
+
+@pytest.fixture
+def scaled() -> tuple[OptimizerStep, SimpleNamespace]:
+    network = line(1.0)
+    trainer = engine(network, 1)
+    trainer.state.device, trainer.scaler = torch.device("cpu"), "of MONAI, for CUDA"
+    handler = OptimizerStep(network, polynomial_decay(trainer.optimizer, 10), averaged(network, 0.9), 1.0)
+    handler.start(trainer)
+    return handler, trainer
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_falls(scaled):
+    handler, trainer = scaled
+    before = trainer.scaler.get_scale()
+    scaled_step(handler, trainer, torch.inf)
+    assert handler.network.weight.item() == 1.0
     assert trainer.scaler.get_scale() == before / 2
+    assert handler.schedule.last_epoch == handler.average.n_averaged == 0
+    scaled_step(handler, trainer, 0.5)
+    assert handler.network.weight.item() == pytest.approx(0.5)
+    assert handler.schedule.last_epoch == handler.average.n_averaged == 1
+
+
+def test_a_gradient_that_overflows_in_fp16_time_after_time_ends_the_training(scaled):
+    handler, trainer = scaled
+    for _ in range(MOST_OVERFLOWS - 1):
+        scaled_step(handler, trainer, torch.nan)
+    scaled_step(handler, trainer, 0.5)  # one good step, and it counts anew
+    for _ in range(MOST_OVERFLOWS - 1):
+        scaled_step(handler, trainer, torch.nan)
+    with pytest.raises(UserError, match=r"nan in 20 steps in a row.*case3, case5.*last checkpoint is intact"):
+        scaled_step(handler, trainer, torch.nan)
 
 
 def test_only_the_pass_that_ends_a_step_counts():
@@ -120,7 +159,6 @@ def test_only_the_pass_that_ends_a_step_counts():
 def test_a_loss_that_is_not_finite_stops_and_names_the_cases(value):
     trainer = engine(line(), 1)
     trainer.state.output = {"loss": torch.tensor(value)}
-    trainer.state.batch = {"folder": ["case3", "case5"]}
     with pytest.raises(UserError, match="case3, case5"):
         StopOnNan()(trainer)
     trainer.state.output = {"loss": torch.tensor(1.0)}

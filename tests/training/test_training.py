@@ -168,6 +168,24 @@ def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path
         build(tmp_path / "run", "pictures.yaml", **options).run()
 
 
+def test_wrong_options_of_pictures_are_told_at_once_before_anything_is_read(build, tmp_path, refused):
+    wrong = {"sample_every": 0, "sample_count": 0, "sample_guidance": -1, "vae_file": str(tmp_path / "vae.pt")}
+    with refused("options: 4 problems"):
+        build(tmp_path / "run", "pictures.yaml", dataset_dir=str(tmp_path / "nowhere"), **wrong)
+
+
+def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_path, refused):
+    options = latents_of_a_vae(data_root, tmp_path)
+    path = data_root / "train_merged.json"
+    cases = [case | {"text": "embeddings/0.safetensors", "text_isnull": 0} for case in json.loads(path.read_text())]
+    path.write_text(json.dumps(cases))
+    (data_root / "embeddings" / "empty.safetensors").unlink()
+    never = {"drop_report": 0, "drop_class": 0, "drop_both": 0}
+    with refused("empty report"):
+        build(tmp_path / "run", "pictures.yaml", sample_guidance=2.0, **never, **options)
+    build(tmp_path / "run", "pictures.yaml", **never, **options)
+
+
 @pytest.mark.parametrize("options", [{"objective": "rflow"}, {"variant": "MAISI"}, {"lr_split": True, "ema_decay": 0}])
 def test_other_objectives_variants_and_options_train(build, tmp_path, options):
     build(tmp_path / "run", epochs=1, **options).run()
