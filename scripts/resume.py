@@ -79,15 +79,26 @@ class Resume:
         """Go on from the folder's checkpoint, if there is one.
 
         Raises:
-            UserError: it cannot be read, or was made with other settings or by another training.
+            UserError: it cannot be read, or was made with other settings or by another training; or the processes do
+                not all see the same one.
         """
-        path = self.folder / CHECKPOINT
         if idist.get_rank() == 0:
             for name in (CHECKPOINT, EXPORT):  # what a killed run was writing
                 for stale in self.folder.glob(f".part-*{name}"):
                     stale.unlink()
-        if not self.resume or not path.is_file():
+        path = self.folder / CHECKPOINT
+        if self.resume and path.is_file():
+            self._put_back(path, self._read(path, engine), engine)
+        self._check_shared(path)
+        if not self.saved_epoch:
             return
+        logger.info(f"going on after epoch {self.saved_epoch} from {path}")
+        if idist.get_rank() == 0 and not (self.folder / EXPORT).is_file():
+            self.export(engine)
+        if self.saved_epoch >= engine.state.max_epochs:
+            logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
+
+    def _read(self, path: Path, engine: Engine) -> dict[str, Any]:
         try:
             state = torch.load(path, map_location=engine.state.device, weights_only=True)
             settings = state["settings"]
@@ -97,6 +108,9 @@ class Resume:
                 "or start anew with --resume false, which replaces it"
             ) from None
         self._check_settings(path, settings)
+        return state
+
+    def _put_back(self, path: Path, state: Mapping[str, Any], engine: Engine) -> None:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
@@ -112,9 +126,18 @@ class Resume:
         follow(self.parts["schedule"])
         engine.state.epoch = self.saved_epoch
         engine.state.iteration = self.saved_epoch * engine.state.epoch_length
-        logger.info(f"going on after epoch {self.saved_epoch} from {path}")
-        if self.saved_epoch >= engine.state.max_epochs:
-            logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
+
+    def _check_shared(self, path: Path) -> None:
+        """All processes go on from one epoch: a node that does not see the checkpoint would train other weights."""
+        epochs = {
+            int(epoch) for epoch in idist.all_gather(torch.tensor([self.saved_epoch or 0], device=idist.device()))
+        }
+        if len(epochs) > 1:
+            found = ", ".join(str(epoch) if epoch else "none" for epoch in sorted(epochs))
+            raise UserError(
+                f"the processes do not see the same {path} (epochs found: {found}): give a folder on a disk that all "
+                "nodes share"
+            )
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint and the weights to use; the first rank does it for all.

@@ -38,6 +38,24 @@ def test_epoch_and_iteration_are_taken_up(tmp_path, engine):
     assert (engine.state.epoch, engine.state.iteration) == (2, 6)
 
 
+def test_processes_that_see_different_checkpoints_are_refused(tmp_path, engine, monkeypatch):
+    handler(tmp_path).save(engine)
+    monkeypatch.setattr("scripts.resume.idist.all_gather", lambda mine: [mine, 0])
+    with pytest.raises(UserError, match=r"do not see the same .*checkpoint\.pt \(epochs found: none, 2\).*nodes share"):
+        handler(tmp_path).restore(started_anew(engine))
+
+
+def test_exported_weights_that_are_gone_are_written_again(tmp_path, engine):
+    class Exporting(Resume):
+        def export(self, engine):
+            (self.folder / "model.safetensors").write_text(f"of epoch {engine.state.epoch}")
+
+    first = handler(tmp_path)
+    first.save(engine)
+    Exporting(tmp_path, first.parts, first.settings).restore(started_anew(engine))
+    assert (tmp_path / "model.safetensors").read_text() == "of epoch 2"
+
+
 def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engine):
     done = handler(tmp_path, steps=2)
     for _ in range(2):

@@ -33,7 +33,8 @@ def load_pretrained_unet(
     layers for body regions and modality, and its time embedding is wider or narrower than one with a class vector.
 
     Args:
-        freeze: what was copied does not learn; what was not copied does.
+        freeze: what was copied does not learn; what was not copied does, and with it the projections of the time
+            embedding that got columns for a class.
 
     Returns:
         the names in the file that were skipped, and the names in the U-Net that stay as they were.
@@ -75,9 +76,9 @@ def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freez
     network.unet.load_state_dict({**own, **merged}, strict=True)
     skipped, missing = sorted(theirs.keys() - merged.keys()), sorted(own.keys() - merged.keys())
     if freeze:
+        grown = not set(_parts(own)) <= set(_parts(theirs))  # columns for the class are new, and must learn
         for name, parameter in network.unet.named_parameters():
-            # A projection of the time embedding has columns for the class, which are new and must learn.
-            parameter.requires_grad_(name in missing or name.endswith("time_emb_proj.weight"))
+            parameter.requires_grad_(name in missing or (grown and name.endswith("time_emb_proj.weight")))
     logger.info("%s: %d U-Net parameters copied, %d skipped, %d new", path, len(merged), len(skipped), len(missing))
     for kind, names in (("skipped, not in this network", skipped), ("new, not in the file", missing)):
         if names:
@@ -93,8 +94,13 @@ def _transplant_columns(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor],
     """
     sides = []
     for state in (own, theirs):
-        parts = [part for part in EMBEDDINGS if f"{part}.2.weight" in state]
+        parts = _parts(state)
         sides.append(dict(zip(parts, state[name].chunk(len(parts), dim=1), strict=True)))
     if any(sides[1][part].shape != columns.shape for part, columns in sides[0].items() if part in sides[1]):
         return None
     return torch.cat([sides[1].get(part, torch.zeros_like(columns)) for part, columns in sides[0].items()], dim=1)
+
+
+def _parts(unet: Mapping[str, Tensor]) -> list[str]:
+    """Give the parts of a U-Net's time embedding."""
+    return [part for part in EMBEDDINGS if f"{part}.2.weight" in unet]

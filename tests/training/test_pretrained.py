@@ -67,6 +67,15 @@ def test_a_maisi_unet_gives_a_network_with_text_all_but_its_attention(tmp_path):
     assert all(parameter.requires_grad for parameter in network.ella.parameters())
 
 
+def test_without_a_class_nothing_that_was_copied_learns(tmp_path):
+    torch.save({"unet_state_dict": maisi_unet().state_dict()}, tmp_path / "maisi.pt")
+    network = make("ELLAMAISI")
+    _, missing = load_pretrained_unet(network, tmp_path / "maisi.pt", freeze=True)
+    learning = {name for name, parameter in network.unet.named_parameters() if parameter.requires_grad}
+    assert learning == set(missing)
+    assert all("attention" in name for name in missing)
+
+
 @pytest.mark.parametrize("variant", ["CCELLA", "ELLAMAISI"])
 def test_a_unet_of_another_width_is_refused(variant, tmp_path):
     torch.save({"unet_state_dict": maisi_unet(num_channels=[16, 32]).state_dict()}, tmp_path / "maisi.pt")
