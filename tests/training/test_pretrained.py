@@ -104,3 +104,17 @@ def test_a_unet_of_another_size_is_refused(tmp_path):
     torch.save({"unet_state_dict": maisi_unet(in_channels=8).state_dict()}, tmp_path / "maisi.pt")
     with pytest.raises(UserError, match=r"conv_in.*\(8, 8, 3, 3, 3\) in the file and \(8, 4, 3, 3, 3\)"):
         load_pretrained_unet(make(), tmp_path / "maisi.pt")
+
+
+def test_initial_weights_are_taken_whole_and_what_they_were_trained_with_is_compared(tmp_path, caplog):
+    source, path, cpu = make(), tmp_path / "model.safetensors", torch.device("cpu")
+    made_by = {"objective": "rflow", "vae_fingerprint": "one", "encoder_fingerprint": "t5"}
+    save_weights(path, source.state_dict(), config=source.config, scale_factor=1.0, **made_by)
+    network = start_network(make(seed=1), cpu, initial_weights=path, training=made_by)
+    torch.testing.assert_close(network.state_dict(), source.state_dict(), rtol=0, atol=0)
+    assert "trained with" not in caplog.text
+    other = {"objective": "ddpm", "vae_fingerprint": "another", "encoder_fingerprint": None}
+    start_network(make(seed=1), cpu, initial_weights=path, training=other)
+    assert "trained with objective rflow, here it is ddpm" in caplog.text
+    assert "trained with vae_fingerprint one, here it is another" in caplog.text
+    assert "encoder_fingerprint" not in caplog.text
