@@ -25,7 +25,7 @@ help:  ## this list
 # The stamp is written last, so an interrupted installation is done again.
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,readers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,readers,tracking]'
 	@touch $@
 
 demo: $(READY)  ## reports -> volumes -> one HTML page, in under two minutes

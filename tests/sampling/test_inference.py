@@ -393,6 +393,17 @@ def test_one_typed_report(place, tmp_path, capsys):
     assert (voxels(tmp_path / "mine" / "axt2.nii.gz") != first).any()
 
 
+def test_mlflow_gets_no_report(place, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    given = options(place, tmp_path, text_encoder=str(place.root / "t5"), steps=1)
+    done = command_line([], given, "--report", f"{SECRET} left base", "--tracking", "mlflow")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mlruns.db").is_file()
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        assert SECRET.encode() not in path.read_bytes()
+
+
 def test_an_empty_report_is_said_to_be_absent(place, tmp_path, capsys):
     infer(place, tmp_path, report=b" \n", text_encoder=str(place.root / "t5"))
     assert "treated as absent" in capsys.readouterr().out
