@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -180,6 +181,20 @@ def read_description(path: str | os.PathLike[str]) -> str | None:
         return nib.load(path).header["descrip"].item().decode("utf-8", "replace")
     except Exception:  # nibabel raises whatever the broken bytes lead it to
         return None
+
+
+def refuse_overwriting(volumes: Iterable[tuple[str, Path]], marks: Sequence[str], problems: Problems) -> None:
+    """Note every image that is there and is not ours: no real exam may be lost where output goes to the wrong folder.
+
+    Args:
+        volumes: case and path of what is to be written.
+        marks: how the descriptions of our volumes begin.
+    """
+    for case, path in volumes:
+        description = read_description(path)  # None: none there, or half of one
+        if description is not None and not description.startswith(tuple(marks)):
+            what = f"{path} is there already and was not made by inference"
+            problems.add(case, what, "give another output_dir, or take the file away")
 
 
 def load_volume(path: str | os.PathLike[str]) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:

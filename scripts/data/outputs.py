@@ -14,11 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.data.cases import one_hot, write_datalist
+from scripts.data.cases import DATALISTS, MERGED, one_hot, write_datalist
 from scripts.files import atomic
+from scripts.problems import Problems
 
 RECORD = "generated.json"
 SHEET = "synthsheet_all.xlsx"  # one row a generated case
+MARK = "generated"  # how a generated volume's header describes it
 SHEET_COLUMNS = ("folder", "PIRADS_real", "PIRADS_synth", "Label")
 
 
@@ -73,6 +75,14 @@ def find_records(output_dir: Path) -> list[Record]:
     names = sorted(path.parent.name for path in output_dir.glob(f"*/{RECORD}"))
     records = [record for name in names if (record := read_record(output_dir, name)) is not None and record.split]
     return sorted(records, key=lambda record: (record.split != "train", record.split))
+
+
+def check_not_a_data_root(output_dir: Path, problems: Problems) -> None:
+    """Note lists of real cases, which those of generated cases would replace; ours have the sheet beside them."""
+    found = [name for name in (*DATALISTS, *MERGED, "clinical.xlsx") if (output_dir / name).exists()]
+    if found and not (output_dir / SHEET).is_file():
+        what = f"{output_dir} holds {found[0]} of other cases, which would be replaced"
+        problems.add("output_dir", what, "give another folder")
 
 
 def write_sheet(path: str | os.PathLike[str], records: Sequence[Record]) -> None:

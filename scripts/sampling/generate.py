@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scripts.data.images import save_volume, to_scanner
 from scripts.data.latents import fingerprint
 from scripts.data.montage import montage
-from scripts.data.outputs import RECORD, SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
+from scripts.data.outputs import MARK, RECORD, SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
@@ -159,7 +159,7 @@ class VolumeWriter:
         # The record comes last: until then the case counts as not made.
         (folder / RECORD).unlink(missing_ok=True)
         for sequence, volume in volumes.items():
-            save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence)
+            save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence, MARK)
         shown = [to_scanner(volume, sequence) for sequence, volume in volumes.items()]
         record = Record(
             folder=job.folder,

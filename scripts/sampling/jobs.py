@@ -25,7 +25,8 @@ from scripts.data.cases import (
     sheet_labels,
 )
 from scripts.data.grid import Grid, grid_affine, read_grid
-from scripts.data.outputs import Record, find_records, read_record
+from scripts.data.images import refuse_overwriting
+from scripts.data.outputs import MARK, Record, check_not_a_data_root, find_records, read_record
 from scripts.data.reports import (
     EMPTY_REPORT,
     PADDED,
@@ -151,11 +152,20 @@ def make_jobs(
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
     problems = Problems(f"volumes in {output_dir}")
     todo = jobs if typed else unfinished(jobs, output_dir, problems)
+    _check_overwriting(recipe, todo, output_dir, problems)
     for record in earlier:
         _check_settings(record, recipe.settings, problems)
     # No rank writes before all have looked, else they would see other records and share out otherwise.
     _raise_on_every_rank(problems)
     return Jobs(jobs, todo, null, output_dir, typed, frozenset([*folders, *(record.folder for record in earlier)]))
+
+
+def _check_overwriting(recipe: Recipe, todo: Sequence[Job], output_dir: Path, problems: Problems) -> None:
+    """Note real images and lists that the volumes to do would replace; volumes with a record are ours."""
+    check_not_a_data_root(output_dir, problems)
+    new = [job.folder for job in todo if read_record(output_dir, job.folder) is None]
+    volumes = ((folder, output_dir / folder / f"{name}.nii.gz") for folder in new for name in recipe.sequences)
+    refuse_overwriting(volumes, [MARK], problems)
 
 
 def _raise_on_every_rank(problems: Problems) -> None:

@@ -18,7 +18,7 @@ from monai.inferers import Inferer
 from torch import nn
 from torch.utils.data import Dataset
 
-from scripts.data.images import read_description, save_volume
+from scripts.data.images import read_description, refuse_overwriting, save_volume
 from scripts.data.latents import find_latent, latent_path, read_latent, read_made_from, write_latent
 from scripts.data.montage import montage
 from scripts.files import file_digest, inside
@@ -99,7 +99,8 @@ def make_dataset(
     """This rank's part of what `mode` still has to do: what is there from the same VAE and file is left alone.
 
     Raises:
-        UserError: the mode is not known, latents to decode do not fit, or images are not usable.
+        UserError: the mode is not known, latents to decode do not fit, images are not usable, or a volume would
+            replace one that is not ours.
     """
     if mode not in MODES:
         raise UserError(f"mode {mode!r} is not known; give one of {', '.join(MODES)}")
@@ -111,6 +112,11 @@ def make_dataset(
 
     marked = [{**v, "made_from": origin(v, mode, latent_dir, fingerprint, amp)} for v in volumes]
     todo = [volume for volume in marked if not is_there(volume)]
+    if mode != "encode":
+        problems = Problems(f"volumes in {output_dir}")
+        paths = ((volume["folder"], output_path(volume, mode, latent_dir, output_dir)) for volume in todo)
+        refuse_overwriting(paths, MODES, problems)
+        problems.raise_if_any()
     idist.barrier()  # all ranks look before any writes, else their parts would overlap or leave gaps
     logger.info(f"{mode}: {len(volumes) - len(todo)} of {len(volumes)} volumes are there already")
     own = todo[idist.get_rank() :: idist.get_world_size()]

@@ -262,6 +262,19 @@ def test_a_corrected_sheet_and_a_new_split_reach_the_rows_of_finished_volumes(pl
     assert (out / "003" / "axt2.nii.gz").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("typed", [{}, {"report": b"left base", "case_name": "001"}])
+def test_real_exams_and_lists_are_not_replaced(place, tmp_path, typed):
+    shutil.copytree(place.data, tmp_path / "data")
+    before = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()}
+    given = {"dataset_dir": str(tmp_path / "data"), "text_encoder": str(place.root / "t5"), **typed}
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path / "data", **given)
+    message = str(root_cause(error.value))
+    assert "holds train.json of other cases, which would be replaced -> give another folder" in message
+    assert "001/axt2.nii.gz is there already and was not made by inference" in message
+    assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()} == before
+
+
 def test_the_sheet_holds_other_splits_of_earlier_runs_but_no_case_that_is_gone(place, generated, tmp_path, capsys):
     shutil.copytree(generated, tmp_path / "out")
     shutil.copytree(place.data, tmp_path / "data")

@@ -270,6 +270,13 @@ def test_decoding_latents_gives_the_reconstructions(workflow, weights, data_root
     assert (tmp_path / "both" / "005" / "axt2.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_real_exams_are_not_replaced(workflow, weights, data_root, refused):
+    before = {path: path.read_bytes() for path in data_root.rglob("*") if path.is_file()}
+    with refused(r"axt2\.nii\.gz is there already and was not made by inference -> give another output_dir"):
+        run(workflow("inference", weights=weights[0], mode="reconstruct", output_dir=str(data_root)))
+    assert {path: path.read_bytes() for path in data_root.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("mode", ["decode", "reconstruct"])
 def test_images_are_made_once_and_again_when_their_source_changes(workflow, weights, data_root, tmp_path, mode):
     run(workflow("inference", weights=weights[0], mode="encode"))
