@@ -71,7 +71,7 @@ def encode_reports(
     reports = {split: [_report(case) for case in cases] for split, cases in lists.items()}
     if rank == 0:
         _tell_absent(lists, reports)
-    if device is None and torch.cuda.is_available():
+    if device in (None, "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     model = ReportEncoder(str(encoder), max_tokens=max_tokens, dtype=dtype, device=device)
 

@@ -405,7 +405,7 @@ def test_a_process_that_is_done_waits_for_hours(repo_root, bundle, workflow, mon
     monkeypatch.setattr("ignite.distributed.initialize", lambda backend, **more: given.append(more))
     parser = ConfigParser()
     parser.read_config(repo_root / "bundles" / bundle / "configs" / f"{workflow}.yaml")
-    (number,) = [i for i, item in enumerate(parser["initialize"]) if "idist.initialize" in item]
+    (number,) = [i for i, item in enumerate(parser["initialize"]) if "processes.join" in str(item)]
     parser.get_parsed_content(f"initialize#{number}")
     assert given[0]["timeout"] > datetime.timedelta(days=1)
 

@@ -21,6 +21,7 @@ from scripts.classifier.predictions import read_predictions
 from scripts.evaluation.class_metrics import Estimate, class_metrics, markdown, table
 from scripts.files import atomic
 from scripts.problems import Problems, UserError
+from scripts.values import check_values
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ def merge(results_dir: str | os.PathLike[str], seed: int = 0) -> None:
     Raises:
         UserError: there is no arm, or arms do not belong together.
     """
+    check_values(seed=seed)
     root = Path(str(results_dir))
     found = {arm: root / arm.name / "predictions.csv" for arm in ARMS}
     found = {arm: path for arm, path in found.items() if path.is_file()}

@@ -179,7 +179,7 @@ class _Widths:
 
     def check(self, case: str, text: Any) -> Path | None:
         """The embedding's path; a problem is noted where it is no readable embedding of the expected width."""
-        if text in self.known:
+        if isinstance(text, str) and text in self.known:
             return self.known[text]
         todo = "embed the reports with the text encoder that the network was made for"
         # A report in place of a path must not be quoted: only the file's state is told.
@@ -428,7 +428,9 @@ class TimestepGrid(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         case, bucket = divmod(index, self.buckets)
         example = self.examples[case]
-        return example | {"uniform": (bucket + example["uniform"]) / self.buckets}
+        # Rounding must not make the last draw 1, which would be a timestep of its own.
+        uniform = ((bucket + example["uniform"]) / self.buckets).clamp(max=1 - 2**-24)
+        return example | {"uniform": uniform}
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

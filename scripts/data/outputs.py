@@ -61,11 +61,13 @@ class Record:
 
 
 def read_record(output_dir: Path, folder: str) -> Record | None:
-    """The record of a complete case, or None where the case is not there, or not wholly."""
+    """The record of a complete case; None where the case is not there, not wholly, or its folder was renamed."""
     place = output_dir / folder
     try:
         record = Record(**json.loads((place / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
+        return None
+    if record.folder != folder:
         return None
     return record if all((place / f"{sequence}.nii.gz").is_file() for sequence in record.sequences) else None
 

@@ -270,7 +270,7 @@ def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequen
         split=split,
         text=case.get("text") if report is None else None,
         path=report,
-        absent=bool(case["text_isnull"]),
+        absent=bool(case.get("text_isnull")),
         pirads=case["pirads"],
         image=image if image is not None and image.is_file() else None,
         entry={key: case[key] for key in ("dataset", "patient") if key in case},
@@ -282,7 +282,8 @@ def _with_sheet(sources: list[Source], path: Path, problems: Problems) -> list[S
     frame = read_clinical(path, problems=problems)
     if problems:
         return sources
-    classes, labels = sheet_labels(frame).to_dict(), frame.set_index("folder")["Label"].to_dict()
+    labels = frame.set_index("folder")["Label"].astype(object)
+    classes, labels = sheet_labels(frame).to_dict(), labels.where(labels.notna(), None).to_dict()
     for source in sources:
         if source.folder not in classes:
             problems.add(source.folder, f"has no row in {path.name}", "add one")

@@ -91,6 +91,13 @@ def test_folders_stay_text_in_excel(tmp_path):
     assert (cell.value, cell.data_type, cell.number_format) == ("007", "s", "@")
 
 
+def test_a_record_belongs_to_the_folder_that_it_names(tmp_path):
+    put(tmp_path, record("001"))
+    (tmp_path / "001").rename(tmp_path / "renamed")
+    assert read_record(tmp_path, "renamed") is None
+    assert find_records(tmp_path) == []
+
+
 def test_datalists_of_generated_cases_can_be_read(tmp_path):
     put(tmp_path, record("007"), record("b", pirads_real=0), record("c", "test"))
     write_merged(tmp_path, find_records(tmp_path))

@@ -275,6 +275,20 @@ def test_real_exams_and_lists_are_not_replaced(place, tmp_path, typed):
     assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*") if path.is_file()} == before
 
 
+def test_a_case_without_label_in_the_sheet_has_none_in_its_record(place, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(place.data, data)
+    labels = ["train", "train", "train", "test", None]
+    frame = pd.read_excel(data / "clinical.xlsx", dtype={"folder": str})
+    write_clinical(data / "clinical.xlsx", frame.assign(Label=labels))
+    infer(place, tmp_path / "out", dataset_dir=str(data), splits=["test"], steps=1)
+    path = tmp_path / "out" / "005" / "generated.json"
+    assert json.loads(path.read_text())["label"] is None
+    before = path.stat().st_mtime_ns
+    infer(place, tmp_path / "out", dataset_dir=str(data), splits=["test"], steps=1)
+    assert path.stat().st_mtime_ns == before
+
+
 def test_the_sheet_holds_other_splits_of_earlier_runs_but_no_case_that_is_gone(place, generated, tmp_path, capsys):
     shutil.copytree(generated, tmp_path / "out")
     shutil.copytree(place.data, tmp_path / "data")
@@ -646,14 +660,14 @@ def test_broken_cases_are_told_together(place, tmp_path):
     cases = json.loads((place.data / "test_merged.json").read_text())
     for case, text in zip(cases, (f"{SECRET} the report itself", "../outside.safetensors"), strict=True):
         case["text"] = text
+    cases.append({name: value for name, value in cases[0].items() if name != "text_isnull"} | {"folder": "006"})
     data.mkdir()
     (data / "test_merged.json").write_text(json.dumps(cases))
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", dataset_dir=str(data), splits=["test"])
     message = str(root_cause(error.value))
-    assert "004" in message
-    assert "005" in message
-    assert "2 problems" in message
+    assert all(folder in message for folder in ("004", "005", "006"))
+    assert "text_isnull" in message
     assert SECRET not in message
 
 

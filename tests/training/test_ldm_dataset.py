@@ -200,6 +200,14 @@ def test_validation_sees_every_case_in_every_part_of_the_draws(data_root):
     assert torch.equal(grid[5]["uniform"], grid[5]["uniform"])
 
 
+def test_the_last_draw_stays_below_one(data_root, monkeypatch):
+    """Rounding would make it 1, the timestep after the last."""
+    grid = TimestepGrid(make(data_root), 4)
+    last = grid.examples[0] | {"uniform": torch.tensor(1 - 2**-24)}
+    monkeypatch.setattr(LatentDataset, "__getitem__", lambda self, index: last)
+    assert grid[3]["uniform"] < 1
+
+
 def test_held_out_cases_are_whole_patients(data_root):
     for number in range(7):
         edit(data_root, number, patient=f"patient{number // 2}")

@@ -175,7 +175,7 @@ def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
 
     islands, _ = label((smooth > score / 2) & (outer < -1))
     island = islands == islands[peak]
-    centre = np.average(np.argwhere(island), axis=0, weights=smooth[island]) * step + WORK.affine[:3, 3]
+    centre = np.average(np.argwhere(island), axis=0, weights=smooth[island]) * step + grid_affine(WORK)[:3, 3]
     u, v, w = gland.coordinates(*centre)
     zone = "TZ" if gland.transition_distance(u, v, w) < 0 else "PZ"
     diameter = 2 * (island.sum() * step.prod() * 3 / (4 * np.pi * ROUNDNESS[zone])) ** (1 / 3)

@@ -1,0 +1,30 @@
+"""Joining the processes that torchrun started."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+import ignite.distributed as idist
+import torch
+
+DAYS = 2  # that a process which is done waits for the slowest, where the backends would give up after minutes
+
+
+def join(device: torch.device, waits: bool = False) -> None:
+    """Let this process and the others of its run work together; where it is the only one, there is nothing to do.
+
+    Args:
+        device: this process'; GPUs talk by NCCL, processors by gloo.
+        waits: a process that is done with its cases waits for days, as the others' may take far longer.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    # Inside a job of SLURM Ignite would take ranks from there, and refuse those of torchrun.
+    slurm = os.environ.pop("SLURM_JOB_ID", None)
+    try:
+        timeout = {"timeout": datetime.timedelta(days=DAYS)} if waits else {}
+        idist.initialize("nccl" if device.type == "cuda" else "gloo", **timeout)
+    finally:
+        if slurm is not None:
+            os.environ["SLURM_JOB_ID"] = slurm
