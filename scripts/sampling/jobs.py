@@ -26,12 +26,12 @@ from scripts.data.cases import (
 )
 from scripts.data.grid import Grid, grid_affine, read_grid
 from scripts.data.outputs import Record, find_records, read_record
+from scripts.data.report_text import normalise_report, report_of, tell_absent
 from scripts.data.reports import (
     EMPTY_REPORT,
     PADDED,
     ReportEncoder,
     check_width,
-    normalise_report,
     read_embedding,
     read_encoder_fingerprint,
 )
@@ -199,6 +199,7 @@ def listed_sources(
     """
     problems = Problems(str(root))
     sources: list[Source] = []
+    with_text: list[dict[str, Any]] = []
     for split in ensure_tuple(splits):
         merged, plain = root / f"{split}_merged.json", root / f"{split}.json"
         path = merged if merged.is_file() else plain
@@ -206,7 +207,10 @@ def listed_sources(
             todo = f"embed the reports (python -m scripts.encode_reports --data_dir {root}), or give text_encoder"
             problems.add(merged.name, "is missing", todo)
             continue
-        for case in read_datalist(path, root, keys=(), check_files=False, problems=problems):
+        cases = read_datalist(path, root, keys=(), check_files=False, problems=problems)
+        if path is plain and recipe.variant.adapter:
+            with_text += cases
+        for case in cases:
             embedded = path is merged and recipe.variant.adapter
             report = _embedding_path(root, case, problems) if embedded else None
             _check_image(case, recipe.sequences[0], problems)
@@ -218,6 +222,8 @@ def listed_sources(
     if not problems and not sources:
         problems.add(", ".join(ensure_tuple(splits)), "hold no case", "give --report, or a dataset_dir with cases")
     problems.raise_if_any()
+    if with_text and idist.get_rank() == 0:
+        tell_absent(with_text)
     return sources
 
 
@@ -258,7 +264,7 @@ def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequen
     return Source(
         folder=case["folder"],
         split=split,
-        text=case.get("text") if report is None else None,
+        text=report_of(case) if report is None else None,
         path=report,
         absent=bool(case["text_isnull"]),
         pirads=case["pirads"],

@@ -12,7 +12,7 @@ import pytest
 from monai.bundle import create_workflow
 
 from scripts.data.report_argument import report_argument
-from scripts.data.reports import normalise_report
+from scripts.data.report_text import normalise_report
 from scripts.problems import UserError
 
 CONFIG = """

@@ -359,6 +359,30 @@ def test_reports_are_encoded_on_the_fly_when_they_are_not_embedded(place, genera
     assert np.allclose(affine @ [15.5, 15.5, 7.5, 1], [0, 0, 0, 1], atol=1e-4)
 
 
+def test_absent_reports_are_absent_with_and_without_merged_lists(place, tmp_path, capsys):
+    """004 has a text that `text_isnull` says is not to be used, 005 one of white space: volumes of the empty report."""
+    data, encoder = tmp_path / "data", str(place.root / "t5")
+    shutil.copytree(place.data, data)
+    first, second = json.loads((data / "test.json").read_text())
+    (data / "test.json").write_text(json.dumps([first | {"text_isnull": 1}, second | {"text": "  \n"}]))
+    encode_reports(str(data), encoder, device="cpu")
+    infer(place, tmp_path / "merged", dataset_dir=str(data), splits=["test"], steps=1)
+    for path in data.glob("*_merged.json"):
+        path.unlink()
+    capsys.readouterr()
+    infer(place, tmp_path / "plain", dataset_dir=str(data), splits=["test"], steps=1, text_encoder=encoder)
+    printed = capsys.readouterr().out
+    assert "1 reports are empty or white space" in printed
+    assert "1 reports are marked as absent (text_isnull 1)" in printed
+    for folder in ("004", "005"):
+        records = [
+            json.loads((tmp_path / route / folder / "generated.json").read_text()) for route in ("merged", "plain")
+        ]
+        assert records[0]["settings"] == records[1]["settings"]
+        path = Path(folder) / "axt2.nii.gz"
+        assert np.array_equal(voxels(tmp_path / "merged" / path), voxels(tmp_path / "plain" / path))
+
+
 def test_the_authors_lists_have_the_empty_report_at_a_case_without_one(place, generated, tmp_path):
     """The same guided volumes from .npy files, without our file of the empty report."""
     data = tmp_path / "data"
@@ -631,6 +655,16 @@ def test_broken_cases_are_told_together(place, tmp_path):
     assert "005" in message
     assert "2 problems" in message
     assert SECRET not in message
+
+
+@pytest.mark.parametrize("key", ["text", "text_isnull"])
+def test_a_case_that_does_not_tell_its_report_is_named(place, tmp_path, key):
+    case = json.loads((place.data / "test.json").read_text())[0]
+    del case[key]
+    (tmp_path / "test.json").write_text(json.dumps([case]))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", dataset_dir=str(tmp_path), splits=["test"], text_encoder="nowhere")
+    assert f"1 problem\n  004  {key} is" in str(root_cause(error.value))
 
 
 def test_a_broken_real_image_is_named_because_the_volume_is_put_in_its_place(place, tmp_path):
