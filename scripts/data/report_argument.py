@@ -28,6 +28,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
+from scripts.data.report_text import normalise_report
 from scripts.problems import UserError
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def report_argument(
         text = _read(Path(str(report_file)))
     if not isinstance(text, str):
         raise UserError(f"report is a {type(text).__name__}, not text; put it in quotes or give report_file")
-    if not text.strip():
+    if normalise_report(text)[1]:
         logger.warning("the report is empty and is treated as absent")
     return text
 

@@ -186,6 +186,7 @@ def test_a_missing_file_is_named(tmp_path):
         report_argument(report_file=tmp_path / "none.txt")
 
 
-def test_an_empty_report_is_told(tmp_path, caplog):
-    assert report_argument(" \n") == " \n"
+@pytest.mark.parametrize("text", ["", " \n", "\0 \0"])
+def test_an_empty_report_is_told(caplog, text):
+    assert report_argument(text) == text
     assert "treated as absent" in caplog.text
