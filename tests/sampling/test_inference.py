@@ -35,6 +35,7 @@ from scripts.data.reports import (
 from scripts.encode_reports import encode_reports
 from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
+from scripts.networks.variants import find_variant
 from scripts.networks.weights import save_weights
 from scripts.problems import UserError
 from scripts.sampling.jobs import Jobs
@@ -52,12 +53,27 @@ SIZES = tiny.CCELLA | {"input_dim": 16}  # as wide as the encoder of `place`
 OBLIQUE = nib.affines.from_matvec(nib.eulerangles.euler2mat(z=0.1, x=-0.2) * np.array(SPACING), [-10, 20, 600])
 
 
-def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
+def make_network(variant: str = "CCELLA", sequences: int = 1) -> CCELLA:
     torch.manual_seed(0)
     network = CCELLA(variant, **SIZES, in_channels=4 * sequences, out_channels=4 * sequences)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
+    network = make_network(variant, sequences)
     save_weights(path, network.state_dict(), config=network.config, scale_factor=1.5, **meta)
+
+
+def make_authors_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **changes) -> None:
+    """The same network as a checkpoint of the authors, who keep the names of a U-Net without adapter bare."""
+    state = make_network(variant, sequences).state_dict()
+    if not find_variant(variant).adapter:
+        state = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
+    torch.save(
+        {"unet_state_dict": state, "scale_factor": torch.tensor(1.5), "num_train_timesteps": 1000} | changes, path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -565,6 +581,30 @@ def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded
     assert "has num_channels [8, 24], but model_file was trained with [8, 16]" in str(root_cause(error.value))
 
 
+@pytest.mark.parametrize(
+    ("weights", "changes", "message"),
+    [
+        ({"variant": "LAST"}, {}, "trained with LAST -> list configs/variants/last.yaml"),
+        ({"variant": "MAISI"}, {}, "trained with MAISI -> list configs/variants/maisi.yaml"),
+        (
+            {},
+            {"network_def#num_channels": [8, 24]},
+            "has num_channels [8, 24], but model_file was trained with [8, 16]",
+        ),
+        ({}, {"network_def#input_dim": 12}, "has input_dim 12, but model_file was trained with 16"),
+        ({"sequences": 2}, {}, "channels  are 1, but the network makes latents of 2"),
+        ({"scale_factor": None}, {}, "holds no scale_factor"),
+    ],
+)
+def test_a_network_that_is_not_the_authors_checkpoint_is_told_as_early(place, tmp_path, weights, changes, message):
+    """Before the text encoder is loaded, which is not there, and the network is built, which cannot be."""
+    make_authors_weights(tmp_path / "authors.pt", **weights)
+    given = {"report": b"x", "text_encoder": "nowhere", "model_file": str(tmp_path / "authors.pt"), **changes}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given, **{"network_def#_target_": "scripts.nothing.CannotBeBuilt"})
+    assert message in str(root_cause(error.value))
+
+
 def test_another_vae_is_refused(place, tmp_path):
     torch.manual_seed(1)
     save_vae(maisi_vae(**tiny.VAE), tmp_path / "other.safetensors")
@@ -697,7 +737,7 @@ def recipe_options(place: SimpleNamespace, model_file: Path) -> dict:
 
 
 def test_the_authors_weights_were_trained_on_the_reference_view_and_without_dropout(place, tmp_path, caplog):
-    (tmp_path / "authors.pt").touch()
+    make_authors_weights(tmp_path / "authors.pt")
     given = recipe_options(place, tmp_path / "authors.pt") | {"guidance_report": 3, "guidance_class": 3}
     make_recipe(**given | {"size": [64, 64, 32], "spacing": [1.25, 1.25, 1.875]})
     assert "80×80×60 mm, but the weights were trained on 128×128×72 mm" in caplog.text
