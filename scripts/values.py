@@ -34,7 +34,7 @@ SWITCHES = (
     "padded_reports", "augment",
 )  # fmt: skip
 FILES = ("initial_weights", "pretrained_unet")
-OPTIONAL = ("class_weight", *FILES)  # may be null
+OPTIONAL = ("class_weight", "padded_reports", *FILES)  # may be null
 TRIPLES = ("patch", "spacing", "spatial_size")  # along x, y, z
 
 

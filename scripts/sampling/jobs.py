@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from scripts.data.outputs import Record, find_records, read_record
 from scripts.data.report_text import normalise_report, report_of, tell_absent
 from scripts.data.reports import (
     EMPTY_REPORT,
+    MAX_TOKENS,
     PADDED,
     ReportEncoder,
     check_width,
@@ -39,6 +41,8 @@ from scripts.files import inside
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 ELSEWHERE = "give another output_dir, or remove the folder"
 
@@ -116,7 +120,7 @@ def make_jobs(
     case_name: str,
     splits: Sequence[str],
     text_encoder: str | os.PathLike[str] | None,
-    padded_reports: bool,
+    padded_reports: bool | None = None,
     max_tokens: int,
     replicates: int,
 ) -> Jobs:
@@ -299,12 +303,21 @@ class _ReportReader:
         self,
         recipe: Recipe,
         text_encoder: str | os.PathLike[str] | None,
-        padded: bool,
+        padded: bool | None,
         max_tokens: int,
         problems: Problems,
     ) -> None:
         self.width, self.trained = recipe.embedding_width, recipe.meta.get("encoder_fingerprint")
-        self.text_encoder, self.padded, self.max_tokens, self.problems = text_encoder, padded, max_tokens, problems
+        self.text_encoder, self.max_tokens, self.problems = text_encoder, max_tokens, problems
+        as_trained = recipe.authors or (self.trained or "").endswith(PADDED)
+        self.padded = as_trained if padded is None else padded
+        self.all_positions = recipe.authors and self.padded
+        if recipe.authors and not self.padded:
+            logger.warning(
+                "padded_reports is false, but the authors' weights attend to all %d positions of a report: where the "
+                "padded ones are not there, their network answers otherwise than it was trained to",
+                MAX_TOKENS,
+            )
         self.encoder: ReportEncoder | None = None
         self.known: dict[str | Path, Tensor | None] = {}
 
@@ -321,12 +334,20 @@ class _ReportReader:
             try:
                 embedding = read_embedding(source.path) if embedding is None else embedding
                 check_width(embedding, self.width, source.path or self.text_encoder)
+                self._check_length(source.folder, embedding)
                 self.known[key] = embedding
             except UserError as error:
                 self.problems.add(source.folder, str(error))
             if source.path is not None:
                 self._check_stamp(source.folder, read_encoder_fingerprint(source.path))
         return self.known[key]
+
+    def _check_length(self, folder: str, embedding: Tensor) -> None:
+        """The authors' files do not say how reports were embedded, but the number of positions is known."""
+        if self.all_positions and len(embedding) != MAX_TOKENS:
+            what = f"its report was embedded at {len(embedding)} positions, the authors' weights need all {MAX_TOKENS}"
+            todo = f"encode it with --padded and max_tokens {MAX_TOKENS}, or give --padded_reports false"
+            self.problems.add(folder, what, todo)
 
     def _check_stamp(self, folder: str, stamp: str | None) -> None:
         if stamp is None or self.trained in (None, stamp):

@@ -39,6 +39,7 @@ class Recipe:
     Attributes:
         variant: what the network reads.
         meta: what the weights' file says beside the weights; little in the authors' files.
+        authors: whether the weights are a checkpoint of the authors, who attend to all 512 positions of a report.
         shape: (C, X, Y, Z) of a latent, four channels for each sequence.
         size, spacing: voxels and mm of a volume.
         settings: what decides how a volume looks, for its record.
@@ -46,6 +47,7 @@ class Recipe:
 
     variant: Variant
     meta: dict[str, Any]
+    authors: bool
     embedding_width: int | None
     schedule: Schedule
     guidance: Guidance
@@ -120,6 +122,7 @@ def make_recipe(
     return Recipe(
         variant=variant,
         meta=header.meta,
+        authors=Path(model_file).suffix != ".safetensors",
         embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
         schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], shift),
         guidance=guidance,

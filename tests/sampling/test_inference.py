@@ -516,6 +516,73 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, t
     assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
 
 
+# ---- the authors' weights --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authors(place, tmp_path_factory) -> SimpleNamespace:
+    """A checkpoint of the authors, and data roots whose reports are embedded as theirs are, and as ours are."""
+    root = tmp_path_factory.mktemp("authors")
+    make_authors_weights(root / "authors.pt")
+    for name in ("padded", "short"):
+        shutil.copytree(place.data, root / name)
+        encode_reports(str(root / name), str(place.root / "t5"), device="cpu", padded=name == "padded")
+    given = {"model_file": str(root / "authors.pt"), "spacing": list(SPACING), "size": list(SIZE), "steps": 1}
+    return SimpleNamespace(padded=root / "padded", short=root / "short", given=given | {"splits": ["test"]})
+
+
+def digest(output_dir: Path, folder: str) -> str:
+    """Of the embedding that a volume was made from."""
+    return json.loads((output_dir / folder / "generated.json").read_text())["settings"]["report"]
+
+
+def test_the_authors_weights_read_all_positions_of_a_report(place, authors, tmp_path):
+    """Typed, from a datalist, from our files, from the authors': one embedding, and for a case one volume."""
+    encoder = {"text_encoder": str(place.root / "t5")}
+    infer(place, tmp_path / "typed", **authors.given, **encoder, report=f"{SECRET} x".encode())
+    infer(place, tmp_path / "ours", **authors.given, dataset_dir=str(authors.padded))
+    for name in ("plain", "theirs"):
+        shutil.copytree(authors.padded, tmp_path / name)
+    for path in (tmp_path / "plain").glob("*_merged.json"):
+        path.unlink()
+    infer(place, tmp_path / "listed", **authors.given, **encoder, dataset_dir=str(tmp_path / "plain"))
+    cases = json.loads((tmp_path / "theirs" / "test_merged.json").read_text())
+    for case in cases:
+        embedding = read_embedding(tmp_path / "theirs" / case["text"])
+        assert len(embedding) == 512
+        case["text"] = f"./{case['folder']}/text_emb.npy"
+        np.save(tmp_path / "theirs" / case["text"], embedding.float().numpy()[None])
+    (tmp_path / "theirs" / "test_merged.json").write_text(json.dumps(cases))
+    infer(place, tmp_path / "npy", **authors.given, dataset_dir=str(tmp_path / "theirs"))
+    expected = digest(tmp_path / "typed", "report")
+    assert [digest(tmp_path / name, "004") for name in ("ours", "listed", "npy")] == [expected] * 3
+    volumes = [voxels(tmp_path / name / "004" / "axt2.nii.gz") for name in ("ours", "listed", "npy")]
+    assert volumes[0].shape == SIZE
+    assert all(np.array_equal(volume, volumes[0]) for volume in volumes)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 64])
+def test_the_authors_weights_refuse_fewer_positions(place, authors, tmp_path, max_tokens):
+    """Of files without padding, and of a report that is embedded to another length."""
+    changes = {"dataset_dir": str(authors.short)}
+    if max_tokens:
+        changes = {"report": b"x", "text_encoder": str(place.root / "t5"), "max_tokens": max_tokens}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **authors.given, **changes)
+    message = str(root_cause(error.value))
+    assert re.search(
+        r"(004|report) +its report was embedded at \d+ positions, .* all 512 -> encode it with --padded", message
+    )
+    assert "--padded_reports false" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_authors_weights_read_fewer_positions_where_the_user_says_so(place, authors, tmp_path, capsys):
+    infer(place, tmp_path, **authors.given, dataset_dir=str(authors.short), padded_reports=False)
+    assert "padded_reports is false, but the authors' weights attend to all 512 positions" in capsys.readouterr().out
+    assert (tmp_path / "004" / "axt2.nii.gz").is_file()
+
+
 # ---- variants and channels -------------------------------------------------------------------------------------------
 
 
@@ -637,12 +704,13 @@ def embedded(place, request, tmp_path_factory) -> SimpleNamespace:
 
 
 def test_a_typed_report_is_embedded_as_those_of_the_training(place, embedded, tmp_path):
-    """The same embedding as the file of the case with that report."""
-    infer(place, tmp_path / "typed", report=f"{SECRET} x".encode(), **embedded.given, **embedded.right)
+    """The same embedding as the file of the case with that report; the padding need not be said."""
+    report = f"{SECRET} x".encode()
+    infer(place, tmp_path / "typed", report=report, **embedded.given, max_tokens=embedded.right["max_tokens"])
+    infer(place, tmp_path / "said", report=report, **embedded.given, **embedded.right)
     infer(place, tmp_path / "listed", dataset_dir=str(embedded.data), splits=["test"], **embedded.given)
-    typed, listed = (tmp_path / folder / "generated.json" for folder in ("typed/report", "listed/004"))
-    digests = [json.loads(path.read_text())["settings"]["report"] for path in (typed, listed)]
-    assert digests[0] == digests[1]
+    typed, said = (digest(tmp_path / name, "report") for name in ("typed", "said"))
+    assert typed == said == digest(tmp_path / "listed", "004")
 
 
 @pytest.mark.parametrize("wrong", ["padded_reports", "max_tokens"])
