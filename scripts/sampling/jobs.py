@@ -48,13 +48,28 @@ ELSEWHERE = "give another output_dir, or remove the folder"
 
 
 @dataclass(frozen=True, eq=False)
+class Embedding:
+    """A report's embedding: the tensor (T, D) that was made, or the file that holds it, and a digest of its numbers.
+
+    A file is read again when its volume is made: those of ten thousand cases do not fit into memory.
+    """
+
+    held: Tensor | Path
+    digest: str
+
+    def read(self) -> Tensor:
+        """The embedding (T, D)."""
+        return read_embedding(self.held) if isinstance(self.held, Path) else self.held
+
+
+@dataclass(frozen=True, eq=False)
 class Job:
     """One volume to make.
 
     Attributes:
         folder: where it goes; `source` is the real case, "" for a typed report.
         replicate: number of the volume among those of one report.
-        embedding: the report's, (T, D); None for variants that read no report.
+        embedding: the report's; None for variants that read no report.
         pirads: one-hot [negative, positive], [0, 0] where the class is not known.
         affine: (4, 4) of the volume, in mm.
         settings: all that decides how the volume looks.
@@ -65,7 +80,7 @@ class Job:
     split: str
     replicate: int
     seed: int
-    embedding: Tensor | None
+    embedding: Embedding | None
     pirads: list[int]
     label: str | None
     affine: np.ndarray
@@ -103,7 +118,7 @@ class Source:
     text: str | None = field(default=None, repr=False)
     path: Path | None = None
     absent: bool = False
-    embedding: Tensor | None = None
+    embedding: Embedding | None = None
     pirads: list[int] = field(default_factory=lambda: [0, 0])
     label: str | None = None
     image: Path | None = None
@@ -152,6 +167,7 @@ def make_jobs(
         if recipe.needs_null:
             null = reader.read(Source("empty report", path=None if typed else _empty_path(root, sources)))
         _raise_on_every_rank(problems)
+        null = null and null.read()
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
     problems = Problems(f"volumes in {output_dir}")
     todo = jobs if typed else unfinished(jobs, output_dir, problems)
@@ -319,10 +335,10 @@ class _ReportReader:
                 MAX_TOKENS,
             )
         self.encoder: ReportEncoder | None = None
-        self.known: dict[str | Path, Tensor | None] = {}
+        self.known: dict[str | Path, Embedding | None] = {}
 
-    def read(self, source: Source) -> Tensor | None:
-        """The embedding (T, D) of a report, or None after noting a problem; equal reports share one tensor.
+    def read(self, source: Source) -> Embedding | None:
+        """The embedding of a report, or None after noting a problem; equal reports share one.
 
         Raises:
             UserError: there is no encoder for a text, or it or its options are not those of the training run.
@@ -335,7 +351,7 @@ class _ReportReader:
                 embedding = read_embedding(source.path) if embedding is None else embedding
                 check_width(embedding, self.width, source.path or self.text_encoder)
                 self._check_length(source.folder, embedding)
-                self.known[key] = embedding
+                self.known[key] = Embedding(embedding if source.path is None else source.path, _digest(embedding))
             except UserError as error:
                 self.problems.add(source.folder, str(error))
             if source.path is not None:
@@ -382,6 +398,11 @@ class _ReportReader:
         return self.encoder.encode([text], padded=self.padded)[0]
 
 
+def _digest(embedding: Tensor) -> str:
+    """Sixteen hexadecimal digits that tell embeddings apart, whatever precision they are stored in."""
+    return hashlib.sha256(embedding.float().contiguous().numpy()).hexdigest()[:16]
+
+
 def _with_padding(stamp: str) -> str:
     """How the reports of an encoder's stamp were embedded, in the words of encode_reports."""
     return "with --padded" if stamp.endswith(PADDED) else "without --padded"
@@ -404,10 +425,7 @@ def _check_names(folders: Sequence[str]) -> None:
 
 def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
     like, like_shape = read_grid(source.image) if source.image else (None, None)
-    report = None
-    if source.embedding is not None:
-        report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
-    settings = {**recipe.settings, "report": report}
+    settings = {**recipe.settings, "report": source.embedding and source.embedding.digest}
     if recipe.variant.class_vector == "own":
         settings["class"] = source.pirads
     return Job(

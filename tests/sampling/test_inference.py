@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -397,6 +398,24 @@ def test_absent_reports_are_absent_with_and_without_merged_lists(place, tmp_path
         assert records[0]["settings"] == records[1]["settings"]
         path = Path(folder) / "axt2.nii.gz"
         assert np.array_equal(voxels(tmp_path / "merged" / path), voxels(tmp_path / "plain" / path))
+
+
+def test_stored_embeddings_are_in_memory_only_while_their_volumes_are_made(place, tmp_path, monkeypatch):
+    """Those of ten thousand cases do not fit; what stays is the empty report's."""
+    read = []
+
+    def read_and_watch(path: Path) -> torch.Tensor:
+        embedding = read_embedding(path)
+        read.append(weakref.ref(embedding))
+        return embedding
+
+    monkeypatch.setattr("scripts.sampling.jobs.read_embedding", read_and_watch)
+    jobs = list_jobs(place, tmp_path / "out")
+    held = [embedding for ref in read if (embedding := ref()) is not None]
+    assert len(jobs.todo) == 5
+    assert len(held) == 1
+    assert held[0] is jobs.null
+    assert torch.equal(jobs.todo[0].embedding.read(), read_embedding(place.data / "embeddings" / "001.safetensors"))
 
 
 def test_the_authors_lists_have_the_empty_report_at_a_case_without_one(place, generated, tmp_path):
