@@ -79,6 +79,15 @@ def switch(**option: Any) -> bool:
         raise UserError(f"{name} is {value!r}; {error}") from None
 
 
+def optional_switch(**option: Any) -> bool | None:
+    """The value of an option that is on, off, or null: left to what it is about.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    return None if None in option.values() else switch(**option)
+
+
 def tell_user_errors() -> None:
     """Let this process end with the words of a `UserError` alone, however deep in a traceback it lies.
 

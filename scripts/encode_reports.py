@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from scripts.cli import run
 from scripts.data.cases import check_datalists, read_datalist, write_datalist
+from scripts.data.report_text import report_of, tell_absent
 from scripts.data.reports import (
     EMPTY_REPORT,
     MAX_TOKENS,
     ReportEncoder,
-    normalise_report,
     read_encoder_fingerprint,
     write_embedding,
 )
@@ -68,9 +68,9 @@ def encode_reports(
     problems = Problems(str(root))
     check_datalists(root, problems)
     problems.raise_if_any()
-    reports = {split: [_report(case) for case in cases] for split, cases in lists.items()}
+    reports = {split: [report_of(case) for case in cases] for split, cases in lists.items()}
     if rank == 0:
-        _tell_absent(lists, reports)
+        tell_absent([case for cases in lists.values() for case in cases])
     if device in (None, "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     model = ReportEncoder(str(encoder), max_tokens=max_tokens, dtype=dtype, device=device)
@@ -110,22 +110,6 @@ def _read(root: Path, split: str) -> list[dict[str, Any]]:
             problems.add(case["folder"], "text is the path of an embedding", "give the list that holds the reports")
     problems.raise_if_any()
     return cases
-
-
-def _report(case: dict[str, Any]) -> str:
-    """The case's report, "" where it is absent."""
-    return "" if case["text_isnull"] else normalise_report(case["text"])[0]
-
-
-def _tell_absent(lists: dict[str, list[dict[str, Any]]], reports: dict[str, list[str]]) -> None:
-    pairs = [pair for split in lists for pair in zip(lists[split], reports[split], strict=True)]
-    blank = sum(not text and not case["text_isnull"] for case, text in pairs)
-    flagged = sum(bool(case["text_isnull"] and case["text"].strip()) for case, _ in pairs)
-    logger.info("%d cases, %d without a report", len(pairs), sum(not text for _, text in pairs))
-    if blank:
-        logger.warning("%d reports are empty or white space and are treated as absent", blank)
-    if flagged:
-        logger.warning("%d reports are marked as absent (text_isnull 1) though they have text; it is not used", flagged)
 
 
 def _file_of(text: str, model: ReportEncoder, padded: bool) -> str:

@@ -35,7 +35,7 @@ SWITCHES = (
     "padded_reports", "augment",
 )  # fmt: skip
 FILES = ("initial_weights", "pretrained_unet", "vae_file")
-OPTIONAL = ("class_weight", "initial_weights", "pretrained_unet")  # may be null
+OPTIONAL = ("class_weight", "padded_reports", "initial_weights", "pretrained_unet")  # may be null
 TRIPLES = ("patch", "spacing", "spatial_size")  # along x, y, z
 
 

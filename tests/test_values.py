@@ -46,7 +46,9 @@ def test_a_wrong_value_says_what_is_wanted(name, value, wanted):
 def test_right_values_pass(tmp_path):
     (tmp_path / "unet.pt").touch()
     check_values(epochs=1, lr=1e-4, ema_decay=0, resume="false", cache=True, amp="bf16", initial_weights=None)
-    check_values(pretrained_unet=str(tmp_path / "unet.pt"), class_weight=None, channels=["adc", "axt2"])
+    check_values(
+        pretrained_unet=str(tmp_path / "unet.pt"), class_weight=None, padded_reports=None, channels=["adc", "axt2"]
+    )
 
 
 @pytest.mark.parametrize("file", CONFIGS)

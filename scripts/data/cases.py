@@ -114,7 +114,8 @@ def read_datalist(
         problems: where to note problems instead of raising them.
 
     Returns:
-        The cases that could be read; `folder` is text, `pirads` a list of two ints, `spacing` of three floats (mm).
+        The cases that could be read; `folder` is text, `pirads` a list of two ints, `spacing` of three floats (mm),
+        `text` is text and `text_isnull` 0 or 1.
         An empty datalist is allowed.
 
     Raises:
@@ -171,8 +172,10 @@ def _check_entry(entry: Any, place: str, root: Path, keys: Sequence[str], proble
     case["spacing"] = _spacing_of(entry.get("spacing"), folder, problems)
     if not isinstance(entry.get("text"), str):
         problems.add(folder, "text is missing or not text", 'write "" for an absent report')
+        case["text"] = ""
     if entry.get("text_isnull") not in (0, 1):
         problems.add(folder, "text_isnull is not 0 or 1", "write 1 for an absent report, else 0")
+        case["text_isnull"] = 1
     if not isinstance(entry.get("patient", ""), str):
         problems.add(folder, "patient is not text", "give it in quotes")
         del case["patient"]

@@ -18,6 +18,7 @@ be helped: it refuses values that begin with `%` or contain `@##` or `%##`; such
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import logging
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 
 from monai.bundle import ConfigParser
 
+from scripts.data.report_text import normalise_report
 from scripts.problems import UserError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,20 @@ logger = logging.getLogger(__name__)
 OPTION = re.compile(r"--?report(?:=(.*))?", re.DOTALL)
 # What Fire takes for an option or a separator and so never for a value.
 NO_VALUE = re.compile(r"--.*|-[a-zA-Z].*|-", re.DOTALL)
+# The mark of UTF-32 begins with that of UTF-16.
+MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# Where the low byte of each character lies, which is not NUL; of UTF-32 the high bytes are NUL in any script.
+LOW_BYTES = {
+    "utf-16-le": slice(0, None, 2),
+    "utf-16-be": slice(1, None, 2),
+    "utf-32-le": slice(0, None, 4),
+    "utf-32-be": slice(3, None, 4),
+}
 
 
 def report_argument(
@@ -49,7 +65,7 @@ def report_argument(
     3. The value of `report` in the config that is being run: `create_workflow(report=…)`, an overlay or an args file.
        MONAI has written `::` for `#` in it, which is undone; `report=text.encode()` passes MONAI untouched (a text with
        `::` or `@#` needs that).
-    4. `report_file`: UTF-8 or UTF-16 with its mark, else Latin-1, which is said.
+    4. `report_file`: UTF-8, or UTF-16 or UTF-32 by its mark or by where its NULs lie, else Latin-1, which is said.
 
     Args:
         argv: the command line; by default that of a `python -m monai.bundle` process, and none in other processes.
@@ -58,7 +74,8 @@ def report_argument(
         The text, "" where an empty one was given, None where none was given.
 
     Raises:
-        UserError: a report and a file are given, the text after `--report` begins with a dash, or the file is missing.
+        UserError: a report and a file are given, the text after `--report` begins with a dash, or the file is missing
+            or no text.
     """
     if argv is None:
         argv = sys.argv if _is_bundle_command() else ()
@@ -74,7 +91,7 @@ def report_argument(
         text = _read(Path(str(report_file)))
     if not isinstance(text, str):
         raise UserError(f"report is a {type(text).__name__}, not text; put it in quotes or give report_file")
-    if not text.strip():
+    if normalise_report(text)[1]:
         logger.warning("the report is empty and is treated as absent")
     return text
 
@@ -130,8 +147,30 @@ def _read(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"report_file {path} cannot be read: {error.strerror}") from None
+    # UTF-8 and Latin-1 take NULs for characters, so that the report would look read and say nothing.
+    many_nuls = 0 < len(data) <= 3 * data.count(0)
     try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError:
+        return data.decode(_encoding(data, many_nuls))
+    except UnicodeError:
+        if many_nuls:
+            raise UserError(
+                f"report_file {path} is no text in UTF-8, UTF-16 or UTF-32: a third or more of its bytes are NUL, and "
+                "not where those have them; save it as UTF-8"
+            ) from None
         logger.warning("report_file %s is not UTF-8; it is read as Latin-1", path)
         return data.decode("latin-1")
+
+
+def _encoding(data: bytes, many_nuls: bool) -> str:
+    """The encoding that a text's mark or, where they are many, the places of its NULs tell; else UTF-8.
+
+    Raises:
+        UnicodeError: many NULs lie where no encoding has them.
+    """
+    marked = next((encoding for mark, encoding in MARKS.items() if data.startswith(mark)), None)
+    if marked or not many_nuls:
+        return marked or "utf-8-sig"
+    fitting = [encoding for encoding, low in LOW_BYTES.items() if 0 not in data[low]]
+    if not fitting:
+        raise UnicodeError
+    return fitting[0]

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from scripts.data.report_argument import hide_report, report_argument
+from scripts.data.report_text import normalise_report
 from scripts.files import write_tensors
 from scripts.problems import UserError
 
@@ -32,7 +33,6 @@ __all__ = [
     "check_width",
     "find_empty_report",
     "hide_report",
-    "normalise_report",
     "pad_embeddings",
     "read_embedding",
     "read_encoder_fingerprint",
@@ -49,19 +49,6 @@ MAX_TOKENS = 512
 TOKENS_A_BATCH = 4096
 ACTIVATIONS = 3 * 2**30  # bytes that are left free for them on a GPU
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def normalise_report(text: str) -> tuple[str, bool]:
-    """A report that every tokenizer takes, and whether it is absent.
-
-    Lone surrogates, which are no characters, become U+FFFD and NUL becomes a space; a report of nothing but white
-    space is absent.
-
-    Returns:
-        (text, False), or ("", True) for an absent report.
-    """
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", " ")
-    return (text, False) if text.strip() else ("", True)
 
 
 # ---- the text encoder ------------------------------------------------------------------------------------------------

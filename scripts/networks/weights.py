@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from scripts.networks.variants import guess_variant
 from scripts.problems import UserError
 
 FORMAT = "ccella-ldm-1"
+LEVEL = re.compile(r"unet\.down_blocks\.\d+\.resnets\.0\.conv2\.conv\.weight")  # as many rows as the level has channels
 
 # MAISI's and the authors' scale factor is a MetaTensor that still carries an image header. MONAI lets its own classes
 # pass `weights_only`; NumPy's plain arrays and numbers are as harmless, under the names of NumPy 2 and of NumPy 1.
@@ -48,7 +50,7 @@ class Weights:
 
     Attributes:
         scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling.
-        config: the arguments of `CCELLA`; empty for files of the authors, who do not store them.
+        config: the arguments of `CCELLA`; for files of the authors, who do not store them, those that the tensors show.
         meta: everything else, such as objective, trained_with_dropout, vae_fingerprint, embedding_width, spacing.
     """
 
@@ -83,12 +85,16 @@ def save_weights(
 
 
 def read_header(path: str | os.PathLike[str]) -> Weights:
-    """Read what a safetensors file of ours says about itself, without its tensors.
+    """Read what a file of ours or of the authors says about itself, without its tensors.
 
     Raises:
         UserError: missing or unreadable file, another format, or no scale factor.
     """
     path = existing(path)
+    return _read_our_header(path) if path.suffix == ".safetensors" else _read_authors(path)[0]
+
+
+def _read_our_header(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -109,17 +115,34 @@ def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
     """
     path = existing(path)
     if path.suffix == ".safetensors":
-        weights, state = read_header(path), read_tensors(path)
+        weights, state = _read_our_header(path), read_tensors(path)
     else:
-        checkpoint = read_checkpoint(path)
-        state = checkpoint["unet_state_dict"]
-        meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
-        weights = Weights(_scale_factor(path, checkpoint.get("scale_factor")), meta=meta)
-    state = with_unet_prefix(state)
+        weights, state = _read_authors(path)
     _check_fit(path, state, network)
     _check_settings(path, weights.config, network)
     network.load_state_dict(state, strict=True)
     return weights
+
+
+def _read_authors(path: Path) -> tuple[Weights, dict[str, Tensor]]:
+    """What the authors' checkpoint says and shows, and its parameters, which are mapped and not read."""
+    checkpoint = read_checkpoint(path)
+    state = with_unet_prefix(checkpoint["unet_state_dict"])
+    meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
+    return Weights(_scale_factor(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
+
+
+def _shown_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments of `CCELLA` that names and shapes of its parameters show."""
+    config: dict[str, Any] = {"variant": guess_variant(state)}
+    for name, parameter in (
+        ("input_dim", "ella.connector.proj_in.weight"),
+        ("in_channels", "unet.conv_in.conv.weight"),
+    ):
+        if parameter in state:
+            config[name] = state[parameter].shape[1]
+    levels = [len(tensor) for name, tensor in state.items() if LEVEL.fullmatch(name)]
+    return config | ({"num_channels": levels} if levels else {})
 
 
 def with_unet_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ class JobBatch(PrepareBatch):
     ) -> tuple[Tensor, Sequence[Job], tuple[()], dict[str, Any]]:
         """Seeds stay on the CPU, where the noise is drawn."""
         conditions = {
-            "embeddings": [job.embedding for job in batchdata],
+            "embeddings": [job.embedding and job.embedding.read() for job in batchdata],
             "pirads": torch.tensor([job.pirads for job in batchdata], dtype=torch.float32, device=device),
             "spacing": torch.tensor([job.entry["spacing"] for job in batchdata], dtype=torch.float32, device=device),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -27,12 +28,13 @@ from scripts.data.cases import (
 from scripts.data.grid import Grid, grid_affine, read_grid
 from scripts.data.images import refuse_overwriting
 from scripts.data.outputs import MARK, Record, check_not_a_data_root, find_records, read_record
+from scripts.data.report_text import normalise_report, report_of, tell_absent
 from scripts.data.reports import (
     EMPTY_REPORT,
+    MAX_TOKENS,
     PADDED,
     ReportEncoder,
     check_width,
-    normalise_report,
     read_embedding,
     read_encoder_fingerprint,
 )
@@ -41,7 +43,24 @@ from scripts.problems import Problems, UserError
 from scripts.sampling.loop import case_seed
 from scripts.sampling.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
 ELSEWHERE = "give another output_dir, or remove the folder"
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A report's embedding: the tensor (T, D) that was made, or the file that holds it, and a digest of its numbers.
+
+    A file is read again when its volume is made: those of ten thousand cases do not fit into memory.
+    """
+
+    held: Tensor | Path
+    digest: str
+
+    def read(self) -> Tensor:
+        """The embedding (T, D)."""
+        return read_embedding(self.held) if isinstance(self.held, Path) else self.held
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +70,7 @@ class Job:
     Attributes:
         folder: where it goes; `source` is the real case, "" for a typed report.
         replicate: number of the volume among those of one report.
-        embedding: the report's, (T, D); None for variants that read no report.
+        embedding: the report's; None for variants that read no report.
         pirads: one-hot [negative, positive], [0, 0] where the class is not known.
         affine: (4, 4) of the volume, in mm.
         settings: all that decides how the volume looks.
@@ -62,7 +81,7 @@ class Job:
     split: str
     replicate: int
     seed: int
-    embedding: Tensor | None
+    embedding: Embedding | None
     pirads: list[int]
     label: str | None
     affine: np.ndarray
@@ -100,7 +119,7 @@ class Source:
     text: str | None = field(default=None, repr=False)
     path: Path | None = None
     absent: bool = False
-    embedding: Tensor | None = None
+    embedding: Embedding | None = None
     pirads: list[int] = field(default_factory=lambda: [0, 0])
     label: str | None = None
     image: Path | None = None
@@ -117,7 +136,7 @@ def make_jobs(
     case_name: str,
     splits: Sequence[str],
     text_encoder: str | os.PathLike[str] | None,
-    padded_reports: bool,
+    padded_reports: bool | None = None,
     max_tokens: int,
     replicates: int,
 ) -> Jobs:
@@ -149,6 +168,7 @@ def make_jobs(
         if recipe.needs_null:
             null = reader.read(Source("empty report", path=None if typed else _empty_path(root, sources)))
         _raise_on_every_rank(problems)
+        null = null and null.read()
     jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
     problems = Problems(f"volumes in {output_dir}")
     todo = jobs if typed else unfinished(jobs, output_dir, problems)
@@ -209,6 +229,7 @@ def listed_sources(
     """
     problems = Problems(str(root))
     sources: list[Source] = []
+    with_text: list[dict[str, Any]] = []
     for split in ensure_tuple(splits):
         merged, plain = root / f"{split}_merged.json", root / f"{split}.json"
         path = merged if merged.is_file() else plain
@@ -216,7 +237,10 @@ def listed_sources(
             todo = f"embed the reports (python -m scripts.encode_reports --data_dir {root}), or give text_encoder"
             problems.add(merged.name, "is missing", todo)
             continue
-        for case in read_datalist(path, root, keys=(), check_files=False, problems=problems):
+        cases = read_datalist(path, root, keys=(), check_files=False, problems=problems)
+        if path is plain and recipe.variant.adapter:
+            with_text += cases
+        for case in cases:
             embedded = path is merged and recipe.variant.adapter
             report = _embedding_path(root, case, problems) if embedded else None
             _check_image(case, recipe.sequences[0], problems)
@@ -228,6 +252,8 @@ def listed_sources(
     if not problems and not sources:
         problems.add(", ".join(ensure_tuple(splits)), "hold no case", "give --report, or a dataset_dir with cases")
     problems.raise_if_any()
+    if with_text and idist.get_rank() == 0:
+        tell_absent(with_text)
     return sources
 
 
@@ -268,9 +294,9 @@ def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequen
     return Source(
         folder=case["folder"],
         split=split,
-        text=case.get("text") if report is None else None,
+        text=report_of(case) if report is None else None,
         path=report,
-        absent=bool(case.get("text_isnull")),
+        absent=bool(case["text_isnull"]),
         pirads=case["pirads"],
         image=image if image is not None and image.is_file() else None,
         entry={key: case[key] for key in ("dataset", "patient") if key in case},
@@ -304,17 +330,26 @@ class _ReportReader:
         self,
         recipe: Recipe,
         text_encoder: str | os.PathLike[str] | None,
-        padded: bool,
+        padded: bool | None,
         max_tokens: int,
         problems: Problems,
     ) -> None:
         self.width, self.trained = recipe.embedding_width, recipe.meta.get("encoder_fingerprint")
-        self.text_encoder, self.padded, self.max_tokens, self.problems = text_encoder, padded, max_tokens, problems
+        self.text_encoder, self.max_tokens, self.problems = text_encoder, max_tokens, problems
+        as_trained = recipe.authors or (self.trained or "").endswith(PADDED)
+        self.padded = as_trained if padded is None else padded
+        self.all_positions = recipe.authors and self.padded
+        if recipe.authors and not self.padded:
+            logger.warning(
+                "padded_reports is false, but the authors' weights attend to all %d positions of a report: where the "
+                "padded ones are not there, their network answers otherwise than it was trained to",
+                MAX_TOKENS,
+            )
         self.encoder: ReportEncoder | None = None
-        self.known: dict[str | Path, Tensor | None] = {}
+        self.known: dict[str | Path, Embedding | None] = {}
 
-    def read(self, source: Source) -> Tensor | None:
-        """The embedding (T, D) of a report, or None after noting a problem; equal reports share one tensor.
+    def read(self, source: Source) -> Embedding | None:
+        """The embedding of a report, or None after noting a problem; equal reports share one.
 
         Raises:
             UserError: there is no encoder for a text, or it or its options are not those of the training run.
@@ -326,12 +361,20 @@ class _ReportReader:
             try:
                 embedding = read_embedding(source.path) if embedding is None else embedding
                 check_width(embedding, self.width, source.path or self.text_encoder)
-                self.known[key] = embedding
+                self._check_length(source.folder, embedding)
+                self.known[key] = Embedding(embedding if source.path is None else source.path, _digest(embedding))
             except UserError as error:
                 self.problems.add(source.folder, str(error))
             if source.path is not None:
                 self._check_stamp(source.folder, read_encoder_fingerprint(source.path))
         return self.known[key]
+
+    def _check_length(self, folder: str, embedding: Tensor) -> None:
+        """The authors' files do not say how reports were embedded, but the number of positions is known."""
+        if self.all_positions and len(embedding) != MAX_TOKENS:
+            what = f"its report was embedded at {len(embedding)} positions, the authors' weights need all {MAX_TOKENS}"
+            todo = f"encode it with --padded and max_tokens {MAX_TOKENS}, or give --padded_reports false"
+            self.problems.add(folder, what, todo)
 
     def _check_stamp(self, folder: str, stamp: str | None) -> None:
         if stamp is None or self.trained in (None, stamp):
@@ -366,6 +409,11 @@ class _ReportReader:
         return self.encoder.encode([text], padded=self.padded)[0]
 
 
+def _digest(embedding: Tensor) -> str:
+    """Sixteen hexadecimal digits that tell embeddings apart, whatever precision they are stored in."""
+    return hashlib.sha256(embedding.float().contiguous().numpy()).hexdigest()[:16]
+
+
 def _with_padding(stamp: str) -> str:
     """How the reports of an encoder's stamp were embedded, in the words of encode_reports."""
     return "with --padded" if stamp.endswith(PADDED) else "without --padded"
@@ -388,10 +436,7 @@ def _check_names(folders: Sequence[str]) -> None:
 
 def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
     like, like_shape = read_grid(source.image) if source.image else (None, None)
-    report = None
-    if source.embedding is not None:
-        report = hashlib.sha256(source.embedding.float().contiguous().numpy()).hexdigest()[:16]
-    settings = {**recipe.settings, "report": report}
+    settings = {**recipe.settings, "report": source.embedding and source.embedding.digest}
     if recipe.variant.class_vector == "own":
         settings["class"] = source.pirads
     return Job(

@@ -1,4 +1,4 @@
-"""How volumes are generated: grid, schedule and guidance, checked against the weights' header, before any network."""
+"""How volumes are generated: grid, schedule and guidance, checked against what the weights say, before any network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scripts.data.images import SCANNER_UNITS
 from scripts.files import file_digest
 from scripts.networks.ccella import REFERENCE_SPACING
 from scripts.networks.variants import Variant, find_variant
-from scripts.networks.weights import Weights, read_header
+from scripts.networks.weights import read_header
 from scripts.precision import PRECISIONS
 from scripts.problems import Problems, UserError
 from scripts.sampling.loop import Guidance
@@ -38,7 +38,8 @@ class Recipe:
 
     Attributes:
         variant: what the network reads.
-        meta: what the weights' header says beside the weights; empty for the authors' files.
+        meta: what the weights' file says beside the weights; little in the authors' files.
+        authors: whether the weights are a checkpoint of the authors, who attend to all 512 positions of a report.
         shape: (C, X, Y, Z) of a latent, four channels for each sequence.
         size, spacing: voxels and mm of a volume.
         settings: what decides how a volume looks, for its record.
@@ -46,6 +47,7 @@ class Recipe:
 
     variant: Variant
     meta: dict[str, Any]
+    authors: bool
     embedding_width: int | None
     schedule: Schedule
     guidance: Guidance
@@ -69,7 +71,7 @@ def trained_sequences(model_file: str | os.PathLike[str], channels: Sequence[str
     Raises:
         UserError: there are no such weights.
     """
-    return ensure_tuple(channels or _header(Path(model_file)).meta.get("channels") or "axt2")
+    return ensure_tuple(channels or read_header(model_file).meta.get("channels") or "axt2")
 
 
 def make_recipe(
@@ -89,7 +91,7 @@ def make_recipe(
     amp: str,
     seed: int,
 ) -> Recipe:
-    """Check the options against each other and against the weights' header.
+    """Check the options against each other and against what the weights say.
 
     Args:
         network_config: the arguments of `CCELLA` as the config gives them.
@@ -99,7 +101,7 @@ def make_recipe(
     Raises:
         UserError: everything that is wrong.
     """
-    header = _header(Path(model_file))
+    header = read_header(model_file)
     if not Path(vae_file).is_file():
         raise UserError(f"VAE weights {vae_file} are missing: {WHERE}")
     trained = header.meta.get("latent_shape")
@@ -120,6 +122,7 @@ def make_recipe(
     return Recipe(
         variant=variant,
         meta=header.meta,
+        authors=Path(model_file).suffix != ".safetensors",
         embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
         schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], shift),
         guidance=guidance,
@@ -143,13 +146,6 @@ def make_recipe(
             "seed": seed,
         },
     )
-
-
-def _header(path: Path) -> Weights:
-    """The header of our weights; the authors' `.pt` files have none, they are read whole when they are loaded."""
-    if path.suffix != ".safetensors" and path.is_file():
-        return Weights(scale_factor=float("nan"))
-    return read_header(path)
 
 
 def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Problems) -> None:

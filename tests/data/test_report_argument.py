@@ -12,7 +12,7 @@ import pytest
 from monai.bundle import create_workflow
 
 from scripts.data.report_argument import report_argument
-from scripts.data.reports import normalise_report
+from scripts.data.report_text import normalise_report
 from scripts.problems import UserError
 
 CONFIG = """
@@ -156,6 +156,7 @@ def test_a_value_that_is_no_text_is_refused_without_showing_it(value):
         ("ä, 5 mm\r\n".encode(), "ä, 5 mm\r\n"),
         (b"\xef\xbb\xbfleft", "left"),
         ("left ä".encode("utf-16"), "left ä"),
+        ("left ä".encode("utf-32"), "left ä"),
         (("آفة 🩻 " * 20_000).encode(), "آفة 🩻 " * 20_000),
     ],
 )
@@ -163,6 +164,29 @@ def test_files_are_unicode(tmp_path, data, text, caplog):
     (tmp_path / "r.txt").write_bytes(data)
     assert report_argument(report_file=tmp_path / "r.txt") == text
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["left ä, 5 mm\r\n", "5\n", "Größe 5 µm – „links“ 🩻 "])
+def test_wide_characters_without_a_mark_are_told_by_their_nuls(tmp_path, encoding, text, caplog):
+    (tmp_path / "r.txt").write_bytes(text.encode(encoding))
+    assert report_argument(report_file=tmp_path / "r.txt") == text
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_utf_32_is_told_by_its_nuls_in_any_script(tmp_path, encoding):
+    (tmp_path / "r.txt").write_bytes("前列腺 آفة".encode(encoding))
+    assert report_argument(report_file=tmp_path / "r.txt") == "前列腺 آفة"
+
+
+@pytest.mark.parametrize("data", [b"\0" * 64, b"left apex" + b"\0" * 9, b"ab\0" * 9, b"\xff\xfel\0e\0f\0t", b"l\0e\0f"])
+def test_many_nuls_that_are_no_text_are_refused(tmp_path, data):
+    """A file that a crash filled up, fields of fixed width, and UTF-16 cut in the middle."""
+    (tmp_path / "r.txt").write_bytes(data)
+    with pytest.raises(UserError, match=r"r\.txt is no text .* save it as UTF-8") as caught:
+        report_argument(report_file=tmp_path / "r.txt")
+    assert "left" not in str(caught.value)
 
 
 def test_other_files_are_latin_1_and_that_is_said(tmp_path, caplog):
@@ -186,6 +210,7 @@ def test_a_missing_file_is_named(tmp_path):
         report_argument(report_file=tmp_path / "none.txt")
 
 
-def test_an_empty_report_is_told(tmp_path, caplog):
-    assert report_argument(" \n") == " \n"
+@pytest.mark.parametrize("text", ["", " \n", "\0 \0"])
+def test_an_empty_report_is_told(caplog, text):
+    assert report_argument(text) == text
     assert "treated as absent" in caplog.text

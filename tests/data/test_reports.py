@@ -11,7 +11,6 @@ from scripts.data import reports
 from scripts.data.reports import (
     ReportEncoder,
     check_width,
-    normalise_report,
     pad_embeddings,
     read_embedding,
     read_encoder_fingerprint,
@@ -46,24 +45,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoder(folder):
     return ReportEncoder(folder, max_tokens=64, device="cpu")
-
-
-# ---- text ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["", " ", "\n\t", "\0", "\u00a0\u2003"])
-def test_white_space_is_an_absent_report(text):
-    assert normalise_report(text) == ("", True)
-
-
-def test_ordinary_text_is_left_as_it_is():
-    for text in (SHORT, " led by space\n", "Prostatakarzinom, Größe 12 mm µ 🩻"):
-        assert normalise_report(text) == (text, False)
-
-
-def test_lone_surrogates_are_replaced_and_pairs_joined():
-    assert normalise_report("a\ud800b")[0] == "a\ufffdb"
-    assert normalise_report("\ud83d\ude00")[0] == "😀"
 
 
 # ---- encoder ---------------------------------------------------------------------------------------------------------

@@ -72,8 +72,14 @@ def test_the_authors_checkpoints_load(tmp_path, variant):
         tmp_path / "authors.pt",
     )
     weights = load_weights(tmp_path / "authors.pt", other)
+    assert read_header(tmp_path / "authors.pt") == weights
     assert weights.scale_factor == 0.75
     assert weights.objective == "ddpm"
+    assert weights.config["variant"] == ("CCELLA" if variant == "L1ONLY" else variant)
+    shown = {name: value for name, value in weights.config.items() if name != "variant"}
+    assert shown == {"in_channels": 4, "num_channels": [8, 16]} | (
+        {"input_dim": 12} if VARIANTS[variant].adapter else {}
+    )
     assert same(network.state_dict(), other.state_dict())
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from scripts.data.reports import (
 from scripts.encode_reports import encode_reports
 from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
+from scripts.networks.variants import find_variant
 from scripts.networks.weights import save_weights
 from scripts.problems import UserError
 from scripts.sampling.jobs import Jobs
@@ -52,12 +54,27 @@ SIZES = tiny.CCELLA | {"input_dim": 16}  # as wide as the encoder of `place`
 OBLIQUE = nib.affines.from_matvec(nib.eulerangles.euler2mat(z=0.1, x=-0.2) * np.array(SPACING), [-10, 20, 600])
 
 
-def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
+def make_network(variant: str = "CCELLA", sequences: int = 1) -> CCELLA:
     torch.manual_seed(0)
     network = CCELLA(variant, **SIZES, in_channels=4 * sequences, out_channels=4 * sequences)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
+    return network
+
+
+def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
+    network = make_network(variant, sequences)
     save_weights(path, network.state_dict(), config=network.config, scale_factor=1.5, **meta)
+
+
+def make_authors_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **changes) -> None:
+    """The same network as a checkpoint of the authors, who keep the names of a U-Net without adapter bare."""
+    state = make_network(variant, sequences).state_dict()
+    if not find_variant(variant).adapter:
+        state = {name.removeprefix("unet."): tensor for name, tensor in state.items()}
+    torch.save(
+        {"unet_state_dict": state, "scale_factor": torch.tensor(1.5), "num_train_timesteps": 1000} | changes, path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -386,6 +403,48 @@ def test_reports_are_encoded_on_the_fly_when_they_are_not_embedded(place, genera
     assert np.allclose(affine @ [15.5, 15.5, 7.5, 1], [0, 0, 0, 1], atol=1e-4)
 
 
+def test_absent_reports_are_absent_with_and_without_merged_lists(place, tmp_path, capsys):
+    """004 has a text that `text_isnull` says is not to be used, 005 one of white space: volumes of the empty report."""
+    data, encoder = tmp_path / "data", str(place.root / "t5")
+    shutil.copytree(place.data, data)
+    first, second = json.loads((data / "test.json").read_text())
+    (data / "test.json").write_text(json.dumps([first | {"text_isnull": 1}, second | {"text": "  \n"}]))
+    encode_reports(str(data), encoder, device="cpu")
+    infer(place, tmp_path / "merged", dataset_dir=str(data), splits=["test"], steps=1)
+    for path in data.glob("*_merged.json"):
+        path.unlink()
+    capsys.readouterr()
+    infer(place, tmp_path / "plain", dataset_dir=str(data), splits=["test"], steps=1, text_encoder=encoder)
+    printed = capsys.readouterr().out
+    assert "1 reports are empty or white space" in printed
+    assert "1 reports are marked as absent (text_isnull 1)" in printed
+    for folder in ("004", "005"):
+        records = [
+            json.loads((tmp_path / route / folder / "generated.json").read_text()) for route in ("merged", "plain")
+        ]
+        assert records[0]["settings"] == records[1]["settings"]
+        path = Path(folder) / "axt2.nii.gz"
+        assert np.array_equal(voxels(tmp_path / "merged" / path), voxels(tmp_path / "plain" / path))
+
+
+def test_stored_embeddings_are_in_memory_only_while_their_volumes_are_made(place, tmp_path, monkeypatch):
+    """Those of ten thousand cases do not fit; what stays is the empty report's."""
+    read = []
+
+    def read_and_watch(path: Path) -> torch.Tensor:
+        embedding = read_embedding(path)
+        read.append(weakref.ref(embedding))
+        return embedding
+
+    monkeypatch.setattr("scripts.sampling.jobs.read_embedding", read_and_watch)
+    jobs = list_jobs(place, tmp_path / "out")
+    held = [embedding for ref in read if (embedding := ref()) is not None]
+    assert len(jobs.todo) == 5
+    assert len(held) == 1
+    assert held[0] is jobs.null
+    assert torch.equal(jobs.todo[0].embedding.read(), read_embedding(place.data / "embeddings" / "001.safetensors"))
+
+
 def test_the_authors_lists_have_the_empty_report_at_a_case_without_one(place, generated, tmp_path):
     """The same guided volumes from .npy files, without our file of the empty report."""
     data = tmp_path / "data"
@@ -514,6 +573,73 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, t
     assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
 
 
+# ---- the authors' weights --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authors(place, tmp_path_factory) -> SimpleNamespace:
+    """A checkpoint of the authors, and data roots whose reports are embedded as theirs are, and as ours are."""
+    root = tmp_path_factory.mktemp("authors")
+    make_authors_weights(root / "authors.pt")
+    for name in ("padded", "short"):
+        shutil.copytree(place.data, root / name)
+        encode_reports(str(root / name), str(place.root / "t5"), device="cpu", padded=name == "padded")
+    given = {"model_file": str(root / "authors.pt"), "spacing": list(SPACING), "size": list(SIZE), "steps": 1}
+    return SimpleNamespace(padded=root / "padded", short=root / "short", given=given | {"splits": ["test"]})
+
+
+def digest(output_dir: Path, folder: str) -> str:
+    """Of the embedding that a volume was made from."""
+    return json.loads((output_dir / folder / "generated.json").read_text())["settings"]["report"]
+
+
+def test_the_authors_weights_read_all_positions_of_a_report(place, authors, tmp_path):
+    """Typed, from a datalist, from our files, from the authors': one embedding, and for a case one volume."""
+    encoder = {"text_encoder": str(place.root / "t5")}
+    infer(place, tmp_path / "typed", **authors.given, **encoder, report=f"{SECRET} x".encode())
+    infer(place, tmp_path / "ours", **authors.given, dataset_dir=str(authors.padded))
+    for name in ("plain", "theirs"):
+        shutil.copytree(authors.padded, tmp_path / name)
+    for path in (tmp_path / "plain").glob("*_merged.json"):
+        path.unlink()
+    infer(place, tmp_path / "listed", **authors.given, **encoder, dataset_dir=str(tmp_path / "plain"))
+    cases = json.loads((tmp_path / "theirs" / "test_merged.json").read_text())
+    for case in cases:
+        embedding = read_embedding(tmp_path / "theirs" / case["text"])
+        assert len(embedding) == 512
+        case["text"] = f"./{case['folder']}/text_emb.npy"
+        np.save(tmp_path / "theirs" / case["text"], embedding.float().numpy()[None])
+    (tmp_path / "theirs" / "test_merged.json").write_text(json.dumps(cases))
+    infer(place, tmp_path / "npy", **authors.given, dataset_dir=str(tmp_path / "theirs"))
+    expected = digest(tmp_path / "typed", "report")
+    assert [digest(tmp_path / name, "004") for name in ("ours", "listed", "npy")] == [expected] * 3
+    volumes = [voxels(tmp_path / name / "004" / "axt2.nii.gz") for name in ("ours", "listed", "npy")]
+    assert volumes[0].shape == SIZE
+    assert all(np.array_equal(volume, volumes[0]) for volume in volumes)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 64])
+def test_the_authors_weights_refuse_fewer_positions(place, authors, tmp_path, max_tokens):
+    """Of files without padding, and of a report that is embedded to another length."""
+    changes = {"dataset_dir": str(authors.short)}
+    if max_tokens:
+        changes = {"report": b"x", "text_encoder": str(place.root / "t5"), "max_tokens": max_tokens}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **authors.given, **changes)
+    message = str(root_cause(error.value))
+    assert re.search(
+        r"(004|report) +its report was embedded at \d+ positions, .* all 512 -> encode it with --padded", message
+    )
+    assert "--padded_reports false" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_authors_weights_read_fewer_positions_where_the_user_says_so(place, authors, tmp_path, capsys):
+    infer(place, tmp_path, **authors.given, dataset_dir=str(authors.short), padded_reports=False)
+    assert "padded_reports is false, but the authors' weights attend to all 512 positions" in capsys.readouterr().out
+    assert (tmp_path / "004" / "axt2.nii.gz").is_file()
+
+
 # ---- variants and channels -------------------------------------------------------------------------------------------
 
 
@@ -579,6 +705,30 @@ def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded
     assert "has num_channels [8, 24], but model_file was trained with [8, 16]" in str(root_cause(error.value))
 
 
+@pytest.mark.parametrize(
+    ("weights", "changes", "message"),
+    [
+        ({"variant": "LAST"}, {}, "trained with LAST -> list configs/variants/last.yaml"),
+        ({"variant": "MAISI"}, {}, "trained with MAISI -> list configs/variants/maisi.yaml"),
+        (
+            {},
+            {"network_def#num_channels": [8, 24]},
+            "has num_channels [8, 24], but model_file was trained with [8, 16]",
+        ),
+        ({}, {"network_def#input_dim": 12}, "has input_dim 12, but model_file was trained with 16"),
+        ({"sequences": 2}, {}, "channels  are 1, but the network makes latents of 2"),
+        ({"scale_factor": None}, {}, "holds no scale_factor"),
+    ],
+)
+def test_a_network_that_is_not_the_authors_checkpoint_is_told_as_early(place, tmp_path, weights, changes, message):
+    """Before the text encoder is loaded, which is not there, and the network is built, which cannot be."""
+    make_authors_weights(tmp_path / "authors.pt", **weights)
+    given = {"report": b"x", "text_encoder": "nowhere", "model_file": str(tmp_path / "authors.pt"), **changes}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given, **{"network_def#_target_": "scripts.nothing.CannotBeBuilt"})
+    assert message in str(root_cause(error.value))
+
+
 def test_another_vae_is_refused(place, tmp_path):
     torch.manual_seed(1)
     save_vae(maisi_vae(**tiny.VAE), tmp_path / "other.safetensors")
@@ -611,12 +761,13 @@ def embedded(place, request, tmp_path_factory) -> SimpleNamespace:
 
 
 def test_a_typed_report_is_embedded_as_those_of_the_training(place, embedded, tmp_path):
-    """The same embedding as the file of the case with that report."""
-    infer(place, tmp_path / "typed", report=f"{SECRET} x".encode(), **embedded.given, **embedded.right)
+    """The same embedding as the file of the case with that report; the padding need not be said."""
+    report = f"{SECRET} x".encode()
+    infer(place, tmp_path / "typed", report=report, **embedded.given, max_tokens=embedded.right["max_tokens"])
+    infer(place, tmp_path / "said", report=report, **embedded.given, **embedded.right)
     infer(place, tmp_path / "listed", dataset_dir=str(embedded.data), splits=["test"], **embedded.given)
-    typed, listed = (tmp_path / folder / "generated.json" for folder in ("typed/report", "listed/004"))
-    digests = [json.loads(path.read_text())["settings"]["report"] for path in (typed, listed)]
-    assert digests[0] == digests[1]
+    typed, said = (digest(tmp_path / name, "report") for name in ("typed", "said"))
+    assert typed == said == digest(tmp_path / "listed", "004")
 
 
 @pytest.mark.parametrize("wrong", ["padded_reports", "max_tokens"])
@@ -671,6 +822,16 @@ def test_broken_cases_are_told_together(place, tmp_path):
     assert SECRET not in message
 
 
+@pytest.mark.parametrize("key", ["text", "text_isnull"])
+def test_a_case_that_does_not_tell_its_report_is_named(place, tmp_path, key):
+    case = json.loads((place.data / "test.json").read_text())[0]
+    del case[key]
+    (tmp_path / "test.json").write_text(json.dumps([case]))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", dataset_dir=str(tmp_path), splits=["test"], text_encoder="nowhere")
+    assert f"1 problem\n  004  {key} is" in str(root_cause(error.value))
+
+
 def test_a_broken_real_image_is_named_because_the_volume_is_put_in_its_place(place, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(place.data, data)
@@ -701,7 +862,7 @@ def recipe_options(place: SimpleNamespace, model_file: Path) -> dict:
 
 
 def test_the_authors_weights_were_trained_on_the_reference_view_and_without_dropout(place, tmp_path, caplog):
-    (tmp_path / "authors.pt").touch()
+    make_authors_weights(tmp_path / "authors.pt")
     given = recipe_options(place, tmp_path / "authors.pt") | {"guidance_report": 3, "guidance_class": 3}
     make_recipe(**given | {"size": [64, 64, 32], "spacing": [1.25, 1.25, 1.875]})
     assert "80×80×60 mm, but the weights were trained on 128×128×72 mm" in caplog.text
