@@ -34,8 +34,8 @@ SWITCHES = (
     "fresh_noise", "lr_split", "activation_checkpointing", "compile", "freeze_unet", "export_half", "resume", "cache",
     "padded_reports", "augment",
 )  # fmt: skip
-FILES = ("initial_weights", "pretrained_unet", "vae_file")
-OPTIONAL = ("class_weight", "padded_reports", "initial_weights", "pretrained_unet")  # may be null
+FILES = ("initial_weights", "pretrained_unet")
+OPTIONAL = ("class_weight", "padded_reports", *FILES)  # may be null
 TRIPLES = ("patch", "spacing", "spatial_size")  # along x, y, z
 
 
@@ -79,7 +79,7 @@ def _wanted(name: str, value: Any) -> str | None:
             return "true or false"
         return None
     if name in FILES:
-        return None if value and Path(value).is_file() else "a file that is there"
+        return None if Path(value).is_file() else "a file that is there, or null"
     if name in TRIPLES:
         return None if value is None or is_spacing(value) else "three positive numbers, e.g. [64,64,32]"
     raise KeyError(name)

@@ -54,6 +54,9 @@ def test_both_recipes_have_the_same_data_and_the_same_number_of_optimizer_steps(
     ours, authors = (without_folder_and_overlay(commands[f"train_{name}"]) for name in ("ours", "authors"))
     assert ours == authors
     assert "authors.yaml" in str(commands["train_authors"])
+    own_rate = without_folder_and_overlay(commands["train_authors_rate"])
+    assert own_rate == [*authors, "--lr", "0.0001", "--lr_warmup", "0"]
+    assert "authors.yaml" in str(commands["train_authors_rate"])
 
 
 def test_every_option_of_every_stage_exists_and_what_it_needs_comes_before(tmp_path, wrong_options):
@@ -64,11 +67,12 @@ def test_every_option_of_every_stage_exists_and_what_it_needs_comes_before(tmp_p
     assert all(set(stage.needs) <= set(names[:number]) for number, stage in enumerate(chain))
 
 
-def test_the_authors_sample_with_ddpm_and_without_guidance(tmp_path):
-    command = next(s.command for s in stages(tmp_path, SIZES["short"]) if s.name == "generate_authors")
+@pytest.mark.parametrize("training", ["authors", "authors_rate"])
+def test_the_authors_sample_with_ddpm_and_without_guidance(tmp_path, training):
+    command = next(s.command for s in stages(tmp_path, SIZES["short"]) if s.name == f"generate_{training}")
     options = dict(itertools.pairwise(command))
     assert (options["--scheduler"], options["--steps"], options["--guidance_report"]) == ("ddpm", "1000", "1")
-    assert [row.steps for row in recipes(SIZES["short"])] == [1000, *2 * [50, 20, 10, 5]]
+    assert [row.steps for row in recipes(SIZES["short"])] == [1000, 1000, *2 * [50, 20, 10, 5]]
 
 
 def test_the_shipped_weights_are_judged_on_the_same_reports_without_a_training(tmp_path):

@@ -190,8 +190,10 @@ def _check(
 
 def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:
     """Guidance compares with the network's answer without a condition, which only condition dropout teaches."""
-    if (guidance.report, guidance.class_) != (1, 1) and not (variant.adapter or variant.class_vector):
-        logger.warning("this variant reads neither report nor class: the guidance weights have no effect")
+    weights = {"report": (guidance.report, variant.adapter), "class": (guidance.class_, variant.class_vector)}
+    for name, (weight, is_read) in weights.items():
+        if weight != 1 and not is_read:
+            logger.warning("this variant reads no %s: guidance_%s has no effect", name, name)
     dropped = meta.get("trained_with_dropout", {})
     # What each answer lacks, and the share of training examples that lacked it.
     shares = {"class": ("class",), "report and class": ("both",)}

@@ -181,9 +181,11 @@ def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path
 
 
 def test_wrong_options_of_pictures_are_told_at_once_before_anything_is_read(build, tmp_path, refused):
-    wrong = {"sample_every": 0, "sample_count": 0, "sample_guidance": -1, "vae_file": str(tmp_path / "vae.pt")}
-    with refused("options: 4 problems"):
+    wrong = {"sample_every": 0, "sample_count": 0, "sample_guidance": -1}
+    with refused("options: 3 problems"):
         build(tmp_path / "run", "pictures.yaml", dataset_dir=str(tmp_path / "nowhere"), **wrong)
+    with refused(r"vae\.pt are missing"):
+        build(tmp_path / "run", "pictures.yaml", vae_file=str(tmp_path / "vae.pt"))  # not run, so no network is built
 
 
 def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_path, refused):
