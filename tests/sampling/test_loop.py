@@ -131,6 +131,22 @@ def test_guidance_works_within_its_interval_only():
     assert guided == [200, 300, 400, 500, 600]
 
 
+@pytest.mark.parametrize(("name", "objective"), [("ddpm", "ddpm"), ("ddim", "ddpm"), ("rflow", "rflow")])
+def test_every_solver_asks_for_guidance_within_its_interval_only(name, objective, monkeypatch):
+    asked = []
+    denoise = CCELLA.denoise
+
+    def count(self, x, timestep, *conditions):
+        asked.append((float(timestep[0]), len(x)))
+        return denoise(self, x, timestep, *conditions)
+
+    monkeypatch.setattr(CCELLA, "denoise", count)
+    run(network(), [0, 2], Guidance(3, 3, (300, 700)), name, objective, steps=10)
+    assert len(asked) == 10
+    assert {entries for timestep, entries in asked if 300 <= timestep <= 700} == {4}
+    assert {entries for timestep, entries in asked if not 300 <= timestep <= 700} == {2}
+
+
 def test_weight_one_and_an_empty_interval_are_the_network_as_it_is():
     made = network()
     plain = run(made, [0, 2]).latents

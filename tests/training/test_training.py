@@ -281,20 +281,23 @@ def test_passes_do_not_change_what_is_learned(build, tmp_path):
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(build, tmp_path):
-    build(tmp_path / "whole").run()
-    workflow = build(tmp_path / "parts")
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"amp": "bf16"}, {"amp": "fp16"}])
+def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(build, wide_root, tmp_path, options):
+    options = options | ({"dataset_dir": str(wide_root)} if "amp" in options else {})
+    build(tmp_path / "whole", **options).run()
+    workflow = build(tmp_path / "parts", **options)
 
     def interrupt(engine):
         raise RuntimeError("stop here")
 
     # In the middle of the third epoch; the second one's checkpoint is the last.
-    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=5), interrupt)
+    passes = 2 * len(workflow.trainer.data_loader) + 1
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=passes), interrupt)
     with pytest.raises(Exception, match="stop here"):
         workflow.trainer.run()
     assert checkpoint(tmp_path / "parts")["epoch"] == 2
     torch.manual_seed(99)
-    build(tmp_path / "parts").run()
+    build(tmp_path / "parts", **options).run()
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
 
 

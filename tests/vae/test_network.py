@@ -9,6 +9,8 @@ import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
 import tiny
+from scripts.data.grid import GRIDS
+from scripts.data.phantom.imaging import make_case
 from scripts.problems import UserError
 from scripts.vae import windows
 from scripts.vae.decode import decode
@@ -97,32 +99,23 @@ def test_damaged_weights_are_refused(vae, tmp_path, name):
 # ---- windows ---------------------------------------------------------------------------------------------------------
 
 
-def smooth(seed: int, size: tuple[int, int, int]) -> torch.Tensor:
-    coarse = torch.rand(1, 1, *(n // 8 for n in size), generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.interpolate(coarse, size=size, mode="trilinear")
+def test_windows_agree_with_the_whole_and_show_no_seam(repo_root):
+    """The demo's VAE on a phantom: root mean square difference below 5 % of the spread, in no plane above 8 %.
 
-
-def test_windows_agree_with_the_whole_and_show_no_seam(vae):
-    """Root mean square difference below 5 % of the output's spread, in no plane above 20 %.
-
-    For a network that has learnt a little: a random one magnifies every difference in its norms.
+    Not for a random network, which magnifies every difference in its norms.
     """
-    optimizer = torch.optim.Adam(vae.parameters(), lr=3e-3)
-    for step in range(80):
-        image = smooth(step, (16, 16, 16))
-        (vae(image)[0] - image).abs().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    vae.eval()
-    image = smooth(1000, (64, 32, 32))
+    vae = maisi_vae(num_channels=[16, 32, 64], num_res_blocks=[1, 1, 1], norm_num_groups=8)
+    load_vae(vae, repo_root / "bundles" / "vae" / "models" / "demo_vae.safetensors").eval()
+    image = torch.from_numpy(make_case(3, GRIDS["demo"]).volumes["axt2"].astype("float32"))[None, None] / 962
     mu, _ = encode(vae, image)
     parts, _ = encode(vae, image, window=(32, 32, 32))
     assert (mu - parts).square().mean().sqrt() < 0.05 * mu.std()
     with torch.no_grad():
         raw = vae.decode(mu)
-    error = windows.in_windows(vae.decode, vae.decoder, mu, (8, 8, 8)) - raw
-    assert error.square().mean().sqrt() < 0.05 * raw.std()
-    assert error.square().mean(dim=(0, 1, 3, 4)).sqrt().max() < 0.2 * raw.std()
+        error = (windows.in_windows(vae.decode, vae.decoder, mu, (8, 8, 8)) - raw).square() / raw.var()
+    assert error.mean().sqrt() < 0.05
+    for axis in (2, 3, 4):
+        assert error.mean(dim=[d for d in range(5) if d != axis]).sqrt().max() < 0.08
 
 
 def test_windows_as_large_as_the_volume_are_exact(vae):
