@@ -38,8 +38,10 @@ class ImageBatch(PrepareBatch):
         return image, image
 
 
-def prepare(network: AutoencoderKlMaisi, initial_weights: str | None, seed: int) -> nn.Module:
-    """The network with its first weights, from a file or drawn by `seed`, on its device and wrapped for all ranks."""
+def prepare(
+    network: AutoencoderKlMaisi, initial_weights: str | None, seed: int, device: torch.device
+) -> AutoencoderKlMaisi:
+    """The network with its first weights, from a file or drawn by `seed`, on its device."""
     if initial_weights is None:
         torch.manual_seed(seed)
         for module in network.modules():
@@ -47,7 +49,7 @@ def prepare(network: AutoencoderKlMaisi, initial_weights: str | None, seed: int)
                 module.reset_parameters()
     else:
         load_vae(network, initial_weights)
-    return idist.auto_model(network)
+    return network.to(device)
 
 
 def first_differences(volume: torch.Tensor) -> list[torch.Tensor]:
