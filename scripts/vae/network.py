@@ -107,7 +107,7 @@ def vae_fingerprint(network: nn.Module) -> str:
 
 
 class Reconstructor(nn.Module):
-    """Image to image through the latent mean: what `verify_net_in_out`, validation and evaluation see."""
+    """Image to image through the latent mean: what `verify_net_in_out` sees."""
 
     def __init__(self, vae: AutoencoderKlMaisi) -> None:
         super().__init__()

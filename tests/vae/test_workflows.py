@@ -145,6 +145,15 @@ def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(work
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
 
 
+def test_validation_takes_windows_where_memory_is_short(workflow, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("scripts.vae.windows.available", lambda device: 600_000)  # a whole decode takes 524,288 bytes
+    monkeypatch.setattr("scripts.vae.windows.SMALLEST", 8)
+    caplog.set_level(logging.INFO)
+    run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1, "val_interval": 1}))
+    assert "decode: windows of 8×16×16 voxels" in caplog.text
+    assert "val_psnr" in caplog.text
+
+
 def test_the_loss_is_its_stated_sum():
     image = torch.zeros(1, 1, 4, 4, 4)
     ramp = torch.arange(4.0).view(1, 1, 4, 1, 1).expand_as(image)
