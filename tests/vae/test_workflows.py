@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -13,10 +15,11 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
 from scripts.data.latents import read_latent
-from scripts.data.share import rank_share
+from scripts.data.share import rank_share, validation_share
 from scripts.problems import UserError
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
@@ -151,7 +154,40 @@ def test_validation_takes_windows_where_memory_is_short(workflow, tmp_path, monk
     caplog.set_level(logging.INFO)
     run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1, "val_interval": 1}))
     assert "decode: windows of 8×16×16 voxels" in caplog.text
-    assert "val_psnr" in caplog.text
+
+
+def test_two_processes_validate_as_one_does(workflow, repo_root, data_root, tmp_path):
+    """Three volumes, after every epoch; a rate near nothing keeps the weights equal. Judged by what is written."""
+    options = TRAIN | {"epochs": 3, "val_cases": 3, "val_interval": 1, "lr": 1e-12}
+    run(workflow("train", model_dir=str(tmp_path / "one"), **options))
+    (tmp_path / "options.json").write_text(json.dumps({"network_def": tiny.VAE_DEF, **options}))
+    bundle = repo_root / "bundles" / "vae"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "monai.bundle", "run", "--config_file", f"['{bundle}/configs/train.yaml','{tmp_path}/options.json']",
+        "--bundle_root", str(bundle), "--dataset_dir", str(data_root), "--model_dir", str(tmp_path / "two"),
+    ]  # fmt: skip
+    subprocess.run(command, cwd=repo_root, check=False, capture_output=True, timeout=300)
+    assert checkpoint(tmp_path / "two")["epoch"] == 3
+    logs = [EventAccumulator(str(tmp_path / name / "logs")).Reload() for name in ("one", "two")]
+    for name in ("val_psnr", "val_mae"):
+        one, two = ([event.value for event in log.Scalars(name)] for log in logs)
+        assert len(one) == 3
+        assert one == pytest.approx(two, rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_validation_leaves_no_process_and_no_volume_out(data_root, monkeypatch, processes):
+    volumes = list_volumes(data_root, ["train.json"], ["axt2"])
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    seen = []
+    for rank in range(processes):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        share = validation_share(volumes)
+        assert share
+        seen += [volume["folder"] for volume in share]
+    assert set(seen) == {"001", "002", "003", "004"}
+    assert len(seen) == max(4, processes)
 
 
 def test_the_loss_is_its_stated_sum():
