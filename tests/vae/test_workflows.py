@@ -215,6 +215,16 @@ def test_patches_depend_on_seed_epoch_and_index_only(data_root):
         VolumeDataset(data, patch=[8, 8, 6])
 
 
+def test_volumes_are_kept_where_they_fit_for_all_processes_of_a_node(data_root, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    data = list_volumes(data_root, ["train.json"], ["axt2"])
+    monkeypatch.setattr("scripts.vae.volumes.available", lambda device: 4 * 2 * 4 * 16**3)  # four times what is needed
+    for processes, kept in ((2, True), (3, False)):
+        monkeypatch.setattr("ignite.distributed.get_nproc_per_node", lambda processes=processes: processes)
+        VolumeDataset(data)
+        assert ("read anew every epoch" not in caplog.text) == kept
+
+
 def test_validation_cases_are_kept_out_whole(data_root):
     volumes = list_volumes(data_root, ["train.json"], ["axt2", "adc"])
     train, held_out = split(volumes, 1, seed=0)
