@@ -97,15 +97,13 @@ class VAELoss(nn.Module):
 
 
 def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
-    """Shuffled batches; each volume is seen once an epoch, on one rank; `batch_size` is for each rank."""
+    """Shuffled batches of every volume; `batch_size` is for each rank, and an epoch's last batch may be smaller.
+
+    Where the volumes do not divide by the ranks, a few are seen twice, so that all ranks take the same steps.
+    """
     sampler = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
     return DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        drop_last=len(sampler) >= batch_size,
-        pin_memory=torch.cuda.is_available(),
+        dataset, batch_size, sampler=sampler, num_workers=num_workers, pin_memory=torch.cuda.is_available()
     )
 
 
@@ -193,9 +191,9 @@ class Fidelity:
 class Progress:
     """Handler: one log line every `every` seconds with epoch, step, mean loss since the last line, and images/s."""
 
-    def __init__(self, batch_size: int, every: float = 30.0) -> None:
-        self.batch_size, self.every = batch_size * idist.get_world_size(), every
-        self.since, self.losses = time.monotonic(), []
+    def __init__(self, every: float = 30.0) -> None:
+        self.every = every
+        self.since, self.losses, self.images = time.monotonic(), [], 0
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -204,6 +202,7 @@ class Progress:
     def __call__(self, engine: Engine) -> None:
         """Count one step."""
         self.losses.append(engine.state.output["loss"].detach())
+        self.images += len(engine.state.batch["folder"]) * idist.get_world_size()
         seconds = time.monotonic() - self.since
         if seconds < self.every:
             return
@@ -211,6 +210,6 @@ class Progress:
         total = state.max_epochs * state.epoch_length
         logger.info(
             f"epoch {state.epoch}/{state.max_epochs}, step {state.iteration}/{total}, "
-            f"loss {torch.stack(self.losses).mean():.5f}, {len(self.losses) * self.batch_size / seconds:.2f} images/s"
+            f"loss {torch.stack(self.losses).mean():.5f}, {self.images / seconds:.2f} images/s"
         )
-        self.since, self.losses = time.monotonic(), []
+        self.since, self.losses, self.images = time.monotonic(), [], 0

@@ -23,7 +23,7 @@ from scripts.data.share import rank_share, validation_share
 from scripts.problems import UserError
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
-from scripts.vae.training import VAELoss
+from scripts.vae.training import VAELoss, epoch_loader
 from scripts.vae.volumes import VolumeDataset, list_volumes, split
 
 
@@ -201,6 +201,20 @@ def test_the_loss_is_its_stated_sum():
     assert parts["kl"].item() == pytest.approx(0.5 * (4 + 0.25 - np.log(0.25) - 1))
     loss = VAELoss(kl_weight=0.1, gradient_weight=0.5, coarse_weight=2.0)((ramp, mu, sigma), image)
     assert loss.item() == pytest.approx(1.5 + 0.5 / 3 + 2 * 3 + 0.1 * parts["kl"].item())
+
+
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [3, 1]), (3, [2])])
+def test_an_epoch_sees_every_volume(data_root, monkeypatch, processes, sizes):
+    """Four of them; every process takes the same steps."""
+    dataset = VolumeDataset(list_volumes(data_root, ["train.json"], ["axt2"]))
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    seen = set()
+    for rank in range(processes):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        batches = [batch["folder"] for batch in epoch_loader(dataset, batch_size=3, num_workers=0, seed=0)]
+        assert [len(batch) for batch in batches] == sizes
+        seen |= {folder for batch in batches for folder in batch}
+    assert seen == {"001", "002", "003", "004"}
 
 
 def test_patches_depend_on_seed_epoch_and_index_only(data_root):
