@@ -17,14 +17,16 @@ from scripts.problems import UserError
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; it appears complete or not at all.
+    """Write a safetensors file of tensors on any device, in any memory layout; it appears complete or not at all.
 
     Raises:
         UserError: it cannot be written, see `atomic`.
     """
+    # To main memory before anything is copied: a GPU that trains has no room for a second network.
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         try:
-            save_file(dict(tensors), temporary, dict(metadata))
+            save_file(tensors, temporary, dict(metadata))
         except SafetensorError as error:  # no OSError even where the disk is full
             raise OSError(str(error)) from error
 

@@ -88,7 +88,7 @@ class Resume:
                     stale.unlink()
         path = self.folder / CHECKPOINT
         if self.resume and path.is_file():
-            self._put_back(path, self._read(path, engine), engine)
+            self._put_back(path, self._read(path), engine)
         self._check_shared(path)
         if not self.saved_epoch:
             return
@@ -98,9 +98,10 @@ class Resume:
         if self.saved_epoch >= engine.state.max_epochs:
             logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
 
-    def _read(self, path: Path, engine: Engine) -> dict[str, Any]:
+    def _read(self, path: Path) -> dict[str, Any]:
         try:
-            state = torch.load(path, map_location=engine.state.device, weights_only=True)
+            # Each part moves its own to its device; the optimizer's counts of steps stay, where no GPU waits for them.
+            state = torch.load(path, map_location="cpu", weights_only=True)
             settings = state["settings"]
         except Exception as error:  # torch raises whatever the broken bytes lead it to
             raise UserError(
@@ -114,7 +115,7 @@ class Resume:
         try:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
-            if engine.scaler is not None and state["scaler"] is not None:
+            if engine.scaler is not None and state["scaler"]:  # empty: the run was begun where nothing is scaled
                 engine.scaler.load_state_dict(state["scaler"])
             self.take_up(engine, state)
             self.saved_epoch = state["epoch"]

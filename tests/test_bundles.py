@@ -39,7 +39,7 @@ TIMEOUT = 600
 CCELLA = tiny.CCELLA_DEF | {"variant": "CCELLA", "in_channels": 4, "out_channels": 4, "input_dim": 16}
 OVERLAYS = {
     "vae": {
-        "network_def": tiny.VAE_DEF, "epochs": 1, "batch_size": 2, "patch": [16, 16, 16], "val_cases": 1,
+        "network_def": tiny.VAE_DEF, "epochs": 3, "batch_size": 2, "patch": [16, 16, 16], "val_cases": 1,
         "val_interval": 1,
     },
     "ccella_ldm": {
@@ -227,17 +227,18 @@ def test_from_another_folder(place, chain, bundle, tmp_path):
 
 @pytest.mark.parametrize(("bundle", "workflow"), WRITTEN)
 def test_two_processes_from_inside_the_bundle(place, chain, bundle, workflow, tmp_path):
-    """Judged by what is written: gloo sometimes aborts at exit, after all work is done."""
+    """Started again where gloo aborts at exit, which happens now and then after all work is done."""
     out = tmp_path / "out"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    for _ in range(2):
+    for _ in range(4):
         shutil.rmtree(out, ignore_errors=True)
         place.prepare(bundle, workflow, out)
         values = place.values(bundle, workflow, out)
         done = monai_bundle(f"configs/{workflow}.yaml", place.overlay(bundle), values, place.bundle(bundle), *launcher)
-        if not place.missing(bundle, workflow, out):
+        if done.returncode == 0:
             break
-    assert place.missing(bundle, workflow, out) == [], done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert place.missing(bundle, workflow, out) == []
     assert same_cases(place, bundle, workflow, out)
     assert SECRET not in done.stdout + done.stderr
 

@@ -1,8 +1,10 @@
 """Files appear complete or not at all, and paths out of data files stay inside their root."""
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from scripts.files import atomic, inside
+from scripts.files import atomic, inside, write_tensors
 from scripts.problems import UserError
 
 
@@ -30,6 +32,14 @@ def test_a_written_file_replaces_the_old_one_with_usual_permissions(tmp_path):
     made = tmp_path / "new" / "volume.nii.gz"
     assert made.read_text() == "new"
     assert made.stat().st_mode == plain.stat().st_mode
+
+
+def test_tensors_come_back_whatever_their_layout(tmp_path):
+    plain = torch.arange(96.0).view(2, 3, 2, 2, 4).requires_grad_()
+    tensors = {"plain": plain, "last": plain.contiguous(memory_format=torch.channels_last_3d), "part": plain[:, 1]}
+    write_tensors(tmp_path / "some.safetensors", tensors, {})
+    read = load_file(tmp_path / "some.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../secret", "link/secret"])

@@ -38,6 +38,29 @@ def test_epoch_and_iteration_are_taken_up(tmp_path, engine):
     assert (engine.state.epoch, engine.state.iteration) == (2, 6)
 
 
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (None, True), (True, None)])
+def test_a_run_goes_on_where_gradients_are_scaled_and_where_they_are_not(tmp_path, engine, before, after):
+    """A disabled scaler is what half precision has on a machine without a GPU; full precision has none."""
+
+    def scaler(enabled: bool | None) -> torch.amp.GradScaler | None:
+        return None if enabled is None else torch.amp.GradScaler("cpu", enabled=enabled)
+
+    engine.scaler = scaler(before)
+    handler(tmp_path).save(engine)
+    engine.scaler = scaler(after)
+    handler(tmp_path).restore(started_anew(engine))
+    assert engine.state.epoch == 2
+
+
+def test_a_checkpoint_is_not_read_into_the_devices_memory(tmp_path, engine):
+    """`meta` stands for a GPU: what is read onto it is lost."""
+    first, second = handler(tmp_path), handler(tmp_path)
+    first.save(engine)
+    engine.state.device = torch.device("meta")
+    second.restore(started_anew(engine))
+    assert torch.equal(first.parts["network"].weight, second.parts["network"].weight)
+
+
 def test_processes_that_see_different_checkpoints_are_refused(tmp_path, engine, monkeypatch):
     handler(tmp_path).save(engine)
     monkeypatch.setattr("scripts.resume.idist.all_gather", lambda mine: [mine, 0])

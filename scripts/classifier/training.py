@@ -97,7 +97,7 @@ class ArmState(Resume):
         if best.best_metric_epoch != engine.state.epoch:
             return
         note = {"arm": self.arm, "epoch": str(engine.state.epoch), best.key_metric_name: f"{best.best_metric:.4f}"}
-        write_tensors(self.folder / EXPORT, {n: t.contiguous() for n, t in self.network.state_dict().items()}, note)
+        write_tensors(self.folder / EXPORT, self.network.state_dict(), note)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn.Module:

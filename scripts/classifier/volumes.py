@@ -135,7 +135,7 @@ class VolumeDataset(Dataset):
         transform: preprocessing.
         augment: random transform after it; none for validation and test.
         seed: of the augmentation.
-        cache_rate: share of the volumes that are kept in memory.
+        cache_rate: share of the volumes that are kept in memory, by each process its own.
 
     Raises:
         UserError: everything that is wrong with the images; all are read once.

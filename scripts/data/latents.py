@@ -96,10 +96,7 @@ def write_latent(
         "spacing": json.dumps(spacing.tolist()),
         "shape": json.dumps([int(n) for n in shape]),
     }
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in (("mu", mu), ("sigma", sigma))
-    }
-    write_tensors(path, tensors, metadata)
+    write_tensors(path, {"mu": mu.float(), "sigma": sigma.float()}, metadata)
 
 
 def read_made_from(path: str | os.PathLike[str]) -> str | None:

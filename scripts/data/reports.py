@@ -203,7 +203,7 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 def write_embedding(path: str | os.PathLike[str], embedding: Tensor, stamp: str) -> None:
     """Write one report's embedding (T, D) as it is, with its encoder's stamp; the file appears only when complete."""
     metadata = {"encoder": stamp, "width": str(embedding.shape[-1])}
-    write_tensors(path, {"embedding": embedding.contiguous()}, metadata)
+    write_tensors(path, {"embedding": embedding}, metadata)
 
 
 def read_embedding(path: str | os.PathLike[str]) -> Tensor:

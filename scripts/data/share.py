@@ -26,3 +26,11 @@ def rank_share(cases: Sequence[Case]) -> list[Case]:
     if len(cases) < processes:
         raise UserError(f"{len(cases)} cases cannot be shared among {processes} processes; use fewer processes")
     return list(cases[idist.get_rank() :: processes])
+
+
+def validation_share(cases: Sequence[Case]) -> list[Case]:
+    """The cases, or volumes, that this process validates on while it trains; over all processes each at least once.
+
+    However many processes train, all take part in gathering: one too many repeats a case, which must count once.
+    """
+    return list(cases[idist.get_rank() :: idist.get_world_size()] or cases[:1])

@@ -80,8 +80,7 @@ def save_weights(
             `spacing`, `latent_shape` are what the sampler and its checks ask for.
     """
     header = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state_dict.items()}
-    write_tensors(path, tensors, {name: json.dumps(value) for name, value in header.items()})
+    write_tensors(path, state_dict, {name: json.dumps(value) for name, value in header.items()})
 
 
 def read_header(path: str | os.PathLike[str]) -> Weights:

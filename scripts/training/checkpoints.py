@@ -68,7 +68,7 @@ class TrainingState(Resume):
         state = source.state_dict()
         save_weights(
             self.folder / EXPORT,
-            {name: tensor.half() for name, tensor in state.items()} if self.half else state,
+            {name: tensor.cpu().half() for name, tensor in state.items()} if self.half else state,
             config=self.network.config,
             scale_factor=self.prepare.scale_factor,
             epoch=engine.state.epoch,

@@ -75,9 +75,13 @@ def may_compile(compile: bool | str, device: torch.device) -> bool:
 def parallel(network: nn.Module) -> nn.Module:
     """The network for the trainer: gradients are averaged over the processes where there are several.
 
-    Every parameter gets a gradient in every pass, so no search for unused ones is needed.
+    One process uses one device, however many the machine has: what is learned depends on the command alone. On GPUs
+    batch norms, where the network has any, see the batches of all processes. Every parameter gets a gradient in every
+    pass, so no search for unused ones is needed.
     """
     if idist.get_world_size() == 1:
         return network
     device = idist.device()
-    return DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
+    if device.type == "cuda":
+        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[device.index])
+    return DistributedDataParallel(network)

@@ -66,8 +66,7 @@ def _fuse_norms(network: nn.Module) -> None:
 
 def save_vae(network: AutoencoderKlMaisi, path: str | os.PathLike[str]) -> None:
     """Write the weights as safetensors with the network's arguments beside them; complete or not at all."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_tensors(path, state, {"config": json.dumps(network.config)})
+    write_tensors(path, network.state_dict(), {"config": json.dumps(network.config)})
 
 
 def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str | None = None) -> nn.Module:
@@ -107,7 +106,7 @@ def vae_fingerprint(network: nn.Module) -> str:
 
 
 class Reconstructor(nn.Module):
-    """Image to image through the latent mean: what `verify_net_in_out`, validation and evaluation see."""
+    """Image to image through the latent mean: what `verify_net_in_out` sees."""
 
     def __init__(self, vae: AutoencoderKlMaisi) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import ignite.distributed as idist
@@ -38,8 +39,10 @@ class ImageBatch(PrepareBatch):
         return image, image
 
 
-def prepare(network: AutoencoderKlMaisi, initial_weights: str | None, seed: int) -> nn.Module:
-    """The network with its first weights, from a file or drawn by `seed`, on its device and wrapped for all ranks."""
+def prepare(
+    network: AutoencoderKlMaisi, initial_weights: str | None, seed: int, device: torch.device
+) -> AutoencoderKlMaisi:
+    """The network with its first weights, from a file or drawn by `seed`, on its device."""
     if initial_weights is None:
         torch.manual_seed(seed)
         for module in network.modules():
@@ -47,7 +50,7 @@ def prepare(network: AutoencoderKlMaisi, initial_weights: str | None, seed: int)
                 module.reset_parameters()
     else:
         load_vae(network, initial_weights)
-    return idist.auto_model(network)
+    return network.to(device)
 
 
 def first_differences(volume: torch.Tensor) -> list[torch.Tensor]:
@@ -94,15 +97,13 @@ class VAELoss(nn.Module):
 
 
 def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
-    """Shuffled batches; each volume is seen once an epoch, on one rank; `batch_size` is for each rank."""
+    """Shuffled batches of every volume; `batch_size` is for each rank, and an epoch's last batch may be smaller.
+
+    Where the volumes do not divide by the ranks, a few are seen twice, so that all ranks take the same steps.
+    """
     sampler = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
     return DataLoader(
-        dataset,
-        batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        drop_last=len(sampler) >= batch_size,
-        pin_memory=torch.cuda.is_available(),
+        dataset, batch_size, sampler=sampler, num_workers=num_workers, pin_memory=torch.cuda.is_available()
     )
 
 
@@ -153,12 +154,46 @@ class VAEState(Resume):
         save_vae(self.network, self.folder / EXPORT)
 
 
+class Fidelity:
+    """Handler of the validator: means of PSNR (dB) and MAE over the volumes of all processes, on 0..1 intensities.
+
+    A volume counts once, however many processes validate on it. MONAI's handlers find `val_psnr` and `val_mae` among
+    the metrics: list them after this.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, _engine: Engine) -> None:
+        """Forget the last validation."""
+        self.found = {}
+
+    def __call__(self, engine: Engine) -> None:
+        """Measure the volumes of a batch."""
+        batch, output = engine.state.batch, engine.state.output
+        error = (output["pred"]["image"] - output["label"]).flatten(1)
+        figures = zip((-10 * error.square().mean(1).log10()).tolist(), error.abs().mean(1).tolist(), strict=True)
+        self.found |= zip(zip(batch["folder"], batch["sequence"], strict=True), figures, strict=True)
+
+    def finish(self, engine: Engine) -> None:
+        """Average over all processes; each has the same figures then."""
+        found = {volume: figures for part in idist.all_gather(self.found) for volume, figures in part.items()}
+        for name, values in zip(("val_psnr", "val_mae"), zip(*found.values(), strict=True), strict=True):
+            engine.state.metrics[name] = fmean(values)
+
+
 class Progress:
     """Handler: one log line every `every` seconds with epoch, step, mean loss since the last line, and images/s."""
 
-    def __init__(self, batch_size: int, every: float = 30.0) -> None:
-        self.batch_size, self.every = batch_size * idist.get_world_size(), every
-        self.since, self.losses = time.monotonic(), []
+    def __init__(self, every: float = 30.0) -> None:
+        self.every = every
+        self.since, self.losses, self.images = time.monotonic(), [], 0
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -167,6 +202,7 @@ class Progress:
     def __call__(self, engine: Engine) -> None:
         """Count one step."""
         self.losses.append(engine.state.output["loss"].detach())
+        self.images += len(engine.state.batch["folder"]) * idist.get_world_size()
         seconds = time.monotonic() - self.since
         if seconds < self.every:
             return
@@ -174,6 +210,6 @@ class Progress:
         total = state.max_epochs * state.epoch_length
         logger.info(
             f"epoch {state.epoch}/{state.max_epochs}, step {state.iteration}/{total}, "
-            f"loss {torch.stack(self.losses).mean():.5f}, {len(self.losses) * self.batch_size / seconds:.2f} images/s"
+            f"loss {torch.stack(self.losses).mean():.5f}, {self.images / seconds:.2f} images/s"
         )
-        self.since, self.losses = time.monotonic(), []
+        self.since, self.losses, self.images = time.monotonic(), [], 0

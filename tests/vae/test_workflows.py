@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -13,14 +15,15 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
 from scripts.data.latents import read_latent
-from scripts.data.share import rank_share
+from scripts.data.share import rank_share, validation_share
 from scripts.problems import UserError
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
-from scripts.vae.training import VAELoss
+from scripts.vae.training import VAELoss, epoch_loader
 from scripts.vae.volumes import VolumeDataset, list_volumes, split
 
 
@@ -145,6 +148,48 @@ def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(work
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
 
 
+def test_validation_takes_windows_where_memory_is_short(workflow, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("scripts.vae.windows.available", lambda device: 600_000)  # a whole decode takes 524,288 bytes
+    monkeypatch.setattr("scripts.vae.windows.SMALLEST", 8)
+    caplog.set_level(logging.INFO)
+    run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1, "val_interval": 1}))
+    assert "decode: windows of 8×16×16 voxels" in caplog.text
+
+
+def test_two_processes_validate_as_one_does(workflow, repo_root, data_root, tmp_path):
+    """Three volumes, after every epoch; a rate near nothing keeps the weights equal. Judged by what is written."""
+    options = TRAIN | {"epochs": 3, "val_cases": 3, "val_interval": 1, "lr": 1e-12}
+    run(workflow("train", model_dir=str(tmp_path / "one"), **options))
+    (tmp_path / "options.json").write_text(json.dumps({"network_def": tiny.VAE_DEF, **options}))
+    bundle = repo_root / "bundles" / "vae"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "monai.bundle", "run", "--config_file", f"['{bundle}/configs/train.yaml','{tmp_path}/options.json']",
+        "--bundle_root", str(bundle), "--dataset_dir", str(data_root), "--model_dir", str(tmp_path / "two"),
+    ]  # fmt: skip
+    subprocess.run(command, cwd=repo_root, check=False, capture_output=True, timeout=300)
+    assert checkpoint(tmp_path / "two")["epoch"] == 3
+    logs = [EventAccumulator(str(tmp_path / name / "logs")).Reload() for name in ("one", "two")]
+    for name in ("val_psnr", "val_mae"):
+        one, two = ([event.value for event in log.Scalars(name)] for log in logs)
+        assert len(one) == 3
+        assert one == pytest.approx(two, rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [2, 5])
+def test_validation_leaves_no_process_and_no_volume_out(data_root, monkeypatch, processes):
+    volumes = list_volumes(data_root, ["train.json"], ["axt2"])
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    seen = []
+    for rank in range(processes):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        share = validation_share(volumes)
+        assert share
+        seen += [volume["folder"] for volume in share]
+    assert set(seen) == {"001", "002", "003", "004"}
+    assert len(seen) == max(4, processes)
+
+
 def test_the_loss_is_its_stated_sum():
     image = torch.zeros(1, 1, 4, 4, 4)
     ramp = torch.arange(4.0).view(1, 1, 4, 1, 1).expand_as(image)
@@ -158,6 +203,20 @@ def test_the_loss_is_its_stated_sum():
     assert loss.item() == pytest.approx(1.5 + 0.5 / 3 + 2 * 3 + 0.1 * parts["kl"].item())
 
 
+@pytest.mark.parametrize(("processes", "sizes"), [(1, [3, 1]), (3, [2])])
+def test_an_epoch_sees_every_volume(data_root, monkeypatch, processes, sizes):
+    """Four of them; every process takes the same steps."""
+    dataset = VolumeDataset(list_volumes(data_root, ["train.json"], ["axt2"]))
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    seen = set()
+    for rank in range(processes):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        batches = [batch["folder"] for batch in epoch_loader(dataset, batch_size=3, num_workers=0, seed=0)]
+        assert [len(batch) for batch in batches] == sizes
+        seen |= {folder for batch in batches for folder in batch}
+    assert seen == {"001", "002", "003", "004"}
+
+
 def test_patches_depend_on_seed_epoch_and_index_only(data_root):
     data = list_volumes(data_root, ["train.json"], ["axt2"])
     one, two = (VolumeDataset(data, patch=[8, 8, 4], seed=3, augment=True, cache=c) for c in (True, False))
@@ -168,6 +227,16 @@ def test_patches_depend_on_seed_epoch_and_index_only(data_root):
     assert not torch.equal(before, one[1]["image"])
     with pytest.raises(UserError, match="multiples of 4"):
         VolumeDataset(data, patch=[8, 8, 6])
+
+
+def test_volumes_are_kept_where_they_fit_for_all_processes_of_a_node(data_root, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    data = list_volumes(data_root, ["train.json"], ["axt2"])
+    monkeypatch.setattr("scripts.vae.volumes.available", lambda device: 4 * 2 * 4 * 16**3)  # four times what is needed
+    for processes, kept in ((2, True), (3, False)):
+        monkeypatch.setattr("ignite.distributed.get_nproc_per_node", lambda processes=processes: processes)
+        VolumeDataset(data)
+        assert ("read anew every epoch" not in caplog.text) == kept
 
 
 def test_validation_cases_are_kept_out_whole(data_root):
