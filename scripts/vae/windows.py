@@ -49,16 +49,25 @@ def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int
     Raises:
         UserError: not even the smallest window fits.
     """
-    window = list(shape)
+    window = tuple(shape)
     while peak_bytes(channels, math.prod(window), itemsize) > SHARE * free:
-        axis = window.index(max(window))
-        if window[axis] <= SMALLEST:
+        smaller = halved(window, factor)
+        if smaller is None:
             raise UserError(
                 f"{free / 2**30:.1f} GiB of free memory do not hold a window of {SMALLEST} voxels a side "
                 f"({channels} channels): free memory, or use another device"
             )
-        window[axis] = max(SMALLEST, math.ceil(window[axis] / 2 / factor) * factor)
-    return tuple(window)
+        window = smaller
+    return window
+
+
+def halved(window: tuple[int, ...], factor: int) -> tuple[int, ...] | None:
+    """The window with half its longest axis (a multiple of `factor`); None where that would be too small."""
+    longest = max(window)
+    if longest <= SMALLEST:
+        return None
+    axis = window.index(longest)
+    return (*window[:axis], max(SMALLEST, math.ceil(longest / 2 / factor) * factor), *window[axis + 1 :])
 
 
 class _PooledNorm(nn.Module):
@@ -208,13 +217,35 @@ def itemsize_of(x: torch.Tensor) -> int:
     return 2 if torch.is_autocast_enabled(x.device.type) else x.element_size()
 
 
-def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, factor: int, what: str) -> tuple[int, ...]:
+def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, what: str) -> tuple[int, ...]:
     """The window for an image of `shape` (voxels), by the memory that is free now; the choice is logged."""
     free = available(x.device)
-    window = fitting_window(shape, channels, itemsize_of(x), free, factor)
+    window = fitting_window(shape, channels, itemsize_of(x), free, FACTOR)
     how = "whole volume" if window == tuple(shape) else f"windows of {by(window)} voxels"
     if (what, window, tuple(shape)) not in _TOLD:  # once, not for every case
         _TOLD.add((what, window, tuple(shape)))
         needed = peak_bytes(channels, math.prod(shape), itemsize_of(x)) / 2**30
         logger.info(f"{what}: {how} (whole needs {needed:.1f} GiB, {free / 2**30:.1f} GiB are free)")
     return window
+
+
+def within_memory(
+    run: Callable[[tuple[int, ...]], torch.Tensor], x: torch.Tensor, shape: Sequence[int], channels: int, what: str
+) -> torch.Tensor:
+    """What `run` makes of `x` with the window that `choose_window` gives, or with half of it where the GPU says no.
+
+    What is free may lie in pieces, or go to another process meanwhile: the choice is an estimate.
+
+    Args:
+        run: takes a window (voxels).
+    """
+    window = choose_window(x, shape, channels, what)
+    try:
+        return run(window)
+    except torch.OutOfMemoryError:
+        smaller = halved(window, FACTOR)
+        if smaller is None:
+            raise
+    # Not inside the block, where the error would keep what the first attempt had taken.
+    logger.warning(f"{what}: {by(window)} voxels at once did not fit into memory, now in windows of {by(smaller)}")
+    return run(smaller)

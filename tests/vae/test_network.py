@@ -154,3 +154,29 @@ def test_the_choice_is_automatic_and_logged(vae, monkeypatch, caplog):
     monkeypatch.setattr(windows, "available", lambda device: int(peak_bytes(8, 32**3, 4) / SHARE) + 1)
     assert decode(vae, z).shape == whole.shape
     assert "windows of 32×32×32 voxels" in caplog.text
+
+
+@pytest.mark.parametrize(("direction", "shape"), [("decode", (1, 4, 16, 8, 8)), ("encode", (1, 1, 64, 32, 32))])
+def test_what_does_not_fit_after_all_is_done_in_smaller_windows(vae, monkeypatch, caplog, direction, shape):
+    x, function = torch.rand(shape), {"decode": decode, "encode": encode}[direction]
+    expected = function(vae, x, window=(32, 32, 32))
+    original, calls = getattr(vae, direction), []
+
+    def full_at_first(part: torch.Tensor) -> torch.Tensor:
+        calls.append(part)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(part)
+
+    monkeypatch.setattr(vae, direction, full_at_first)
+    torch.testing.assert_close(function(vae, x), expected, rtol=0, atol=0)
+    assert f"{direction}: 64×32×32 voxels at once did not fit into memory, now in windows of 32×32×32" in caplog.text
+
+
+def test_what_fits_in_no_window_is_raised(vae, monkeypatch):
+    def full(part: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vae, "decode", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(vae, torch.randn(1, 4, 8, 8, 8))
