@@ -1,8 +1,9 @@
 """Files appear complete or not at all, and paths out of data files stay inside their root."""
 
 import pytest
+import torch
 
-from scripts.files import atomic, inside
+from scripts.files import atomic, inside, write_tensors
 from scripts.problems import UserError
 
 
@@ -29,7 +30,8 @@ def test_a_written_file_replaces_the_old_one_with_usual_permissions(tmp_path):
         temporary.write_text("new")
     made = tmp_path / "new" / "volume.nii.gz"
     assert made.read_text() == "new"
-    assert made.stat().st_mode == plain.stat().st_mode
+    write_tensors(tmp_path / "tensors", {"a": torch.zeros(1)}, {})
+    assert made.stat().st_mode == (tmp_path / "tensors").stat().st_mode == plain.stat().st_mode
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../secret", "link/secret"])
