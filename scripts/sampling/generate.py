@@ -108,8 +108,8 @@ class VolumeWriter:
             UserError: it is not the VAE whose latents the network was trained on.
         """
         self.recipe, self.jobs, self.vae = recipe, jobs, vae
-        trained, given = recipe.meta.get("vae_fingerprint"), fingerprint(vae.state_dict())
-        if trained is not None and trained != given:
+        trained = recipe.meta.get("vae_fingerprint")
+        if trained is not None and trained != (given := fingerprint(vae.state_dict())):
             raise UserError(
                 f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {given}; give the VAE "
                 "that encoded the training images"
