@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,15 +57,13 @@ def _beside(path: Path) -> Iterator[Path]:
     """Give the temporary path, and rename it to `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because writers such as nibabel choose the format by it.
-    handle, name = tempfile.mkstemp(prefix=".part-", suffix=path.name, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".part-{secrets.token_hex(4)}{path.name}")
     try:
+        # What the user's umask allows is seen from a new file: to ask for the umask is to set it, for all threads.
+        temporary.touch(exist_ok=False)
+        usual = temporary.stat().st_mode & 0o777
         yield temporary
-        # mkstemp makes files private to their owner; a finished file gets what the user's umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(usual)  # safetensors puts a private file in place of this one
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)

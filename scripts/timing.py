@@ -9,21 +9,31 @@ its peak memory is its own. A GPU is used where there is one.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+from monai.engines import SupervisedEvaluator
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.cli import run
+from scripts.data.grid import Grid, grid_affine
 from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
+from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
 from scripts.problems import UserError
-from scripts.sampling.loop import Guidance, case_generator, sample
+from scripts.sampling.generate import JobBatch, LatentInferer, VolumeWriter
+from scripts.sampling.jobs import Job, Jobs
+from scripts.sampling.loop import Guidance
+from scripts.sampling.recipe import Recipe
 from scripts.sampling.schedule import make_scheduler
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
@@ -39,7 +49,7 @@ ROWS = {
     "adapter": f"adapter with class heads, one report of {TOKENS} tokens, one timestep",
     "encode": "VAE, encode 256×256×128",
     "decode": "VAE, decode to 256×256×128",
-    "volume": f"one volume: adapter, {STEPS} steps without guidance, decode",
+    "volume": f"a volume (on a GPU one of eight): adapter, {STEPS} steps with guidance, decode, files",
     "train": "training: forward and backward of U-Net and adapter, one case",
 }
 
@@ -88,7 +98,8 @@ def row(name: str, precision: str, threads: int) -> None:
 
     The speed is held against what a product of two 4096×4096 matrices reaches here in that precision: on a GPU the
     peak for all purposes, on a CPU a yardstick that convolutions may exceed. The work is counted by PyTorch
-    (convolutions, matrix products and attention, two operations for each multiply-add).
+    (convolutions, matrix products and attention, two operations for each multiply-add). Of `volume`, time and work are
+    shared out among the volumes.
     """
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -105,9 +116,12 @@ def row(name: str, precision: str, threads: int) -> None:
         # In a pass of its own, in fp32: counting slows a GPU down, and does not go with autocast in inference mode.
         with FlopCounterMode(display=False) as counter:
             work()
-    flop = counter.get_total_flops()
+    flop, count = counter.get_total_flops(), math.prod(_batches(device)) if name == "volume" else 1
     print(json.dumps({
-        "seconds": seconds, "tflop": flop / 1e12, "share": flop / seconds / reached, "peak_gib": peak / 2**30,
+        "seconds": seconds / count,
+        "tflop": flop / count / 1e12,
+        "share": flop / seconds / reached,
+        "peak_gib": peak / 2**30,
     }))  # fmt: skip
 
 
@@ -159,17 +173,74 @@ def _decode(device: torch.device) -> Callable[[], object]:
     return lambda: decode(network, latent)
 
 
-def _volume(device: torch.device) -> Callable[[], object]:
-    network, vae = CCELLA().to(device).eval(), maisi_vae().to(device).eval()
-    schedule = make_scheduler("dpmpp_2m", "rflow", STEPS, LATENT[1:], 1.0)
-    text = torch.randn(TOKENS, network.config["input_dim"])
-    spacing = torch.tensor([REFERENCE_SPACING], device=device)
+def _batches(device: torch.device) -> tuple[int, int]:
+    """Batches, and volumes in each: on a GPU those of the first are written while the second is sampled."""
+    return (2, 4) if device.type == "cuda" else (1, 1)
 
-    def make() -> torch.Tensor:
-        made = sample(network, schedule, LATENT, [text], [case_generator(0)], spacing=spacing, guidance=Guidance())
-        return decode(vae, made.latents)
+
+def _volume(device: torch.device) -> Callable[[], object]:
+    """Inference as its config puts it together, from embeddings to files."""
+    network, vae = CCELLA().to(device).eval(), maisi_vae().to(device).eval()
+    recipe, (batches, size) = _recipe(network), _batches(device)
+    jobs = [_job(recipe, number) for number in range(batches * size)]
+    empty = torch.randn(1, recipe.embedding_width)
+
+    def make() -> None:
+        # All anew, since the adapter's outputs are kept for reports that come again.
+        given = replace(recipe, amp=_precision(device))
+        with tempfile.TemporaryDirectory() as folder:
+            listed = Jobs(jobs, jobs, empty, Path(folder), typed=False, sheet=frozenset())
+            SupervisedEvaluator(
+                device=device,
+                val_data_loader=[jobs[start : start + size] for start in range(0, len(jobs), size)],
+                network=network,
+                prepare_batch=JobBatch(),
+                inferer=LatentInferer(given, listed, Weights(scale_factor=1.0), network),
+                val_handlers=[VolumeWriter(given, listed, vae)],
+                decollate=False,
+            ).run()
 
     return make
+
+
+def _recipe(network: CCELLA) -> Recipe:
+    settings = {"seed": 0, "scheduler": "dpmpp_2m", "steps": STEPS, "guidance": {"report": 2, "class": 2}}
+    return Recipe(
+        variant=network.variant,
+        meta={},
+        embedding_width=network.config["input_dim"],
+        schedule=make_scheduler("dpmpp_2m", "rflow", STEPS, LATENT[1:], 1.0),
+        guidance=Guidance(2, 2),
+        sequences=("axt2",),
+        shape=LATENT,
+        size=IMAGE,
+        spacing=REFERENCE_SPACING,
+        amp="fp32",
+        seed=0,
+        settings=settings,
+    )
+
+
+def _job(recipe: Recipe, number: int) -> Job:
+    return Job(
+        folder=str(number),
+        source="",
+        split="",
+        replicate=0,
+        seed=number,
+        embedding=torch.randn(TOKENS, recipe.embedding_width),
+        pirads=[0, 0],
+        label=None,
+        affine=grid_affine(Grid(recipe.size, recipe.spacing)),
+        entry={"spacing": list(recipe.spacing)},
+        settings=recipe.settings,
+    )
+
+
+def _precision(device: torch.device) -> str:
+    """The precision that is on: inference turns its own on, or off."""
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+    return next(name for name, known in PRECISIONS.items() if known == dtype)
 
 
 def _train(device: torch.device) -> Callable[[], object]:

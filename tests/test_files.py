@@ -31,7 +31,8 @@ def test_a_written_file_replaces_the_old_one_with_usual_permissions(tmp_path):
         temporary.write_text("new")
     made = tmp_path / "new" / "volume.nii.gz"
     assert made.read_text() == "new"
-    assert made.stat().st_mode == plain.stat().st_mode
+    write_tensors(tmp_path / "tensors", {"a": torch.zeros(1)}, {})
+    assert made.stat().st_mode == (tmp_path / "tensors").stat().st_mode == plain.stat().st_mode
 
 
 def test_tensors_come_back_whatever_their_layout(tmp_path):

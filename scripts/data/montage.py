@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ OUTLINE = withStroke(linewidth=1.5, foreground=BACKGROUND)
 AXIAL_SLICES = 5
 INCHES_PER_MM = 0.024
 TITLE_INCHES = 0.34
+_DRAWING = threading.Lock()  # matplotlib draws in one thread at a time: its caches and fonts are shared
 
 
 def plane(volume: np.ndarray, name: str, index: int) -> np.ndarray:
@@ -49,6 +51,18 @@ def montage(
         focus: voxel that coronal, sagittal and the middle axial slice go through, one for all volumes or one for each;
             the centre without it.
     """
+    with _DRAWING, atomic(path) as temporary:
+        figure = _figure(volumes, titles, spacing, focus)
+        figure.savefig(temporary, format="png", dpi=110, facecolor=BACKGROUND)
+
+
+def _figure(
+    volumes: Sequence[np.ndarray],
+    titles: Sequence[str],
+    spacing: Sequence[float],
+    focus: Sequence[int] | Sequence[Sequence[int]] | None,
+) -> Figure:
+    """The picture of `montage`."""
     shape = np.asarray(volumes[0].shape)
     extent = shape * np.asarray(spacing, dtype=float)
     focus = np.broadcast_to(shape // 2 if focus is None else np.asarray(focus), (len(volumes), 3))
@@ -69,8 +83,7 @@ def montage(
             if j == 0:
                 axes.set_title(title, loc="left", color=INK, fontsize=9, pad=5)
                 _scale_bar(axes, extent)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110, facecolor=BACKGROUND)
+    return figure
 
 
 def _views(shape: np.ndarray, focus: np.ndarray) -> list[tuple[str, int]]:

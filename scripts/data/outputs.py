@@ -37,7 +37,8 @@ class Record:
         label: the clinical sheet's column Label.
         entry: what else the datalist says: spacing, dataset, patient.
         settings: all that decides how the volume looks; two runs are the same when these are.
-        seconds: that sampling (a batch's, shared out), decoding and writing took.
+        seconds: that sampling (a batch's, shared out), decoding and writing (of a processor) took; a run may take less
+            than their sum, since writing goes on while the next volumes are made.
     """
 
     folder: str

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import PrepareBatch
@@ -17,14 +18,16 @@ from monai.utils import CommonKeys
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.data.images import save_volume, to_scanner
+from scripts.data.images import to_scanner
 from scripts.data.latents import fingerprint
 from scripts.data.montage import montage
+from scripts.data.nifti import save_nifti
 from scripts.data.outputs import MARK, RECORD, SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
 from scripts.problems import Problems, UserError
+from scripts.sampling.background import Background
 from scripts.sampling.jobs import Job, Jobs
 from scripts.sampling.loop import Conditions, Sample, case_generator, sample
 from scripts.sampling.recipe import Recipe
@@ -32,6 +35,9 @@ from scripts.vae.decode import decode
 from scripts.vae.network import LATENT_CHANNELS
 
 logger = logging.getLogger(__name__)
+
+# Volumes that are written at the same time, and that wait or are written: 0.4 GB with three sequences of full size.
+WRITERS, HANDED_OVER = 4, 8
 
 
 class JobBatch(PrepareBatch):
@@ -90,7 +96,10 @@ class LatentInferer(Inferer):
 
 
 class VolumeWriter:
-    """Decodes and writes every case of a batch when it is sampled, and the sheets and datalists at the end."""
+    """Decodes and writes every case of a batch when it is sampled, and the sheets and datalists at the end.
+
+    A case is written while the next ones are made: a GPU need not wait for compressing and drawing.
+    """
 
     def __init__(self, recipe: Recipe, jobs: Jobs, vae: nn.Module) -> None:
         """Take the VAE, in evaluation mode on its device.
@@ -99,34 +108,46 @@ class VolumeWriter:
             UserError: it is not the VAE whose latents the network was trained on.
         """
         self.recipe, self.jobs, self.vae = recipe, jobs, vae
-        trained, given = recipe.meta.get("vae_fingerprint"), fingerprint(vae.state_dict())
-        if trained is not None and trained != given:
+        trained = recipe.meta.get("vae_fingerprint")
+        if trained is not None and trained != (given := fingerprint(vae.state_dict())):
             raise UserError(
                 f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {given}; give the VAE "
                 "that encoded the training images"
             )
+        self.background = Background(WRITERS, HANDED_OVER)
 
     def attach(self, engine: Engine) -> None:
-        """Write after every batch."""
+        """Write after every batch; when the engine is done, or stopped by an error, all that it writes is there."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.background.finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
     def _start(self) -> None:
         self.started = time.perf_counter()
 
+    def _stop(self, error: Exception) -> None:
+        """Let what was handed over become complete; ignite leaves it to this handler to raise."""
+        try:
+            self.background.finish()
+        except UserError as other:
+            logger.error(other)
+        raise error
+
     def __call__(self, engine: Engine) -> None:
-        """Decode the batch's latents one volume at a time and write them.
+        """Decode the batch's latents one volume at a time and hand them over to be written.
 
         Raises:
-            UserError: numbers are not finite; names the cases, of which nothing is written.
+            UserError: numbers are not finite; names the cases, of which nothing is written. A volume handed over before
+                could not be written.
         """
         batch, output = engine.state.output[CommonKeys.LABEL], engine.state.output[CommonKeys.PRED]
         positive = None if output.class_logits is None else output.class_logits.softmax(dim=1)[:, 1].tolist()
+        finite = finite_cases(output)  # waits for the GPU, whose time belongs to sampling
         sampled = (time.perf_counter() - self.started) / len(batch)
         problems = Problems(f"sampling with amp {self.recipe.amp}")
         for index, job in enumerate(batch):
-            given = [output.latents[index], *([] if positive is None else [output.class_logits[index]])]
-            if not all(tensor.isfinite().all() for tensor in given):
+            if not finite[index]:
                 problems.add(job.folder, "the network's latent or class is not finite", self._cure("model_file"))
                 continue
             started = time.perf_counter()
@@ -134,7 +155,10 @@ class VolumeWriter:
             if not all(volume.isfinite().all() for volume in volumes.values()):
                 problems.add(job.folder, "the decoded volume is not finite", self._cure("vae_file"))
                 continue
-            self._write(job, volumes, None if positive is None else positive[index], sampled, started)
+            values = {sequence: to_scanner(volume, sequence) for sequence, volume in volumes.items()}
+            seconds = sampled + time.perf_counter() - started
+            record = self._record(job, None if positive is None else positive[index], seconds)
+            self.background.start(self._write, job, values, record)
         problems.raise_if_any()
 
     def _cure(self, file: str) -> str:
@@ -152,30 +176,32 @@ class VolumeWriter:
                 for sequence, part in zip(self.recipe.sequences, parts, strict=True)
             }
 
-    def _write(
-        self, job: Job, volumes: dict[str, Tensor], probability: float | None, sampled: float, started: float
-    ) -> None:
-        recipe, folder = self.recipe, self.jobs.output_dir / job.folder
-        # The record comes last: until then the case counts as not made.
-        (folder / RECORD).unlink(missing_ok=True)
-        for sequence, volume in volumes.items():
-            save_volume(folder / f"{sequence}.nii.gz", volume, job.affine, sequence, MARK)
-        shown = [to_scanner(volume, sequence) for sequence, volume in volumes.items()]
-        record = Record(
+    def _record(self, job: Job, probability: float | None, seconds: float) -> Record:
+        return Record(
             folder=job.folder,
             source=job.source,
             replicate=job.replicate,
             seed=job.seed,
             pirads_synth=None if probability is None else int(probability > 0.5),
             probability=probability,
-            sequences=list(recipe.sequences),
+            sequences=list(self.recipe.sequences),
             settings=job.settings,
-            seconds=round(sampled + time.perf_counter() - started, 3),
+            seconds=seconds,
             **job.row,
         )
-        titles = [title(record, sequence) for sequence in recipe.sequences]
-        montage(shown, titles, recipe.spacing, self.jobs.output_dir / f"{job.folder}.png")
-        record.write(self.jobs.output_dir)
+
+    def _write(self, job: Job, volumes: dict[str, np.ndarray], record: Record) -> None:
+        """Write a case, whose record says how many seconds it took so far."""
+        # Processor time: by the clock, a volume would also be charged with what is written beside it.
+        started, output_dir = time.thread_time(), self.jobs.output_dir
+        folder = output_dir / job.folder
+        # The record comes last: until then the case counts as not made.
+        (folder / RECORD).unlink(missing_ok=True)
+        for sequence, volume in volumes.items():
+            save_nifti(folder / f"{sequence}.nii.gz", volume, job.affine, MARK)
+        titles = [title(record, sequence) for sequence in volumes]
+        montage(list(volumes.values()), titles, self.recipe.spacing, output_dir / f"{job.folder}.png")
+        replace(record, seconds=round(record.seconds + time.thread_time() - started, 3)).write(output_dir)
 
     def finish(self) -> None:
         """Write this rank's sheets, and once all ranks are done the merged sheet and the datalists; tell where."""
@@ -207,6 +233,14 @@ class VolumeWriter:
             return record
         current.write(self.jobs.output_dir)
         return current
+
+
+def finite_cases(sampled: Sample) -> list[bool]:
+    """Whether latent and class logits of each case are finite."""
+    finite = sampled.latents.isfinite().flatten(1).all(dim=1)
+    if sampled.class_logits is not None:
+        finite = finite & sampled.class_logits.isfinite().all(dim=1)
+    return finite.tolist()
 
 
 def predicted(record: Record) -> str:

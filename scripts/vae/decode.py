@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
 from scripts.vae.network import FACTOR
-from scripts.vae.windows import choose_window, in_windows
+from scripts.vae.windows import in_windows, within_memory
 
 
 @torch.no_grad()
@@ -20,10 +21,14 @@ def decode(vae: AutoencoderKlMaisi, latent: torch.Tensor, window: Sequence[int] 
         latent: as the encoder's mean, not scaled.
         window: voxels of a window, multiples of 4; None lets the free memory decide.
     """
+    if window is not None:
+        return _decode(vae, latent, window)
     shape = [n * FACTOR for n in latent.shape[2:]]
-    if window is None:
-        window = choose_window(latent, shape, vae.config["num_channels"][1], FACTOR, "decode")
-    cells = [min(voxels, size) // FACTOR for voxels, size in zip(window, shape, strict=True)]
+    return within_memory(partial(_decode, vae, latent), latent, shape, vae.config["num_channels"][1], "decode")
+
+
+def _decode(vae: AutoencoderKlMaisi, latent: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
+    cells = [min(voxels // FACTOR, size) for voxels, size in zip(window, latent.shape[2:], strict=True)]
     if tuple(cells) == tuple(latent.shape[2:]):
         images = torch.cat([vae.decode(case) for case in latent.split(1)])
     else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
-from scripts.vae.network import FACTOR
-from scripts.vae.windows import choose_window, in_windows
+from scripts.vae.windows import in_windows, within_memory
 
 
 @torch.no_grad()
@@ -22,14 +22,19 @@ def encode(
         image: sizes divisible by 4.
         window: voxels of a window, multiples of 4; None lets the free memory decide.
     """
-    shape = tuple(image.shape[2:])
-    if window is None:
-        window = choose_window(image, shape, vae.config["num_channels"][0], FACTOR, "encode")
-    window = tuple(min(n, size) for n, size in zip(window, shape, strict=True))
-    if window == shape:
-        pairs = [torch.cat(vae.encode(case), dim=1) for case in image.split(1)]
-        both = torch.cat(pairs)
+    if window is not None:
+        both = _encode(vae, image, window)
     else:
-        both = in_windows(lambda part: torch.cat(vae.encode(part), dim=1), vae.encoder, image, window)
+        shape, channels = image.shape[2:], vae.config["num_channels"][0]
+        both = within_memory(partial(_encode, vae, image), image, shape, channels, "encode")
     mu, sigma = both.float().chunk(2, dim=1)
     return mu, sigma
+
+
+def _encode(vae: AutoencoderKlMaisi, image: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
+    """Mean and standard deviation one behind the other, (B, 8, X/4, Y/4, Z/4)."""
+    shape = tuple(image.shape[2:])
+    window = tuple(min(n, size) for n, size in zip(window, shape, strict=True))
+    if window == shape:
+        return torch.cat([torch.cat(vae.encode(case), dim=1) for case in image.split(1)])
+    return in_windows(lambda part: torch.cat(vae.encode(part), dim=1), vae.encoder, image, window)

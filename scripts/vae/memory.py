@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 
 MEMINFO = Path("/proc/meminfo")
@@ -12,15 +13,16 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be taken on `device`: free GPU memory, or the machine's available memory for the CPU.
+    """Bytes that can still be taken on `device`: free GPU memory, or this process' part of the machine's on the CPU.
 
-    On Linux that counts the file cache, which gives way, and keeps to the limit of a container.
+    On Linux that counts the file cache, which gives way, and keeps to the limit of a container. A GPU is one process'
+    own; on the CPU all that a launcher has started here look at the same memory, at the same time.
     """
     if device.type == "cuda":
         # What PyTorch keeps of freed tensors is free to its next ones.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
-    return min([_machine(), *_container()])
+    return min([_machine(), *_container()]) // idist.get_nproc_per_node()
 
 
 def _machine() -> int:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import nibabel as nib
 import numpy as np
 import torch
@@ -87,7 +86,7 @@ class VolumeDataset(Dataset):
             patch: voxels of a random patch, multiples of 4; None for whole volumes.
             seed: of patches and flips.
             augment: flip left and right at random.
-            cache: keep volumes in memory if half of what is free, shared among the node's processes, holds them.
+            cache: keep volumes in memory if half of this process' share of what is free holds them.
 
         Raises:
             UserError: the patch does not divide, or everything that is wrong with the images: all are read once, so
@@ -112,8 +111,7 @@ class VolumeDataset(Dataset):
         """Check every volume; give them and their affines, or None where they are not to be kept or do not fit."""
         # Headers were read before; half precision takes two bytes a voxel.
         needed = 2 * sum(math.prod(nib.load(volume["path"]).shape) for volume in self.data) if cache else 0
-        # Every process of a node keeps its own.
-        if needed > available(torch.device("cpu")) / 2 / idist.get_nproc_per_node():
+        if needed > available(torch.device("cpu")) / 2:
             logger.info(f"{len(self.data)} volumes need {needed / 2**30:.1f} GiB: they are read anew every epoch")
             cache = False
         kept, problems = [], Problems("volumes")

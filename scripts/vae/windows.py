@@ -28,37 +28,58 @@ logger = logging.getLogger(__name__)
 
 _TOLD: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()  # choices that were logged
 
-# Peak memory of one pass, in maps of the widest layer at full resolution; measured: 3.9 for the demo's decoder and 3.4
-# for the reference's.
-MAPS_AT_PEAK = 4.0
+# Bytes at the peak of a pass for each value of the widest map at full resolution, where numbers inside the network take
+# four bytes or two. Of a whole volume on a CPU it is four maps (measured: 3.9 of the demo's decoder, 3.4 of the
+# reference's). The others are counted from PyTorch's allocations: a GPU's autocast runs norms in fp32, and norms that
+# pool their statistics over windows keep copies in fp32 anywhere.
+WHOLE_ON_CPU = {4: 16, 2: 8}
+WHOLE = {4: 16, 2: 12}
+WINDOW = {4: 21, 2: 17}
 SHARE = 0.8  # of the free memory that a pass may take
 GATHERINGS = 3  # passes for the statistics: those of deep norms are right once the shallow ones are
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 
 
-def peak_bytes(channels: int, voxels: int, itemsize: int) -> int:
-    """Memory of one pass over an image of `voxels` with `channels` at full resolution."""
-    return int(MAPS_AT_PEAK * channels * voxels * itemsize)
+def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int, device: str = "cpu") -> int:
+    """Memory of one pass over a window (voxels) of an image of `shape`, with `channels` at full resolution.
+
+    Args:
+        itemsize: bytes of a number inside the network, 4 or 2.
+        device: its type.
+    """
+    whole = WHOLE_ON_CPU if device == "cpu" else WHOLE
+    return math.prod(window) * channels * (whole if tuple(window) == tuple(shape) else WINDOW)[itemsize]
 
 
-def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int, factor: int) -> tuple[int, ...]:
-    """The largest window (voxels, multiples of `factor`) of an image of `shape` whose pass fits into `free` bytes.
+def fitting_window(
+    shape: Sequence[int], channels: int, itemsize: int, free: int, device: str = "cpu"
+) -> tuple[int, ...]:
+    """The largest window (voxels) of an image of `shape` whose pass fits into `free` bytes.
 
     The longest axis is halved until it fits, so that windows stay near to cubes; all of `shape` where memory allows.
 
     Raises:
         UserError: not even the smallest window fits.
     """
-    window = list(shape)
-    while peak_bytes(channels, math.prod(window), itemsize) > SHARE * free:
-        axis = window.index(max(window))
-        if window[axis] <= SMALLEST:
+    window = tuple(shape)
+    while peak_bytes(window, shape, channels, itemsize, device) > SHARE * free:
+        smaller = halved(window)
+        if smaller is None:
             raise UserError(
                 f"{free / 2**30:.1f} GiB of free memory do not hold a window of {SMALLEST} voxels a side "
                 f"({channels} channels): free memory, or use another device"
             )
-        window[axis] = max(SMALLEST, math.ceil(window[axis] / 2 / factor) * factor)
-    return tuple(window)
+        window = smaller
+    return window
+
+
+def halved(window: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The window with half its longest axis, a multiple of 4; None where that would be too small."""
+    longest = max(window)
+    if longest <= SMALLEST:
+        return None
+    axis = window.index(longest)
+    return (*window[:axis], max(SMALLEST, math.ceil(longest / 2 / FACTOR) * FACTOR), *window[axis + 1 :])
 
 
 class _PooledNorm(nn.Module):
@@ -208,13 +229,36 @@ def itemsize_of(x: torch.Tensor) -> int:
     return 2 if torch.is_autocast_enabled(x.device.type) else x.element_size()
 
 
-def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, factor: int, what: str) -> tuple[int, ...]:
+def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, what: str) -> tuple[int, ...]:
     """The window for an image of `shape` (voxels), by the memory that is free now; the choice is logged."""
     free = available(x.device)
-    window = fitting_window(shape, channels, itemsize_of(x), free, factor)
+    itemsize, device = itemsize_of(x), x.device.type
+    window = fitting_window(shape, channels, itemsize, free, device)
     how = "whole volume" if window == tuple(shape) else f"windows of {by(window)} voxels"
     if (what, window, tuple(shape)) not in _TOLD:  # once, not for every case
         _TOLD.add((what, window, tuple(shape)))
-        needed = peak_bytes(channels, math.prod(shape), itemsize_of(x)) / 2**30
+        needed = peak_bytes(shape, shape, channels, itemsize, device) / 2**30
         logger.info(f"{what}: {how} (whole needs {needed:.1f} GiB, {free / 2**30:.1f} GiB are free)")
     return window
+
+
+def within_memory(
+    run: Callable[[tuple[int, ...]], torch.Tensor], x: torch.Tensor, shape: Sequence[int], channels: int, what: str
+) -> torch.Tensor:
+    """What `run` makes of `x` with the window that `choose_window` gives, or with half of it where the GPU says no.
+
+    What is free may lie in pieces, or go to another process meanwhile: the choice is an estimate.
+
+    Args:
+        run: takes a window (voxels).
+    """
+    window = choose_window(x, shape, channels, what)
+    try:
+        return run(window)
+    except torch.OutOfMemoryError:
+        smaller = halved(window)
+        if smaller is None:
+            raise
+    # Not inside the block, where the error would keep what the first attempt had taken.
+    logger.warning(f"{what}: {by(window)} voxels at once did not fit into memory, now in windows of {by(smaller)}")
+    return run(smaller)

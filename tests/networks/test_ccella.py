@@ -9,6 +9,7 @@ from monai.bundle import verify_net_in_out
 import tiny
 from scripts.networks.ccella import CCELLA, Condition
 from scripts.networks.variants import VARIANTS, find_variant, guess_variant
+from scripts.precision import PRECISIONS
 
 SIZES = tiny.CCELLA | {"layers": 3}
 WITH_ADAPTER = [name for name, variant in VARIANTS.items() if variant.adapter]
@@ -144,13 +145,15 @@ def test_spacing_is_in_mm_and_changes_the_prediction():
     assert not torch.allclose(fine, coarse)
 
 
-def test_half_precision_embeddings_are_taken_as_stored():
+@pytest.mark.parametrize("dtype", PRECISIONS.values(), ids=PRECISIONS)
+def test_half_precision_embeddings_are_taken_as_stored(dtype):
+    """Bit for bit as if they came in float32."""
     network, inputs = make(), make_inputs()
     stored = inputs["text_encoding"].half()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
         half = network.condition(stored, inputs["timesteps"])
         full = network.condition(stored.float(), inputs["timesteps"])
-    torch.testing.assert_close(half, full)
+    torch.testing.assert_close(half, full, rtol=0, atol=0)
 
 
 def test_gradient_checkpointing_changes_neither_result_nor_gradients_nor_names():

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -571,6 +572,25 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, t
     workflow = infer(place, tmp_path, splits=["test"], batch_size=2)
     assert [job.folder for job in workflow.parser.get_parsed_content("jobs").todo] == ["005"]
     assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
+
+
+def test_writing_goes_on_while_others_are_made_and_changes_neither_files_nor_order(place, tmp_path, monkeypatch):
+    """The first volume of four is written when the other three are."""
+    save, written, others_written = nib.save, [], threading.Event()
+
+    def first_comes_last(image, path):
+        folder = Path(path).parent.name
+        if folder == "004":
+            others_written.wait(60)
+        save(image, path)
+        written.append(folder)
+        if len(written) == 3:
+            others_written.set()
+
+    monkeypatch.setattr(nib, "save", first_comes_last)
+    infer(place, tmp_path, splits=["test"], steps=1, replicates=2)
+    assert written[-1] == "004"
+    assert list(rows(tmp_path)) == listed(tmp_path, "test") == ["004", "004_1", "005", "005_1"]
 
 
 # ---- the authors' weights --------------------------------------------------------------------------------------------

@@ -228,6 +228,25 @@ def test_long_schedules_read_the_report_in_pieces(monkeypatch):
     assert calls["adapter"] == [ADAPTER_STEPS, ADAPTER_STEPS, 6, 6]
 
 
+def test_long_schedules_read_the_empty_report_once(monkeypatch):
+    """Two guided batches of other reports: each piece of the empty report serves both, and the volumes are the same."""
+    made, embeddings = network(), reports(5, 9)
+    schedule = make_scheduler("rflow", "rflow", ADAPTER_STEPS + 6, SHAPE[1:])
+    given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3)}
+
+    def volume(report: int, conditions: Conditions | None) -> torch.Tensor:
+        generators = [case_generator(1)]
+        return sample(made, schedule, SHAPE, [embeddings[report]], generators, conditions=conditions, **given).latents
+
+    alone = [volume(report, None) for report in (0, 1)]
+    calls = count_calls(made, monkeypatch)
+    shared = Conditions(made, schedule)
+    assert torch.equal(volume(0, shared), alone[0])
+    assert calls["adapter"] == [ADAPTER_STEPS, ADAPTER_STEPS, 6, 6]
+    assert torch.equal(volume(1, shared), alone[1])
+    assert calls["adapter"][4:] == [ADAPTER_STEPS, 6]
+
+
 def test_progress_is_told():
     told = []
     schedule = make_scheduler("ddim", "ddpm", 3, SHAPE[1:])

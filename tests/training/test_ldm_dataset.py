@@ -130,9 +130,14 @@ def test_dropout_probabilities_are_checked(shares):
 
 
 def test_embeddings_of_a_batch_are_padded_and_masked(data_root):
+    """As they are stored, in half precision; latents and noise are float32."""
     dataset = make(data_root)
-    batch = collate([dataset[slot(1, index)] for index in (0, 3)])
+    examples = [dataset[slot(1, index)] for index in (0, 3)]
+    batch = collate(examples)
     assert batch["embedding"].shape == (2, 5, WIDTH)
+    assert batch["embedding"].dtype == torch.float16
+    assert torch.equal(batch["embedding"][batch["text_mask"]], torch.cat([e["embedding"] for e in examples]))
+    assert batch["latent"].dtype == batch["noise"].dtype == torch.float32
     assert batch["text_mask"].sum(dim=1).tolist() == [2, 5]
     assert batch["latent"].shape == (2, 4, 4, 4, 4)
     assert batch["folder"] == ["case0", "case3"]

@@ -40,6 +40,11 @@ def test_a_machine_without_meminfo_tells_its_total(machine):
     assert memory.available(CPU) > 2**28
 
 
+def test_processes_on_one_cpu_share_its_memory(machine, monkeypatch):
+    monkeypatch.setattr("ignite.distributed.get_nproc_per_node", lambda: 2)
+    assert memory.available(CPU) == 1500 * 1024
+
+
 def test_what_pytorch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
     for name, value in {"mem_get_info": (10, 100), "memory_reserved": 60, "memory_allocated": 45}.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)

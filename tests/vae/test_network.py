@@ -131,12 +131,21 @@ def test_norms_are_put_back_after_windows(vae):
 
 def test_the_largest_window_that_fits_is_taken():
     shape, channels = (256, 256, 128), 128
-    whole = peak_bytes(channels, 256 * 256 * 128, 4)
-    assert fitting_window(shape, channels, 4, int(whole / SHARE) + 1, 4) == shape
-    half = fitting_window(shape, channels, 4, int(whole / SHARE) - 1, 4)
+    whole = peak_bytes(shape, shape, channels, 4)
+    assert whole == 16 * 2**30
+    assert fitting_window(shape, channels, 4, int(whole / SHARE) + 1) == shape
+    half = fitting_window(shape, channels, 4, int(whole / SHARE) - 1)
     assert half == (128, 256, 128)
     with pytest.raises(UserError, match="free memory"):
-        fitting_window(shape, channels, 4, 2**20, 4)
+        fitting_window(shape, channels, 4, 2**20)
+
+
+def test_a_gpu_and_windows_are_reckoned_with_more_than_half_the_memory_in_half_precision():
+    """Their norms run in fp32."""
+    shape, free = (256, 256, 128), int(8.5 * 2**30 / SHARE)
+    assert fitting_window(shape, 128, 2, free, "cpu") == shape
+    assert fitting_window(shape, 128, 2, free, "cuda") == (128, 256, 128)
+    assert fitting_window(shape, 128, 2, int(8 * 2**30 / SHARE) - 1, "cpu") == (128, 128, 128)
 
 
 def test_the_choice_is_automatic_and_logged(vae, monkeypatch, caplog):
@@ -144,6 +153,32 @@ def test_the_choice_is_automatic_and_logged(vae, monkeypatch, caplog):
     z = torch.randn(1, 4, 16, 8, 8)
     whole = decode(vae, z)
     assert "whole volume" in caplog.text
-    monkeypatch.setattr(windows, "available", lambda device: int(peak_bytes(8, 32**3, 4) / SHARE) + 1)
+    monkeypatch.setattr(windows, "available", lambda device: int(peak_bytes((32,) * 3, (64, 32, 32), 8, 4) / SHARE) + 1)
     assert decode(vae, z).shape == whole.shape
     assert "windows of 32×32×32 voxels" in caplog.text
+
+
+@pytest.mark.parametrize(("direction", "shape"), [("decode", (1, 4, 16, 8, 8)), ("encode", (1, 1, 64, 32, 32))])
+def test_what_does_not_fit_after_all_is_done_in_smaller_windows(vae, monkeypatch, caplog, direction, shape):
+    x, function = torch.rand(shape), {"decode": decode, "encode": encode}[direction]
+    expected = function(vae, x, window=(32, 32, 32))
+    original, calls = getattr(vae, direction), []
+
+    def full_at_first(part: torch.Tensor) -> torch.Tensor:
+        calls.append(part)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(part)
+
+    monkeypatch.setattr(vae, direction, full_at_first)
+    torch.testing.assert_close(function(vae, x), expected, rtol=0, atol=0)
+    assert f"{direction}: 64×32×32 voxels at once did not fit into memory, now in windows of 32×32×32" in caplog.text
+
+
+def test_what_fits_in_no_window_is_raised(vae, monkeypatch):
+    def full(part: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(vae, "decode", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(vae, torch.randn(1, 4, 8, 8, 8))

@@ -1,0 +1,49 @@
+"""Work that goes on while the program does something else."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+
+class Background:
+    """Runs calls in threads of their own; a caller who is too far ahead waits, so that memory does not fill up.
+
+    Threads, since compressing, most of a volume's writing, lets others run meanwhile; only drawing holds Python's lock,
+    and that delays nothing while a GPU works through what it was given. Processes would be free of the lock, but once
+    CUDA has started they must be spawned: each imports PyTorch and MONAI first, for seconds that a single report would
+    pay for, too, and runs a user's own script again where that has no main guard.
+
+    Args:
+        threads: calls that run at the same time.
+        most: calls that may be handed over and not done.
+    """
+
+    def __init__(self, threads: int, most: int) -> None:
+        self.pool = ThreadPoolExecutor(threads)
+        self.most = most
+        self.calls: deque[Future[None]] = deque()
+
+    def start(self, function: Callable[..., None], *args: Any) -> None:
+        """Hand over a call, as soon as there is room for it.
+
+        Raises:
+            Exception: what an earlier call has raised; this one is not handed over.
+        """
+        while self.calls and (self.calls[0].done() or len(self.calls) == self.most):
+            self.calls.popleft().result()
+        self.calls.append(self.pool.submit(function, *args))
+
+    def finish(self) -> None:
+        """Wait until all calls are done.
+
+        Raises:
+            Exception: what the first of them that failed has raised.
+        """
+        calls = list(self.calls)
+        self.calls.clear()
+        wait(calls)
+        for call in calls:
+            call.result()
