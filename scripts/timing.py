@@ -31,10 +31,11 @@ from scripts.networks.weights import Weights
 from scripts.precision import PRECISIONS
 from scripts.problems import UserError
 from scripts.sampling.generate import JobBatch, LatentInferer, VolumeWriter
-from scripts.sampling.jobs import Job, Jobs
+from scripts.sampling.jobs import Embedding, Job, Jobs
 from scripts.sampling.loop import Guidance
 from scripts.sampling.recipe import Recipe
 from scripts.sampling.schedule import make_scheduler
+from scripts.training.network import start_network
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae
@@ -97,7 +98,8 @@ def row(name: str, precision: str, threads: int) -> None:
     """Measure one row and print it as JSON; `table` calls it in a process of its own.
 
     The speed is held against what a product of two 4096×4096 matrices reaches here in that precision: on a GPU the
-    peak for all purposes, on a CPU a yardstick that convolutions may exceed. The work is counted by PyTorch
+    peak for all purposes, on a CPU a yardstick that convolutions may exceed. In fp32 a GPU's convolutions use TF32, as
+    PyTorch lets them, and so does that product. The work is counted by PyTorch
     (convolutions, matrix products and attention, two operations for each multiply-add). Of `volume`, time and work are
     shared out among the volumes.
     """
@@ -111,8 +113,7 @@ def row(name: str, precision: str, threads: int) -> None:
                 work()
             seconds = _seconds(work, device)
             peak = _peak_bytes(device)
-            a, b = (torch.randn(MATRIX, MATRIX, device=device) for _ in range(2))
-            reached = 2 * MATRIX**3 / min(_seconds(lambda: a @ b, device) for _ in range(3))
+            reached = _matrix_speed(device, dtype)
         # In a pass of its own, in fp32: counting slows a GPU down, and does not go with autocast in inference mode.
         with FlopCounterMode(display=False) as counter:
             work()
@@ -125,12 +126,20 @@ def row(name: str, precision: str, threads: int) -> None:
     }))  # fmt: skip
 
 
+def _matrix_speed(device: torch.device, dtype: torch.dtype | None) -> float:
+    """Give the operations a second of a product of matrices that are in the precision already."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=dtype) for _ in range(2))
+    return 2 * MATRIX**3 / min(_seconds(lambda: a @ b, device) for _ in range(3))
+
+
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time one call to its end, also where the device works behind the program's back."""
+    """Time one call from its begin to its end, also where the device works behind the program's back."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     started = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - started
 
 
@@ -208,6 +217,7 @@ def _recipe(network: CCELLA) -> Recipe:
     return Recipe(
         variant=network.variant,
         meta={},
+        authors=False,
         embedding_width=network.config["input_dim"],
         schedule=make_scheduler("dpmpp_2m", "rflow", STEPS, LATENT[1:], 1.0),
         guidance=Guidance(2, 2),
@@ -228,7 +238,7 @@ def _job(recipe: Recipe, number: int) -> Job:
         split="",
         replicate=0,
         seed=number,
-        embedding=torch.randn(TOKENS, recipe.embedding_width),
+        embedding=Embedding(torch.randn(TOKENS, recipe.embedding_width), str(number)),
         pirads=[0, 0],
         label=None,
         affine=grid_affine(Grid(recipe.size, recipe.spacing)),
@@ -244,7 +254,7 @@ def _precision(device: torch.device) -> str:
 
 
 def _train(device: torch.device) -> Callable[[], object]:
-    network = CCELLA().to(device).train()
+    network = start_network(CCELLA(), device).train()
     text = torch.randn(1, TOKENS, network.config["input_dim"], device=device)
     spacing = torch.tensor([REFERENCE_SPACING], device=device)
     x, timestep = torch.randn(1, *LATENT, device=device), torch.tensor([500.0], device=device)
