@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from scripts import study
+from scripts.data.grid import GRIDS
 from scripts.data.images import save_volume
 from scripts.data.outputs import SHEET, Record, find_records, write_sheet
 from scripts.data.phantom.dataset import write_dataset
-from scripts.data.phantom.imaging import GRIDS
 from scripts.problems import UserError
 
 SIZE = study.SIZES["smoke"]
