@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialResample
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 
 FACTOR = 4  # the VAE shrinks every axis by 4
@@ -45,7 +46,7 @@ GRIDS = {
 
 def grid_affine(
     grid: Grid,
-    like: np.ndarray | None = None,
+    like: ArrayLike | None = None,
     like_shape: Sequence[int] | None = None,
     centre: Sequence[float] | None = None,
 ) -> np.ndarray:
