@@ -232,7 +232,8 @@ def test_patches_depend_on_seed_epoch_and_index_only(data_root):
 def test_volumes_are_kept_where_they_fit_for_all_processes_of_a_node(data_root, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     data = list_volumes(data_root, ["train.json"], ["axt2"])
-    monkeypatch.setattr("scripts.vae.volumes.available", lambda device: 4 * 2 * 4 * 16**3)  # four times what is needed
+    monkeypatch.setattr("scripts.vae.memory._machine", lambda: 4 * 2 * 4 * 16**3)  # four times what is needed
+    monkeypatch.setattr("scripts.vae.memory._container", list)
     for processes, kept in ((2, True), (3, False)):
         monkeypatch.setattr("ignite.distributed.get_nproc_per_node", lambda processes=processes: processes)
         VolumeDataset(data)
