@@ -190,7 +190,7 @@ def _tables(folder: Path, size: Size, finished: list[Run]) -> dict[str, pd.DataF
         OURS: "ours",
         SHIPPED: "shipped weights",
     }
-    named = {row: f"{titles[row.training]}, {row.steps} steps" for row in recipes(size)}
+    named = {row: f"{titles[row.training]}, {row.steps:,} steps" for row in recipes(size)}
     tables = {
         "The authors' recipe and ours": named,
         "Nine variants, trained as ours": dict(zip(ablation(), VARIANTS, strict=True)),

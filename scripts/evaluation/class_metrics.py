@@ -152,6 +152,8 @@ def as_text(figure: Figure, percent: bool = False) -> str:
     def number(part: float) -> str:
         if percent:
             return f"{100 * part:.1f}"
+        if abs(part) >= 1e8:
+            return f"{part:.1e}"
         return f"{part:,.0f}" if abs(part) >= 999.5 else f"{part:.3g}"
 
     unit = " %" if percent else ""

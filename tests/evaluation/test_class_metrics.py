@@ -110,6 +110,7 @@ def test_areas_of_weighted_cases_are_scikit_learns_also_with_equal_scores():
     [
         (Estimate(0.03125, 0.02, 0.5, 9), False, "0.0312 (0.02 to 0.5)"),
         (Estimate(1216.4, 99.96, 12315.2, 9), False, "1,216 (100 to 12,315)"),
+        (Estimate(7.37e13, -1.82e14, 9.99e6, 9), False, "7.4e+13 (-1.8e+14 to 9,990,000)"),
         (Estimate(0.8718, 0.78, 1.0, 9), True, "87.2 % (78.0 to 100.0)"),
         (Estimate(2.5, np.nan, np.nan, 1), False, "2.5"),
         (Estimate(np.nan, np.nan, np.nan, 0), True, "undefined (n = 0)"),
