@@ -9,7 +9,6 @@ cases without a report), `train_merged.json` and `test_merged.json`. Started aga
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import logging
@@ -17,8 +16,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
-from torch import distributed
 from tqdm import tqdm
 
 from scripts.cli import run
@@ -32,6 +31,7 @@ from scripts.data.reports import (
     write_embedding,
 )
 from scripts.problems import Problems, UserError
+from scripts.processes import join
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,12 @@ def encode_reports(
     files = {text: _file_of(text, model, padded) for texts in reports.values() for text in texts} | {"": EMPTY_REPORT}
     version = model.stamp(padded)
     missing = [text for text in sorted(files, key=len) if read_encoder_fingerprint(root / files[text]) != version]
-    if world > 1:
-        distributed.init_process_group("gloo", timeout=datetime.timedelta(days=2))
-        distributed.barrier()  # every rank has seen the same files before one writes
+    join(torch.device("cpu"), waits=True)
+    idist.barrier()  # every rank has seen the same files before one writes
     # Neighbours in length go to different ranks, which evens out the work.
     _write(root, {text: files[text] for text in missing[rank::world]}, model, padded, version, quiet=rank > 0)
-    if world > 1:
-        distributed.barrier()
-        distributed.destroy_process_group()
+    idist.barrier()
+    idist.finalize()
     if rank == 0:
         for split, cases in lists.items():
             merged = [

@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from scripts.cli import run, switch
 from scripts.data.cases import (
-    DATALISTS,
-    MERGED,
+    LISTS,
     SEQUENCES,
     Case,
     but_for_zeros,
@@ -40,7 +39,6 @@ from scripts.data.nifti import save_int16
 from scripts.data.readers import ImageError, read_volume
 from scripts.problems import Problems, UserError
 
-LISTS = (*DATALISTS, *MERGED, "clinical.xlsx")  # merged ones hold the split of the run before
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
@@ -141,7 +139,7 @@ def prepare(
     problems.raise_if_any()
 
     output = Path(output_dir)
-    for name in LISTS:
+    for name in LISTS:  # merged ones hold the split of the run before
         (output / name).unlink(missing_ok=True)
     for exam in tqdm(exams, "resample", disable=None):
         for sequence, volume in _resampled(exam, target, adc_unit):

@@ -27,6 +27,7 @@ from scripts.problems import Problems, UserError
 SEQUENCES = ("axt2", "b1600", "adc")
 DATALISTS = ("train.json", "test.json")
 MERGED = ("train_merged.json", "test_merged.json")  # the same cases, `text` being the path of the report's embedding
+LISTS = (*DATALISTS, *MERGED, "clinical.xlsx")  # all that a data root says about its cases
 LABEL_VALUES = ("positive", "negative", "train", "test")
 SHEET_COLUMNS = ("folder", "PosPIRADS", "PosISUP")
 OPTIONAL_COLUMNS = ("Label", "patient")

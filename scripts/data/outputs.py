@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.data.cases import DATALISTS, MERGED, one_hot, write_datalist
+from scripts.data.cases import LISTS, one_hot, write_datalist
 from scripts.files import atomic
 from scripts.problems import Problems
 
@@ -82,7 +82,7 @@ def find_records(output_dir: Path) -> list[Record]:
 
 def check_not_a_data_root(output_dir: Path, problems: Problems) -> None:
     """Note lists of real cases, which those of generated cases would replace; ours have the sheet beside them."""
-    found = [name for name in (*DATALISTS, *MERGED, "clinical.xlsx") if (output_dir / name).exists()]
+    found = [name for name in LISTS if (output_dir / name).exists()]
     if found and not (output_dir / SHEET).is_file():
         what = f"{output_dir} holds {found[0]} of other cases, which would be replaced"
         problems.add("output_dir", what, "give another folder")
