@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## reports -> volumes -> one HTML page, in under two minutes
-	$(BIN)/python -m scripts.demo --output_dir $(DEMO)
+	$(BIN)/python -m scripts.showcase.demo --output_dir $(DEMO)
 
 test: $(READY) lint  ## lint and every test, under 15 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest  # networks of tests are too small to share out
@@ -39,10 +39,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 study: $(READY)  ## VAE -> LDM -> evaluation -> classifier arms on the phantom; SIZE=long for a long run
-	$(BIN)/python -m scripts.study --output_dir $(STUDY) --size $(or $(SIZE),short)
+	$(BIN)/python -m scripts.showcase.study --output_dir $(STUDY) --size $(or $(SIZE),short)
 
 bench: $(READY)  ## the authors' recipe against ours, and the nine variants; SIZE=long for a long run
-	$(BIN)/python -m scripts.bench --output_dir $(BENCH) --size $(or $(SIZE),short)
+	$(BIN)/python -m scripts.showcase.bench --output_dir $(BENCH) --size $(or $(SIZE),short)
 
 clean:  ## remove what the targets above made, but not .venv
 	rm -rf "$(DEMO)" "$(STUDY)" "$(BENCH)"

@@ -20,18 +20,14 @@ import ignite.distributed as idist
 import torch
 from tqdm import tqdm
 
-from scripts.cli import run
-from scripts.data.cases import check_datalists, read_datalist, write_datalist
-from scripts.data.report_text import report_of, tell_absent
-from scripts.data.reports import (
-    EMPTY_REPORT,
-    MAX_TOKENS,
-    ReportEncoder,
-    read_encoder_fingerprint,
-    write_embedding,
-)
-from scripts.problems import Problems, UserError
-from scripts.processes import join
+from scripts.cli.run import run
+from scripts.common.problems import Problems, UserError
+from scripts.data.datalists import read_datalist, write_datalist
+from scripts.data.root import check_datalists
+from scripts.engine.processes import join
+from scripts.reports.embeddings import EMPTY_REPORT, read_encoder_fingerprint, write_embedding
+from scripts.reports.encoder import MAX_TOKENS, ReportEncoder
+from scripts.reports.text import report_of, tell_absent
 
 logger = logging.getLogger(__name__)
 

@@ -18,26 +18,17 @@ import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from scripts.cli import run, switch
-from scripts.data.cases import (
-    LISTS,
-    SEQUENCES,
-    Case,
-    but_for_zeros,
-    cell_name,
-    is_folder_name,
-    is_spacing,
-    one_hot,
-    patient_of,
-    read_table,
-    shown,
-    write_clinical,
-    write_datalist,
-)
+from scripts.cli.run import run
+from scripts.cli.values import switch
+from scripts.common.problems import Problems, UserError
+from scripts.data.clinical import write_clinical
+from scripts.data.datalists import SEQUENCES, Case, is_spacing, one_hot, patient_of, write_datalist
 from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample
+from scripts.data.names import is_folder_name, shown
 from scripts.data.nifti import save_int16
 from scripts.data.readers import ImageError, read_volume
-from scripts.problems import Problems, UserError
+from scripts.data.root import LISTS
+from scripts.data.tables import but_for_zeros, cell_name, read_table
 
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from fire.parser import DefaultParseValue
 
-from scripts import cli, options
-from scripts.problems import Problems, UserError
+from scripts.cli import bundle, options
+from scripts.cli import run as cli
+from scripts.common.problems import Problems, UserError
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -53,7 +54,9 @@ def commands_of(monkeypatch) -> Callable[[str], Callable | dict[str, Callable]]:
         given = []
         with monkeypatch.context() as patch:
             patch.setattr(cli, "run", given.append)
-            runpy.run_path(str(ROOT / f"{module.replace('.', '/')}.py"), run_name="__main__")
+            path = ROOT / module.replace(".", "/")
+            path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+            runpy.run_path(str(path), run_name="__main__")
         return given[0]
 
     return run
@@ -77,7 +80,7 @@ def wrong_options(commands_of) -> Callable[[Sequence[str]], str]:
             for file in missing:
                 problems.add(str(file), "is missing")
             if not missing:
-                options.check_ids([str(file) for file in files], names, problems)
+                bundle.check_ids([str(file) for file in files], names, problems)
         else:
             commands = commands_of(words[module])
             command = commands if callable(commands) else commands[words[module + 1]]

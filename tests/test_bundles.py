@@ -26,8 +26,8 @@ from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_
 
 import tiny
 from scripts.encode_reports import encode_reports
-from scripts.phantom import make as make_phantoms
-from scripts.tiny_t5 import make as make_encoder
+from scripts.phantom.__main__ import make as make_phantoms
+from scripts.phantom.tiny_t5 import make as make_encoder
 from scripts.vae.network import maisi_vae, save_vae
 
 SECRET = "Zzyzx"  # stands in every report and must stand nowhere else

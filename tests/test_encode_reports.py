@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from scripts.data.reports import EMPTY_REPORT, ReportEncoder, read_embedding
+from scripts.common.problems import UserError
 from scripts.encode_reports import encode_reports
-from scripts.problems import UserError
-from scripts.tiny_t5 import make
+from scripts.phantom.tiny_t5 import make
+from scripts.reports.embeddings import EMPTY_REPORT, read_embedding
+from scripts.reports.encoder import ReportEncoder
 
 SECRET = "Confidential lesion at the left base"
 

@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scripts.cli import run
-from scripts.data.cases import is_positive, read_clinical, read_datalist, read_splits, sheet_labels
+from scripts.cli.run import run
+from scripts.common.problems import UserError
+from scripts.data.clinical import read_clinical, sheet_labels
+from scripts.data.datalists import is_positive, read_datalist
+from scripts.data.root import read_splits
 from scripts.prepare import prepare, split
-from scripts.problems import UserError
 
 GRID = {"size": (24, 24, 16), "spacing": (1.5, 1.5, 2.0)}
 PATTERNS = {"t2w": "t2.nii.gz", "adc": "adc.nii.gz", "dwi": "b*.nii.gz"}

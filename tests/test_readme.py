@@ -66,7 +66,11 @@ def test_the_table_has_every_command():
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Every command")[2].partition("\n## ")[0]
     for path in ROOT.glob("scripts/**/*.py"):
         if is_command(path) and f"\n{path.stem}:" not in (ROOT / "Makefile").read_text():
-            module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            module = (
+                ".".join(path.relative_to(ROOT).with_suffix("").parts)
+                .removesuffix(".__main__")
+                .removesuffix(".__main__")
+            )
             assert f"`python -m {module}" in table
     for path in ROOT.glob("bundles/*/configs/*.yaml"):
         if path.stem in ("train", "inference", "evaluate"):

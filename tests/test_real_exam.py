@@ -16,7 +16,7 @@ from monai.bundle import create_workflow
 from monai.utils import optional_import
 from scipy.ndimage import map_coordinates
 
-from scripts.data.cases import read_datalist
+from scripts.data.datalists import read_datalist
 from scripts.data.grid import GRIDS
 from scripts.data.latents import find_latent, read_latent
 from scripts.prepare import prepare

@@ -16,12 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, rankdata
 
-from scripts import cli
 from scripts.classifier.predictions import read_predictions
+from scripts.cli.run import run
+from scripts.cli.values import check_values
+from scripts.common.files import atomic
+from scripts.common.problems import Problems, UserError
 from scripts.evaluation.class_metrics import Estimate, class_metrics, markdown, table
-from scripts.files import atomic
-from scripts.problems import Problems, UserError
-from scripts.values import check_values
 
 
 @dataclass(frozen=True)
@@ -190,4 +190,4 @@ def _write(root: Path, result: Any) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(merge)
+    run(merge)

@@ -18,21 +18,13 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from scripts.classifier.arms import Arm, make_arm
-from scripts.data.cases import (
-    Case,
-    cell_flag,
-    cell_name,
-    is_folder_name,
-    name_of,
-    patient_of,
-    read_clinical,
-    read_splits,
-    read_table,
-    sheet_labels,
-    shown,
-)
+from scripts.common.problems import Problems, UserError
+from scripts.data.clinical import read_clinical, sheet_labels
+from scripts.data.datalists import Case, patient_of
+from scripts.data.names import is_folder_name, name_of, shown
 from scripts.data.outputs import SHEET, read_record
-from scripts.problems import Problems, UserError
+from scripts.data.root import read_splits
+from scripts.data.tables import cell_flag, cell_name, read_table
 
 logger = logging.getLogger(__name__)
 

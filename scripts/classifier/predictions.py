@@ -11,10 +11,10 @@ import ignite.distributed as idist
 import pandas as pd
 from ignite.engine import Engine, Events
 
-from scripts.data.cases import read_table
+from scripts.common.files import atomic
+from scripts.common.problems import UserError
+from scripts.data.tables import read_table
 from scripts.evaluation.class_metrics import as_json, class_metrics, markdown, table
-from scripts.files import atomic
-from scripts.problems import UserError
 
 COLUMNS = ("folder", "probability", "prediction", "label")
 THRESHOLD = 0.5

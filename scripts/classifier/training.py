@@ -18,9 +18,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from scripts.files import write_tensors
-from scripts.problems import UserError
-from scripts.resume import EXPORT, Resume
+from scripts.common.files import write_tensors
+from scripts.common.problems import UserError
+from scripts.engine.resume import EXPORT, Resume
 
 
 class EpochState:

@@ -33,10 +33,10 @@ from monai.transforms import (
 )
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from scripts.data.cases import Case
+from scripts.common.problems import Problems, UserError
+from scripts.data.datalists import Case
 from scripts.data.grid import SPACING_TOLERANCE, Grid, grid_affine, resample
 from scripts.data.images import CheckImaged, ImageTransforms, check_voxels
-from scripts.problems import Problems, UserError
 
 STRIDE = 32  # EfficientNet halves every axis five times
 

@@ -23,9 +23,9 @@ from monai.transforms import (
 )
 from tqdm import tqdm
 
+from scripts.common.problems import Problems, UserError
 from scripts.data.grid import SPACING_TOLERANCE, by
 from scripts.data.nifti import save_nifti
-from scripts.problems import Problems, UserError
 
 # What 1.0 means when a volume is written: T2w and high-b in the scanner's arbitrary units, ADC in 1e-6 mm²/s.
 SCANNER_UNITS = {"axt2": 962, "b1600": 117, "adc": 3000}

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from scripts.files import inside, write_tensors
-from scripts.problems import UserError
+from scripts.common.files import inside, write_tensors
+from scripts.common.problems import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from scripts.files import atomic
+from scripts.common.files import atomic
 
 BACKGROUND, INK = "#0d0f12", "#e8ebee"
 OUTLINE = withStroke(linewidth=1.5, foreground=BACKGROUND)

@@ -7,7 +7,7 @@ import os
 import nibabel as nib
 import numpy as np
 
-from scripts.files import atomic
+from scripts.common.files import atomic
 
 
 def save_nifti(path: str | os.PathLike[str], volume: np.ndarray, affine: np.ndarray, description: str = "") -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from scripts.data.cases import LISTS, one_hot, write_datalist
-from scripts.files import atomic
-from scripts.problems import Problems
+from scripts.common.files import atomic
+from scripts.common.problems import Problems
+from scripts.data.datalists import one_hot, write_datalist
+from scripts.data.root import LISTS
 
 RECORD = "generated.json"
 SHEET = "synthsheet_all.xlsx"  # one row a generated case

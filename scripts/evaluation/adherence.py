@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.data.phantom.analyser import agrees, analyse
-from scripts.data.phantom.anatomy import Lesion
-from scripts.data.phantom.dataset import read_findings
 from scripts.evaluation.class_metrics import Estimate, wilson
+from scripts.phantom.analyser import agrees, analyse
+from scripts.phantom.anatomy import Lesion
+from scripts.phantom.dataset import read_findings
 
 PARTS = ("presence", "zone", "side", "level", "all")  # the middle three only of those that should show a lesion
 

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from scripts.files import atomic
-from scripts.problems import UserError
+from scripts.common.files import atomic
+from scripts.common.problems import UserError
 
 BOOTSTRAP_DRAWS = 1000
 

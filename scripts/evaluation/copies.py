@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from scripts.common.problems import UserError
 from scripts.evaluation.class_metrics import Estimate, wilson
-from scripts.problems import UserError
 
 
 def nearest(features: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

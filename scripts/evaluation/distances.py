@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scripts.common.problems import UserError
 from scripts.evaluation.class_metrics import Estimate
-from scripts.problems import UserError
 
 HALF_SAMPLES = 100
 # Vectors that are worked on at a time: a case of RadImageNet features has hundreds, and all of them together have a

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from monai.networks.nets import ResNet, resnet50
 from torch import Tensor, nn
 
-from scripts.problems import UserError
+from scripts.common.problems import UserError
 
 Extractor = Callable[[Tensor], Tensor]
 PLANES = {"sagittal": 1, "coronal": 2, "axial": 3}  # the axis that is cut, in (1, X, Y, Z)

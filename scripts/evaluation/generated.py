@@ -18,28 +18,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.data.cases import (
-    Case,
-    cell_flag,
-    cell_name,
-    is_folder_name,
-    is_positive,
-    name_of,
-    read_splits,
-    read_table,
-    shown,
-)
+from scripts.common.files import atomic
+from scripts.common.problems import Problems, UserError
+from scripts.data.datalists import Case, is_positive
 from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
 from scripts.data.images import check_voxels, image_transforms
+from scripts.data.names import is_folder_name, name_of, shown
 from scripts.data.outputs import SHEET, read_record
+from scripts.data.root import read_splits
+from scripts.data.tables import cell_flag, cell_name, read_table
 from scripts.evaluation import features
 from scripts.evaluation.adherence import index_lesions, shares, verdict
 from scripts.evaluation.class_metrics import Estimate, class_metrics, write_report
 from scripts.evaluation.copies import find_copies
 from scripts.evaluation.distances import frechet_distance, kernel_distance, with_interval
 from scripts.evaluation.features import Extractor
-from scripts.files import atomic
-from scripts.problems import Problems, UserError
 
 logger = logging.getLogger(__name__)
 

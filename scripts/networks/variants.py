@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from scripts.problems import UserError
+from scripts.common.problems import UserError
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scripts.files import write_tensors
+from scripts.common.files import write_tensors
+from scripts.common.problems import UserError
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
-from scripts.problems import UserError
 
 FORMAT = "ccella-ldm-1"
 LEVEL = re.compile(r"unet\.down_blocks\.\d+\.resnets\.0\.conv2\.conv\.weight")  # as many rows as the level has channels

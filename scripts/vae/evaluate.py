@@ -13,10 +13,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import MAEMetric, PSNRMetric, SSIMMetric
 
+from scripts.common.files import atomic
+from scripts.common.problems import UserError
 from scripts.evaluation.adherence import PARTS, index_lesions, shares, verdict
 from scripts.evaluation.class_metrics import Estimate, mean, write_report
-from scripts.files import atomic
-from scripts.problems import UserError
 
 SSIM_WINDOW = 11  # voxels, the metric's own default
 FIGURES = ("mae", "psnr", "ssim", "latent_mean", "latent_std", "latent_sigma")

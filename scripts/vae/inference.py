@@ -18,12 +18,12 @@ from monai.inferers import Inferer
 from torch import nn
 from torch.utils.data import Dataset
 
+from scripts.common.files import file_digest, inside
+from scripts.common.problems import Problems, UserError
 from scripts.data.images import read_description, refuse_overwriting, save_volume
 from scripts.data.latents import find_latent, latent_path, read_latent, read_made_from, write_latent
 from scripts.data.montage import montage
-from scripts.files import file_digest, inside
-from scripts.precision import precision
-from scripts.problems import Problems, UserError
+from scripts.engine.precision import precision
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.volumes import VolumeDataset

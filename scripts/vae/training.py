@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from scripts.resume import EXPORT, Resume
+from scripts.engine.resume import EXPORT, Resume
 from scripts.vae.network import load_vae, save_vae
 from scripts.vae.volumes import VolumeDataset
 

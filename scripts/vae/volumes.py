@@ -16,9 +16,10 @@ from monai.utils import ensure_tuple
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from scripts.data.cases import check_headers, check_root, read_datalist
+from scripts.common.problems import Problems, UserError
+from scripts.data.datalists import check_headers, read_datalist
 from scripts.data.images import image_transforms
-from scripts.problems import Problems, UserError
+from scripts.data.root import check_root
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
 

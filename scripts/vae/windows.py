@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from scripts.common.problems import UserError
 from scripts.data.grid import by
-from scripts.problems import UserError
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
 

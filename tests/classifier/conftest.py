@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.data.cases import one_hot, write_clinical, write_datalist
+from scripts.data.clinical import write_clinical
+from scripts.data.datalists import one_hot, write_datalist
 
 AFFINE = np.diag([5.0, 5.0, 10.0, 1.0])
 

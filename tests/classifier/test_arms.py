@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from scripts.classifier.arms import ARMS, arm_name, compare, delong, make_arm, mcnemar, merge
-from scripts.problems import UserError
+from scripts.common.problems import UserError
 
 
 def test_there_are_five_arms_with_the_published_names():

@@ -14,7 +14,7 @@ from monai.bundle.scripts import verify_metadata, verify_net_in_out
 from safetensors.torch import load_file
 
 from scripts.classifier.training import load_weights
-from scripts.problems import UserError
+from scripts.common.problems import UserError
 
 ARM = "ds_enb0_r1_s1_l1"
 TINY = {"spacing": [5, 5, 10], "spatial_size": [32, 32, 32], "batch_size": 8, "real": 1, "synthetic": 1}

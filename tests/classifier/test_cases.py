@@ -6,8 +6,8 @@ import pytest
 
 from scripts.classifier.arms import ARMS
 from scripts.classifier.cases import read_test, read_training
-from scripts.data.cases import patient_of
-from scripts.problems import UserError
+from scripts.common.problems import UserError
+from scripts.data.datalists import patient_of
 
 OPTIONS = {"validation_fraction": 0.3, "seed": 0}
 

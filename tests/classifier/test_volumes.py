@@ -11,8 +11,8 @@ from scripts.classifier.volumes import (
     preprocessing,
     training_loader,
 )  # fmt: skip
-from scripts.data.share import rank_share
-from scripts.problems import UserError
+from scripts.common.problems import UserError
+from scripts.engine.share import rank_share
 
 SIZE = [32, 32, 32]
 

@@ -12,23 +12,11 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from scripts.data.cases import (
-    MERGED,
-    check_headers,
-    check_root,
-    check_sheet,
-    check_split,
-    is_positive,
-    one_hot,
-    read_clinical,
-    read_datalist,
-    read_splits,
-    read_table,
-    sheet_labels,
-    write_clinical,
-    write_datalist,
-)
-from scripts.problems import Problems, UserError
+from scripts.common.problems import Problems, UserError
+from scripts.data.clinical import check_sheet, read_clinical, sheet_labels, write_clinical
+from scripts.data.datalists import check_headers, check_split, is_positive, one_hot, read_datalist, write_datalist
+from scripts.data.root import MERGED, check_root, read_splits
+from scripts.data.tables import read_table
 
 SPACING = [1.5, 1.5, 2.0]
 SECRET = "Lesion in the left apex"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.common.problems import Problems, UserError
 from scripts.data.images import SCANNER_UNITS, check_voxels, image_transforms, save_volume, to_scanner
-from scripts.problems import Problems, UserError
 
 AFFINE = np.diag([1.25, 1.25, 1.875, 1.0])
 SPACING = [1.25, 1.25, 1.875]

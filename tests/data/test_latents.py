@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.common.problems import UserError
 from scripts.data.latents import find_latent, fingerprint, latent_path, read_latent, write_latent
-from scripts.problems import UserError
 
 AFFINE = np.array([[0.5, 0, 0, -64.0], [0, 0.5, 0, -60.0], [0, 0, 0.5625, 12.0], [0, 0, 0, 1]])
 

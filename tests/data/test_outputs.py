@@ -8,7 +8,7 @@ import numpy as np
 import openpyxl
 import pytest
 
-from scripts.data.cases import read_datalist
+from scripts.data.datalists import read_datalist
 from scripts.data.images import save_volume
 from scripts.data.outputs import (
     RECORD,

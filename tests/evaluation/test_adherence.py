@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from scripts.data.grid import GRIDS
-from scripts.data.phantom.imaging import make_case
 from scripts.evaluation.adherence import PARTS, index_lesions, shares, verdict
-from scripts.phantom import make
+from scripts.phantom.__main__ import make
+from scripts.phantom.imaging import make_case
 
 
 def test_shares_count_each_part_where_it_was_judged_with_wilson_intervals():

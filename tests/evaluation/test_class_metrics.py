@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from scripts.common.problems import UserError
 from scripts.evaluation.class_metrics import (
     Estimate,
     as_json,
@@ -17,7 +18,6 @@ from scripts.evaluation.class_metrics import (
     weighted_areas,
     wilson,
 )
-from scripts.problems import UserError
 
 # 3 true positives, 1 false negative, 2 false positives, 4 true negatives
 LABELS = [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]

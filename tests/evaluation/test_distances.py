@@ -4,9 +4,9 @@ import torch
 from monai.metrics import FIDMetric
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scripts.common.problems import UserError
 from scripts.evaluation.copies import find_copies
 from scripts.evaluation.distances import ALL, frechet_distance, kernel_distance, with_interval
-from scripts.problems import UserError
 
 
 def normal(n, d, seed, mean=0.0, scale=1.0):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from monai.networks.nets import resnet50
 
+from scripts.common.problems import UserError
 from scripts.evaluation import features
-from scripts.problems import UserError
 
 
 def volume(seed=0, size=(16, 16, 16)):

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from scripts.data.cases import one_hot, write_clinical, write_datalist
+from scripts.common.problems import UserError
+from scripts.data.clinical import write_clinical
+from scripts.data.datalists import one_hot, write_datalist
 from scripts.evaluation.features import phantom
 from scripts.evaluation.generated import evaluate, extract, read_volumes
-from scripts.problems import UserError
 
 SPACING = (1.25, 1.25, 1.875)
 SECRET = "Lesion in the left apex, about 12 mm, abutting the capsule"

@@ -7,9 +7,9 @@ import torch
 from monai.bundle import verify_net_in_out
 
 import tiny
+from scripts.engine.precision import PRECISIONS
 from scripts.networks.ccella import CCELLA, Condition
 from scripts.networks.variants import VARIANTS, find_variant, guess_variant
-from scripts.precision import PRECISIONS
 
 SIZES = tiny.CCELLA | {"layers": 3}
 WITH_ADAPTER = [name for name, variant in VARIANTS.items() if variant.adapter]

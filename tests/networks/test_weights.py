@@ -10,10 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import tiny
+from scripts.common.problems import UserError
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import VARIANTS
 from scripts.networks.weights import load_weights, read_header, save_weights
-from scripts.problems import UserError
 
 
 def make(variant="CCELLA", seed=0, **options):

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from scripts.data.phantom.dataset import read_findings
-from scripts.phantom import make
+from scripts.phantom.__main__ import make
+from scripts.phantom.dataset import read_findings
 from scripts.vae.evaluate import ReconstructionReport
 from scripts.vae.volumes import VolumeDataset, list_volumes
 

@@ -9,9 +9,9 @@ import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 
 import tiny
+from scripts.common.problems import UserError
 from scripts.data.grid import GRIDS
-from scripts.data.phantom.imaging import make_case
-from scripts.problems import UserError
+from scripts.phantom.imaging import make_case
 from scripts.vae import windows
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode

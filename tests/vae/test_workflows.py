@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
+from scripts.common.problems import UserError
 from scripts.data.latents import read_latent
-from scripts.data.share import rank_share, validation_share
-from scripts.problems import UserError
+from scripts.engine.share import rank_share, validation_share
 from scripts.vae.encode import encode
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 from scripts.vae.training import VAELoss, epoch_loader

@@ -1,0 +1,120 @@
+"""The command line of the bundles (`python -m monai.bundle run --option value`), as their configs check it first."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import sys
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from scripts.cli.options import nearest
+from scripts.common.problems import Problems, UserError
+
+RESERVED = ("_disabled_", "_mode_", "_requires_", "_desc_")  # MONAI's own keys of any component
+
+
+def tell_user_errors() -> None:
+    """Let this process end with the words of a `UserError` alone, however deep in a traceback it lies.
+
+    The bundles' configs call it first: MONAI wraps what a component raises, and buries what the user should read. The
+    first thing to tell is an option that names nothing.
+
+    Raises:
+        UserError: every option that names nothing in the configs.
+    """
+    sys.excepthook = _hook
+    check_bundle_options()
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"error: {cause}", file=sys.stderr)
+
+
+def check_bundle_options() -> None:
+    """Refuse options that name nothing in the configs of the workflow that is being started.
+
+    MONAI takes any option for an id of its own, so that `--epohcs 10` would change nothing and say nothing. Its
+    `create_workflow`, which its command line calls too, is the one place that knows what came from files and what was
+    typed; it is looked for among the callers. A workflow that is made in another way is not checked.
+
+    Raises:
+        UserError: every option that names nothing.
+    """
+    from monai.bundle import create_workflow  # not at the top: the package's own commands start faster without MONAI
+
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not create_workflow.__code__:
+        frame = frame.f_back
+    if frame is not None:
+        given = frame.f_locals.get("_args", {})  # with what stands in an args file, without the config files
+        problems = Problems("options")
+        check_ids(frame.f_locals["config_file"], given, problems, tracking=given.get("tracking"))
+        problems.raise_if_any()
+
+
+def check_ids(
+    config_file: str | Sequence[str],
+    names: Iterable[str],
+    problems: Problems,
+    tracking: str | dict[str, Any] | None = None,
+) -> None:
+    """Note the options that name neither an id of the configs nor an argument of MONAI's own.
+
+    Args:
+        config_file: one config, or several of which later ones replace ids of earlier ones.
+        names: ids; `a#b` is b inside of a, and may be an argument of a component that its config leaves out.
+        tracking: what MONAI's `--tracking` is: a name, a file or a dict, whose settings are options too.
+    """
+    from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow, run
+    from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+    parser = ConfigParser()
+    parser.read_config(config_file)
+    own = {name for command in (run, create_workflow, ConfigWorkflow) for name in inspect.signature(command).parameters}
+    own.add("_meta_")  # what MONAI reads beside the configs
+    if tracking is not None:
+        settings = DEFAULT_EXP_MGMT_SETTINGS.get(str(tracking)) or ConfigParser.load_config_files(tracking)
+        own |= set(settings["configs"])
+    for name in names:
+        keys = parser.ref_resolver.split_id(name.lstrip("+"))
+        if keys[0] not in own and (wrong := _first_unknown(parser.get(), keys)) is not None:
+            depth, siblings = wrong
+            like = nearest(keys[depth], [*siblings, *own] if depth == 0 else siblings)
+            meant = "#".join([*keys[:depth], like, *keys[depth + 1 :]]) if like else ""
+            todo = f"did you mean --{meant}?" if like else "see the values at the top of the config"
+            problems.add(f"--{name}", "names nothing in the configs", todo)
+
+
+def _first_unknown(config: Any, keys: Sequence[str]) -> tuple[int, list[str]] | None:
+    """Where a path of keys leaves a config, and which keys there could be instead; None where it does not."""
+    for depth, key in enumerate(keys):
+        if isinstance(config, list):
+            config = {str(index): value for index, value in enumerate(config)}
+        elif not isinstance(config, dict):
+            config = {}
+        if key not in config:
+            takes_any, arguments = _arguments(config.get("_target_"))
+            if depth == len(keys) - 1 and (takes_any or key in arguments):
+                return None  # an argument that the config leaves at its default
+            return depth, [*config, *arguments]
+        config = config[key]
+    return None
+
+
+def _arguments(target: str | None) -> tuple[bool, list[str]]:
+    """Whether a component takes arguments of any name, or cannot be looked at; and those that it names."""
+    if target is None:
+        return False, []
+    try:
+        parameters = inspect.signature(pydoc.locate(target)).parameters.values()
+    except (TypeError, ValueError):  # MONAI finds more than Python's own search, and builtins show no signature
+        return True, []
+    return any(one.kind is one.VAR_KEYWORD for one in parameters), [*RESERVED, *(one.name for one in parameters)]

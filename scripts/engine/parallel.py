@@ -1,0 +1,39 @@
+"""A network as several processes train it together, and whether it is compiled."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scripts.cli.values import switch
+from scripts.common.problems import UserError
+
+
+def may_compile(compile: bool | str, device: torch.device) -> bool:
+    """Whether to compile the network.
+
+    Raises:
+        UserError: on the CPU, where the compiler of PyTorch 2.13 fails on convolutions with the channels last, after
+            minutes.
+    """
+    wanted = switch(compile=compile)
+    if wanted and device.type == "cpu":
+        raise UserError("compile is true on the CPU, where PyTorch cannot compile this network; leave it false there")
+    return wanted
+
+
+def parallel(network: nn.Module) -> nn.Module:
+    """The network for the trainer: gradients are averaged over the processes where there are several.
+
+    One process uses one device, however many the machine has: what is learned depends on the command alone. On GPUs
+    batch norms, where the network has any, see the batches of all processes. Every parameter gets a gradient in every
+    pass, so no search for unused ones is needed.
+    """
+    if idist.get_world_size() == 1:
+        return network
+    device = idist.device()
+    if device.type == "cuda":
+        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[device.index])
+    return DistributedDataParallel(network)

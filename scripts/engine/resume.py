@@ -1,0 +1,207 @@
+"""One file that holds all that a training needs to go on: written while it runs, taken up when it is started again."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from monai.utils import ensure_tuple
+from torch.optim.lr_scheduler import LambdaLR
+
+from scripts.common.files import atomic, file_digest
+from scripts.common.problems import UserError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, EXPORT = "checkpoint.pt", "model.safetensors"
+
+
+class Resume:
+    """Handler: saves the state of a run after every few epochs, and puts a run back into it.
+
+    The file is replaced only by a complete one, so a run that is killed at any moment goes on from its last
+    checkpoint. Nothing random is stored because nothing random is carried over: every draw has a seed of its own, of
+    the run, the epoch and the step or the case. A continued run is therefore the same as one that was never
+    interrupted.
+
+    A run may be given more epochs: the learning rate is a function of the step's number, so from there on it is what
+    it would have been had the run been given them from the start.
+
+    What differs from training to training is in `more`, `take_up` and `export`.
+
+    Args:
+        folder: gets `checkpoint.pt`, to go on from, and `model.safetensors`, to use.
+        parts: whatever has a state, by its name in the file; `optimizer` and `schedule` among them.
+        settings: what shapes the run, plain values; a checkpoint made with others is refused.
+        every: epochs between checkpoints; the last epoch is always saved.
+        resume: go on from a checkpoint in the folder; else start anew and replace it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        parts: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        every: int = 1,
+        resume: bool = True,
+    ) -> None:
+        self.folder, self.parts, self.settings = Path(folder), dict(parts), dict(settings)
+        self.every, self.resume = every, resume
+        self.saved_epoch: int | None = None
+
+    def more(self, engine: Engine) -> dict[str, Any]:
+        """What else the checkpoint holds."""
+        return {}
+
+    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Put what `more` gave back."""
+
+    def export(self, engine: Engine) -> None:
+        """Write `model.safetensors`."""
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after its validation and learning-rate handlers."""
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
+        engine.add_event_handler(Events.COMPLETED, self.save)
+
+    def restore(self, engine: Engine) -> None:
+        """Go on from the folder's checkpoint, if there is one.
+
+        Raises:
+            UserError: it cannot be read, or was made with other settings or by another training; or the processes do
+                not all see the same one.
+        """
+        if idist.get_rank() == 0:
+            for name in (CHECKPOINT, EXPORT):  # what a killed run was writing
+                for stale in self.folder.glob(f".part-*{name}"):
+                    stale.unlink()
+        path = self.folder / CHECKPOINT
+        if self.resume and path.is_file():
+            self._put_back(path, self._read(path), engine)
+        self._check_shared(path)
+        if not self.saved_epoch:
+            return
+        logger.info(f"going on after epoch {self.saved_epoch} from {path}")
+        if idist.get_rank() == 0 and not (self.folder / EXPORT).is_file():
+            self.export(engine)
+        if self.saved_epoch >= engine.state.max_epochs:
+            logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            # Each part moves its own to its device; the optimizer's counts of steps stay, where no GPU waits for them.
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            settings = state["settings"]
+        except Exception as error:  # torch raises whatever the broken bytes lead it to
+            raise UserError(
+                f"{path} cannot be read ({type(error).__name__}): it is damaged, or not of this training; delete it, "
+                "or start anew with --resume false, which replaces it"
+            ) from None
+        self._check_settings(path, settings)
+        return state
+
+    def _put_back(self, path: Path, state: Mapping[str, Any], engine: Engine) -> None:
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            if engine.scaler is not None and state["scaler"]:  # empty: the run was begun where nothing is scaled
+                engine.scaler.load_state_dict(state["scaler"])
+            self.take_up(engine, state)
+            self.saved_epoch = state["epoch"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path} does not fit this training's network and optimizer ({type(error).__name__}). Give another "
+                "folder, or start anew with --resume false, which replaces it"
+            ) from None
+        follow(self.parts["schedule"])
+        engine.state.epoch = self.saved_epoch
+        engine.state.iteration = self.saved_epoch * engine.state.epoch_length
+
+    def _check_shared(self, path: Path) -> None:
+        """All processes go on from one epoch: a node that does not see the checkpoint would train other weights."""
+        epochs = {
+            int(epoch) for epoch in idist.all_gather(torch.tensor([self.saved_epoch or 0], device=idist.device()))
+        }
+        if len(epochs) > 1:
+            found = ", ".join(str(epoch) if epoch else "none" for epoch in sorted(epochs))
+            raise UserError(
+                f"the processes do not see the same {path} (epochs found: {found}): give a folder on a disk that all "
+                "nodes share"
+            )
+
+    def save(self, engine: Engine) -> None:
+        """Write the checkpoint and the weights to use; the first rank does it for all.
+
+        Raises:
+            UserError: they cannot be written; those that were there before are intact.
+        """
+        epoch = engine.state.epoch
+        if idist.get_rank() or self.saved_epoch == epoch:
+            return
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {
+            "epoch": epoch,
+            "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
+            "settings": self.settings,
+            **self.more(engine),
+        }
+        try:
+            with atomic(self.folder / CHECKPOINT) as part:
+                torch.save(state, part)
+                # Before the checkpoint counts: a run that is killed between the two then writes both again.
+                self.export(engine)
+        except (UserError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
+            free = shutil.disk_usage(self.folder).free / 2**30
+            raise UserError(
+                f"cannot write to {self.folder} after epoch {epoch}, {free:.1f} GiB are free there: {error}. The "
+                f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their "
+                "size for a moment) and start again with the same command"
+            ) from error
+        self.saved_epoch = epoch
+
+    def _check_settings(self, path: Path, old: Mapping[str, Any]) -> None:
+        changed = [
+            f"{name} was {old.get(name)}, is {self.settings.get(name)}"
+            for name in sorted(old.keys() | self.settings.keys())
+            if old.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise UserError(
+                f"{path} belongs to another run: {'; '.join(changed)}. Give the values that it was made with or "
+                "another folder, or start anew with --resume false, which replaces it"
+            )
+
+
+def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that change with what a run learns from, wherever it lies, and with its order.
+
+    Args:
+        cases: mappings or objects.
+        values: names of what counts as it is, such as `label`.
+        files: names of paths, or of sequences of paths, whose contents count; None is left out.
+    """
+    content = functools.cache(file_digest)  # cases may share a file
+    rows = []
+    for case in cases:
+        parts = case if isinstance(case, Mapping) else vars(case)
+        paths = [path for name in files for path in ensure_tuple(parts[name]) if path is not None]
+        rows.append([*(str(parts[name]) for name in values), *map(content, paths)])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def follow(schedule: LambdaLR) -> None:
+    """Set the learning rates to the schedule's at its step: a checkpoint's are those of the epochs planned then."""
+    groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    for group, highest, factor in groups:
+        group["lr"] = highest * factor(schedule.last_epoch)

@@ -1,0 +1,69 @@
+"""Which cases make an optimizer step, on which process, and what each of them counts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import ignite.distributed as idist
+import torch
+from torch.utils.data import Sampler
+
+from scripts.common.problems import UserError
+from scripts.ldm.dataset import LatentDataset, Slot
+
+
+class StepSampler(Sampler[list[Slot]]):
+    """Shuffles the cases anew in every epoch, cuts them into steps, and each step into passes.
+
+    A step is what the optimizer sees at once: `batch_size` cases over all processes. Its share for one process is cut
+    again into `accumulate` passes. The cut never depends on the number of processes, so the same steps are made on one
+    GPU and on eight, and every case is seen exactly once an epoch: instead of one short step at the end, the steps
+    differ by at most one case.
+
+    The weights make the sum over all passes and processes of a step equal to the loss of the whole step, although the
+    trainer divides by the number of passes and data parallelism by that of processes:
+    case_weight = passes·processes / cases, report_weight = passes·processes / cases that have a report.
+
+    Iteration never ends: it goes on with the next epoch, so that workers can prefetch across the border.
+
+    Args:
+        dataset: tells how many cases there are and which of them have a report in an epoch.
+        batch_size: cases in an optimizer step.
+        accumulate: passes in a step.
+
+    Raises:
+        UserError: too few cases in a step for the processes and passes.
+    """
+
+    def __init__(self, dataset: LatentDataset, batch_size: int, accumulate: int = 1) -> None:
+        self.dataset = dataset
+        self.accumulate = accumulate
+        self.shares = accumulate * idist.get_world_size()
+        self.steps = -(-len(dataset) // batch_size) if batch_size > 0 else 0
+        self.epochs_done = 0
+        if self.steps == 0 or accumulate < 1 or len(dataset) // self.steps < self.shares:
+            raise UserError(
+                f"batch_size {batch_size} of {len(dataset)} training cases cannot be cut into {self.shares} shares "
+                f"(accumulate {accumulate} × {idist.get_world_size()} processes); raise batch_size or lower accumulate"
+            )
+
+    def __len__(self) -> int:
+        """Passes in an epoch on each process."""
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        for epoch in itertools.count(self.epochs_done + 1):
+            yield from self.epoch(epoch)
+
+    def epoch(self, epoch: int) -> Iterator[list[Slot]]:
+        """This process's passes in one epoch; epochs count from 1."""
+        generator = torch.Generator().manual_seed(self.dataset.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.dataset), generator=generator)
+        for step in order.tensor_split(self.steps):
+            reports = sum(not self.dataset.dropped(epoch, index)[0] for index in step.tolist())
+            weights = self.shares / len(step), self.shares / max(reports, 1)
+            parts = step.tensor_split(self.shares)
+            for number in range(self.accumulate):
+                part = parts[number * idist.get_world_size() + idist.get_rank()]
+                yield [Slot(epoch, index, *weights) for index in part.tolist()]

@@ -1,0 +1,74 @@
+"""The pieces that MONAI's evaluator samples latents with: a batch of jobs, and the inferer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer
+from torch import Tensor
+from tqdm import tqdm
+
+from scripts.engine.precision import PRECISIONS
+from scripts.ldm.jobs import Job, Jobs
+from scripts.ldm.recipe import Recipe
+from scripts.ldm.sampling import Conditions, Sample, case_generator, sample
+from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import Weights
+
+
+class JobBatch(PrepareBatch):
+    """A list of jobs as the inferer takes it: seeds (B,), the jobs as targets, and what conditions them."""
+
+    def __call__(
+        self,
+        batchdata: Sequence[Job],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Sequence[Job], tuple[()], dict[str, Any]]:
+        """Seeds stay on the CPU, where the noise is drawn."""
+        conditions = {
+            "embeddings": [job.embedding and job.embedding.read() for job in batchdata],
+            "pirads": torch.tensor([job.pirads for job in batchdata], dtype=torch.float32, device=device),
+            "spacing": torch.tensor([job.entry["spacing"] for job in batchdata], dtype=torch.float32, device=device),
+        }
+        return torch.tensor([job.seed for job in batchdata]), batchdata, (), conditions
+
+
+class LatentInferer(Inferer):
+    """Runs the sampling loop; its latents are those of the VAE, divided by the scale factor."""
+
+    def __init__(self, recipe: Recipe, jobs: Jobs, weights: Weights, network: CCELLA) -> None:
+        self.recipe, self.null, self.scale_factor = recipe, jobs.null, weights.scale_factor
+        self.conditions = Conditions(network, recipe.schedule)
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        network: CCELLA,
+        embeddings: Sequence[Tensor],
+        pirads: Tensor,
+        spacing: Tensor,
+    ) -> Sample:
+        """Latents (B, C, X, Y, Z) and class logits (B, 2) for seeds (B,)."""
+        recipe, dtype = self.recipe, PRECISIONS[self.recipe.amp]
+        device = next(network.parameters()).device
+        steps = tqdm(total=len(recipe.schedule), desc="sampling", unit="step", leave=False, disable=None)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None), steps:
+            latents, logits = sample(
+                network,
+                recipe.schedule,
+                recipe.shape,
+                embeddings,
+                [case_generator(seed) for seed in inputs.tolist()],
+                null=self.null,
+                pirads=pirads,
+                spacing=spacing,
+                guidance=recipe.guidance,
+                conditions=self.conditions,
+                on_step=lambda done, total: steps.update(),
+            )
+        return Sample(latents / self.scale_factor, logits)

@@ -1,0 +1,227 @@
+"""How volumes are generated: grid, schedule and guidance, checked against what the weights say, before any network."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.utils import ensure_tuple
+
+from scripts.common.files import file_digest
+from scripts.common.problems import Problems, UserError
+from scripts.data.datalists import is_spacing
+from scripts.data.grid import by
+from scripts.data.images import SCANNER_UNITS
+from scripts.engine.precision import PRECISIONS
+from scripts.ldm.sampling import Guidance
+from scripts.ldm.schedule import Schedule, make_scheduler
+from scripts.networks.ccella import REFERENCE_SPACING
+from scripts.networks.variants import Variant, find_variant
+from scripts.networks.weights import read_header
+from scripts.vae.network import FACTOR, LATENT_CHANNELS, WHERE
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_SIZE = (256, 256, 128)
+# A field of view that differs by less than this factor from the training data's is taken as the same.
+VIEW_TOLERANCE = 1.15
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How volumes are generated.
+
+    Attributes:
+        variant: what the network reads.
+        meta: what the weights' file says beside the weights; little in the authors' files.
+        authors: whether the weights are a checkpoint of the authors, who attend to all 512 positions of a report.
+        shape: (C, X, Y, Z) of a latent, four channels for each sequence.
+        size, spacing: voxels and mm of a volume.
+        settings: what decides how a volume looks, for its record.
+    """
+
+    variant: Variant
+    meta: dict[str, Any]
+    authors: bool
+    embedding_width: int | None
+    schedule: Schedule
+    guidance: Guidance
+    sequences: tuple[str, ...]
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    amp: str
+    seed: int
+    settings: dict[str, Any]
+
+    @property
+    def needs_null(self) -> bool:
+        """Whether the empty report's embedding is asked for."""
+        return self.guidance.needs_null(self.variant)
+
+
+def trained_sequences(model_file: str | os.PathLike[str], channels: Sequence[str] | None) -> tuple[str, ...]:
+    """The sequences that the network makes: `channels`, else those that the weights say they were trained on.
+
+    Raises:
+        UserError: there are no such weights.
+    """
+    return ensure_tuple(channels or read_header(model_file).meta.get("channels") or "axt2")
+
+
+def make_recipe(
+    *,
+    model_file: str | os.PathLike[str],
+    vae_file: str | os.PathLike[str],
+    network_config: dict[str, Any],
+    channels: Sequence[str],
+    size: Sequence[int] | None,
+    spacing: Sequence[float] | None,
+    scheduler: str,
+    steps: int,
+    timestep_shift: float | None = None,
+    guidance_report: float,
+    guidance_class: float,
+    guidance_interval: Sequence[float],
+    amp: str,
+    seed: int,
+) -> Recipe:
+    """Check the options against each other and against what the weights say.
+
+    Args:
+        network_config: the arguments of `CCELLA` as the config gives them.
+        channels: of `trained_sequences`.
+        size, spacing, timestep_shift: None takes what the weights were trained on; the others as in inference.yaml.
+
+    Raises:
+        UserError: everything that is wrong.
+    """
+    header = read_header(model_file)
+    if not Path(vae_file).is_file():
+        raise UserError(f"VAE weights {vae_file} are missing: {WHERE}")
+    trained = header.meta.get("latent_shape")
+    trained_size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
+    trained_spacing = header.meta.get("spacing") or REFERENCE_SPACING
+    shift = header.meta.get("timestep_shift", 1.0) if timestep_shift is None else timestep_shift
+    size, spacing, sequences = size or trained_size, spacing or trained_spacing, ensure_tuple(channels)
+    problems = Problems("inference")
+    _check_network(network_config, header.config, problems)
+    network_config = {**network_config, **header.config}
+    _check(size, spacing, sequences, network_config, amp, problems)
+    problems.raise_if_any()
+    variant = find_variant(network_config.get("variant", "CCELLA"))
+    guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
+    shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
+    _warn_about_guidance(header.meta, variant, guidance)
+    _warn_about_view(size, spacing, trained_size, trained_spacing)
+    return Recipe(
+        variant=variant,
+        meta=header.meta,
+        authors=Path(model_file).suffix != ".safetensors",
+        embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
+        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], shift),
+        guidance=guidance,
+        sequences=sequences,
+        shape=shape,
+        size=tuple(size),
+        spacing=tuple(spacing),
+        amp=amp,
+        seed=seed,
+        settings={
+            "model": file_digest(model_file),
+            "vae": file_digest(vae_file),
+            "scheduler": scheduler,
+            "steps": steps,
+            "timestep_shift": shift,
+            "guidance": {"report": guidance.report, "class": guidance.class_, "interval": list(guidance.interval)},
+            "size": list(size),
+            "spacing": list(spacing),
+            "sequences": list(sequences),
+            "amp": amp,
+            "seed": seed,
+        },
+    )
+
+
+def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Problems) -> None:
+    """The network of the config against that of the weights, before reports are embedded for nothing."""
+    for name in sorted(built.keys() & trained.keys() - {"in_channels"}):
+        if name == "variant":
+            # L1ONLY and CCELLA differ in their loss alone.
+            same = built[name] == trained[name] or {built[name], trained[name]} == {"CCELLA", "L1ONLY"}
+            todo = f"list configs/variants/{trained[name].lower()}.yaml last"
+        else:
+            same = built[name] == trained[name]
+            todo = "make network_def that of the training run; for the demo's weights list configs/demo.yaml"
+        if not same:
+            problems.add(
+                "network_def", f"has {name} {built[name]}, but model_file was trained with {trained[name]}", todo
+            )
+
+
+def _check(
+    size: Sequence[int],
+    spacing: Sequence[float],
+    sequences: Sequence[str],
+    network: dict[str, Any],
+    amp: str,
+    problems: Problems,
+) -> None:
+    # The U-Net halves the latent once less than it has levels.
+    factor = FACTOR * 2 ** (len(network.get("num_channels", range(4))) - 1)
+    if len(size) != 3 or not all(isinstance(n, int) and n > 0 and n % factor == 0 for n in size):
+        problems.add("size", f"is {list(size)}", f"give three multiples of {factor}, by which this network divides")
+    if not is_spacing(list(spacing)):
+        problems.add("spacing", f"is {list(spacing)}", "give three positive numbers in mm")
+    for name in sorted(set(sequences) - set(SCANNER_UNITS)):
+        problems.add("channels", f"{name!r} is not known", f"known are {', '.join(SCANNER_UNITS)}")
+    channels = network.get("in_channels", LATENT_CHANNELS)
+    if channels != LATENT_CHANNELS * len(sequences):
+        what = f"are {len(sequences)}, but the network makes latents of {channels // LATENT_CHANNELS}"
+        problems.add("channels", what, "name those it was trained on, in that order")
+    if amp not in PRECISIONS:
+        problems.add("amp", f"is {amp!r}", f"choose one of {', '.join(PRECISIONS)}")
+
+
+def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:
+    """Guidance compares with the network's answer without a condition, which only condition dropout teaches."""
+    weights = {"report": (guidance.report, variant.adapter), "class": (guidance.class_, variant.class_vector)}
+    for name, (weight, is_read) in weights.items():
+        if weight != 1 and not is_read:
+            logger.warning("this variant reads no %s: guidance_%s has no effect", name, name)
+    dropped = meta.get("trained_with_dropout", {})
+    # What each answer lacks, and the share of training examples that lacked it.
+    shares = {"class": ("class",), "report and class": ("both",)}
+    if not variant.adapter:
+        shares = {"report and class": ("class", "both")}
+    elif variant.class_vector is None:
+        shares = {"report and class": ("report", "both")}
+    lacks = {
+        "report and class" if not term.report else "class"
+        for term in guidance.terms(variant, guidance.interval[0])
+        if not (term.report and term.class_)
+    }
+    never = [lack for lack in sorted(lacks) if not any(dropped.get(name) for name in shares[lack])]
+    if never:
+        logger.warning(
+            "guidance is on, but these weights were not trained with the condition dropout that it needs: they have "
+            "never seen a case without %s, so the direction that guidance amplifies is arbitrary and may do harm. "
+            "Set guidance_report and guidance_class to 1, or train with drop_report, drop_class and drop_both.",
+            ", nor without ".join(never),
+        )
+
+
+def _warn_about_view(
+    size: Sequence[int], spacing: Sequence[float], trained_size: Sequence[int], trained_spacing: Sequence[float]
+) -> None:
+    view, trained = (np.multiply(*pair) for pair in ((size, spacing), (trained_size, trained_spacing)))
+    if np.any(np.maximum(view / trained, trained / view) > VIEW_TOLERANCE):
+        logger.warning(
+            "the field of view is %s mm, but the weights were trained on %s mm: expect anatomy of a wrong size",
+            *(by(extent) for extent in (view, trained)),
+        )

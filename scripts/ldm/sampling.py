@@ -1,0 +1,260 @@
+"""From noise to latents: one loop for every schedule, with guidance, and with noise that belongs to the case.
+
+A case's noise comes from its own generator on the CPU, so it is the same whatever the batch, the rank, the number of
+processes or the device. The adapter sees only report and timestep: it is run once for a report and all timesteps, and
+not again for the empty report of guidance in every batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from scripts.common.problems import UserError
+from scripts.ldm.schedule import TRAIN_STEPS, Schedule
+from scripts.networks.ccella import CCELLA, Condition
+from scripts.networks.variants import Variant
+
+# Timesteps that the adapter reads in one batch: any shorter schedule is one batch, and 1000 steps still fit in memory.
+ADAPTER_STEPS = 64
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How strongly report and class pull; weight 1 is the network as it is, 0 leaves the condition out.
+
+    Attributes:
+        report, class_: the weights w_r and w_c of `terms`.
+        interval: timesteps [low, high] of 0..1000 between which guidance works (Kynkäänniemi et al., arXiv 2404.07724).
+    """
+
+    report: float = 1.0
+    class_: float = 1.0
+    interval: tuple[float, float] = (0.0, float(TRAIN_STEPS))
+
+    def __post_init__(self) -> None:
+        for weight in (self.report, self.class_):
+            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+                raise UserError(
+                    f"a guidance weight is {weight!r}; give a number that is not negative, 1 is no guidance"
+                )
+        ends = self.interval
+        if (
+            len(ends) != 2
+            or not all(isinstance(t, (int, float)) for t in ends)
+            or not 0 <= ends[0] <= ends[1] <= TRAIN_STEPS
+        ):
+            raise UserError(f"guidance_interval is {list(ends)}; give [low, high] within 0..{TRAIN_STEPS}")
+
+    def needs_null(self, variant: Variant) -> bool:
+        """Whether the variant is asked without its report, and so reads the empty report's embedding."""
+        return variant.adapter and any(not term.report for term in self.terms(variant, self.interval[0]))
+
+    def terms(self, variant: Variant, timestep: float) -> list[Term]:
+        """The networks' answers that are summed at a timestep, and their weights.
+
+            e = e(0,0) + w_r·(e(r,0) - e(0,0)) + w_c·(e(r,c) - e(r,0))
+
+        r is the report and c the class, 0 the empty report and the zeroed class (Brooks et al., arXiv 2211.09800,
+        eq. 3). A condition that the variant does not have takes the other one's weight, which makes its terms vanish;
+        so do equal weights, and then two answers are enough.
+        """
+        report, class_ = self.report, self.class_
+        if not self.interval[0] <= timestep <= self.interval[1] or not (variant.adapter or variant.class_vector):
+            report = class_ = 1.0
+        elif not variant.adapter:
+            report = class_
+        elif variant.class_vector is None:
+            class_ = report
+        terms = [Term(1 - report, False, False), Term(report - class_, True, False), Term(class_, True, True)]
+        return [term for term in terms if term.weight]
+
+
+class Term(NamedTuple):
+    """One answer of the network in the guided sum: its weight, and whether report and class are given."""
+
+    weight: float
+    report: bool
+    class_: bool
+
+
+class Sample(NamedTuple):
+    """Latents (B, C, X, Y, Z), still times the scale factor, and the last step's class logits (B, 2) or None."""
+
+    latents: Tensor
+    class_logits: Tensor | None
+
+
+def case_seed(seed: int, folder: str, replicate: int = 0) -> int:
+    """A case's own seed: 63 bits of SHA-256 over the run's seed, the folder's name and the number of the replicate."""
+    text = f"{seed}/{folder}/{replicate}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def case_generator(seed: int) -> torch.Generator:
+    """A case's own source of noise, on the CPU."""
+    return torch.Generator().manual_seed(seed)
+
+
+def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str) -> Tensor:
+    """Standard normal noise (B, *shape), each case's from its own generator."""
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(device)
+
+
+@torch.inference_mode()
+def sample(
+    network: CCELLA,
+    schedule: Schedule,
+    shape: Sequence[int],
+    embeddings: Sequence[Tensor],
+    generators: Sequence[torch.Generator],
+    *,
+    null: Tensor | None = None,
+    pirads: Tensor | None = None,
+    spacing: Tensor | None = None,
+    guidance: Guidance | None = None,
+    conditions: Conditions | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Sample:
+    """Make one latent for each report.
+
+    Args:
+        network: in eval mode, on its device.
+        schedule: from `make_scheduler`.
+        shape: (C, X, Y, Z) of a latent.
+        embeddings: B report embeddings (T_i, D), every position of which is attended; variants without an adapter do
+            not look at them.
+        generators: B of them, from `case_generator`; each is read for its own case only.
+        null: (T, D), the empty report's embedding; guidance on the report needs it.
+        pirads: (B, 2) one-hot, for variants that take the case's own class.
+        spacing: (B, 3) voxel spacing of the image in mm.
+        guidance: weights and interval; none is the network as it is.
+        conditions: of this network and schedule, to share the adapter's outputs with the batches before.
+        on_step: called after every step with the number of steps done and of all steps.
+
+    Raises:
+        UserError: guidance on the report without the empty report's embedding.
+    """
+    guidance = guidance or Guidance()
+    device = next(network.parameters()).device
+    if guidance.needs_null(network.variant) and null is None:
+        raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
+    x = draw_noise(generators, shape, device)
+    conditions = conditions or Conditions(network, schedule)
+    x0_before, outputs = None, []
+    for i, timestep in enumerate(schedule.timesteps):
+        if i % ADAPTER_STEPS == 0:
+            outputs = conditions.piece(i, embeddings, null)
+        given = select_step(outputs, i % ADAPTER_STEPS)
+        terms = guidance.terms(network.variant, float(timestep))
+        prediction = guided_prediction(network, x, timestep, terms, given, pirads, spacing)
+        x0 = schedule.predict_clean(i, x, prediction)
+        z = draw_noise(generators, shape, device) if schedule.noise[i] else None
+        x, x0_before = schedule.step(i, x, x0, x0_before, z), x0
+        if on_step is not None:
+            on_step(i + 1, len(schedule))
+    logits = given.class_logits
+    return Sample(x, None if logits is None else logits[: len(x)].float())
+
+
+class Conditions:
+    """The adapter's outputs for reports: all timesteps of a schedule in one batch, and each report once.
+
+    They are kept for the next batch, in which the empty report of guidance, and a report of which several volumes are
+    made, come again. Of a schedule longer than ADAPTER_STEPS only the piece at hand is kept, but the empty report's are
+    kept for all of it: on the CPU, since 1000 steps of the reference size are 0.8 GB.
+    """
+
+    def __init__(self, network: CCELLA, schedule: Schedule) -> None:
+        self.network, self.timesteps = network, schedule.timesteps
+        self.start: int | None = None
+        self.known: list[tuple[Tensor, Condition]] = []
+        self.empty: dict[int, tuple[Tensor, Condition]] = {}
+
+    def piece(self, start: int, embeddings: Sequence[Tensor], null: Tensor | None) -> list[Condition]:
+        """The outputs for each report (T, D), and behind them for the empty one `null`; equal reports share one.
+
+        Args:
+            start: the first of the ADAPTER_STEPS timesteps that they are for.
+        """
+        if not self.network.variant.adapter:
+            return [Condition(None, None)]
+        if start != self.start:
+            self.start, self.known = start, self._kept(start)
+        pairs: list[tuple[Tensor, Condition]] = []
+        for embedding in [*embeddings, *([] if null is None else [null])]:
+            known = [*self.known, *pairs]
+            same = (output for other, output in known if other is embedding or torch.equal(other, embedding))
+            pairs.append((embedding, next(same, None) or self._ask(embedding)))
+        self.known = pairs
+        if null is not None and len(self.timesteps) > ADAPTER_STEPS:
+            self.empty.setdefault(start, (null, _to(pairs[-1][1], torch.device("cpu"))))
+        return [output for _, output in pairs]
+
+    def _kept(self, start: int) -> list[tuple[Tensor, Condition]]:
+        """The empty report's outputs on the network's device, where they are kept."""
+        if start not in self.empty:
+            return []
+        null, output = self.empty[start]
+        return [(null, _to(output, self._device))]
+
+    def _ask(self, embedding: Tensor) -> Condition:
+        timesteps = self.timesteps[self.start : self.start + ADAPTER_STEPS].to(self._device)
+        return self.network.condition(embedding.to(self._device).float()[None], timesteps)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+
+def _to(condition: Condition, device: torch.device) -> Condition:
+    return Condition(*(None if part is None else part.to(device) for part in condition))
+
+
+def select_step(conditions: Sequence[Condition], step: int) -> Condition:
+    """One step's outputs of all reports, as a batch: context (R, L, W) and logits (R, 2)."""
+    context, logits = (
+        None if part[0] is None else torch.stack([report[step] for report in part])
+        for part in zip(*conditions, strict=True)
+    )
+    return Condition(context, logits)
+
+
+def guided_prediction(
+    network: CCELLA,
+    x: Tensor,
+    timestep: Tensor,
+    terms: Sequence[Term],
+    given: Condition,
+    pirads: Tensor | None,
+    spacing: Tensor | None,
+) -> Tensor:
+    """The weighted sum of the network's answers for x (B, C, X, Y, Z), all terms in one batch.
+
+    Args:
+        given: the step's conditions of the B reports and, behind them, of the empty one.
+    """
+    count = len(x)
+    # Which row of `given` each entry of the joint batch reads: its own report's, or the empty one's at the end.
+    own = torch.arange(count, device=x.device)
+    rows = torch.cat([own if term.report else torch.full_like(own, -1) for term in terms])
+    keep = torch.tensor([term.class_ for term in terms], device=x.device).repeat_interleave(count)
+    repeats = len(terms)
+    context = None if given.context is None else given.context[rows]
+    logits = None if given.class_logits is None else given.class_logits[rows]
+    classes = network.class_vector(logits, None if pirads is None else pirads.repeat(repeats, 1), keep)
+    answers = network.denoise(
+        x.repeat(repeats, 1, 1, 1, 1),
+        timestep.to(x.device).expand(count * repeats),
+        context,
+        classes,
+        None if spacing is None else spacing.repeat(repeats, 1),
+    )
+    # Not as a matrix product, which autocast would do in half precision.
+    weighted = [term.weight * answer for term, answer in zip(terms, answers.float().split(count), strict=True)]
+    return torch.stack(weighted).sum(dim=0)

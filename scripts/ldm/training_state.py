@@ -1,0 +1,77 @@
+"""What the diffusion model's training saves beside its parts: the scale factor, and the weights to sample with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ignite.engine import Engine
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from scripts.engine.resume import EXPORT, Resume
+from scripts.ldm.batches import StepSampler
+from scripts.ldm.objective import NoisyBatch
+from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import save_weights
+
+
+class TrainingState(Resume):
+    """Handler: saves and restores a run of the latent diffusion model, see `Resume`.
+
+    Args:
+        folder, settings, every, resume: see `Resume`.
+        network, optimizer, schedule, average: what is trained; `average` is exported where there is one.
+        sampler, prepare: told the epoch and the scale factor of the checkpoint.
+        about: what the exported weights shall say about themselves, see `save_weights`.
+        half: export the weights in half precision, half the size; the checkpoint keeps them whole.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        network: CCELLA,
+        optimizer: Optimizer,
+        schedule: LambdaLR,
+        average: AveragedModel | None,
+        sampler: StepSampler,
+        prepare: NoisyBatch,
+        settings: Mapping[str, Any],
+        about: Mapping[str, Any],
+        every: int = 1,
+        half: bool = False,
+        resume: bool = True,
+    ) -> None:
+        parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+        if average is not None:
+            parts["average"] = average
+        super().__init__(folder, parts, settings, every, resume)
+        self.network, self.average = network, average
+        self.sampler, self.prepare = sampler, prepare
+        self.about, self.half = dict(about), half
+
+    def more(self, engine: Engine) -> dict[str, Any]:
+        """The scale factor, which is measured once."""
+        return {"scale_factor": self.prepare.scale_factor}
+
+    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Tell the scale factor to who prepares batches, and the epoch to who orders the cases."""
+        self.prepare.scale_factor = state["scale_factor"]
+        self.sampler.epochs_done = state["epoch"]
+
+    def export(self, engine: Engine) -> None:
+        """Write the weights to sample with: the moving average where there is one."""
+        source = self.network if self.average is None else self.average.module
+        state = source.state_dict()
+        save_weights(
+            self.folder / EXPORT,
+            {name: tensor.cpu().half() for name, tensor in state.items()} if self.half else state,
+            config=self.network.config,
+            scale_factor=self.prepare.scale_factor,
+            epoch=engine.state.epoch,
+            averaged=self.average is not None,
+            **self.about,
+        )

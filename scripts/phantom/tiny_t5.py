@@ -1,0 +1,244 @@
+"""A tiny T5 encoder with its tokenizer, made from phantom reports: what the demo uses in the place of Flan-T5-XXL.
+
+    python -m scripts.phantom.tiny_t5 --output_dir bundles/ccella_ldm/models/demo_t5
+
+A large language model understands a radiology report before it sees one of ours; a tiny one must be taught. It is
+trained, from fresh phantom reports, to fill in masked words and to tell the findings (a lesion's diameter in each of
+the twelve sectors, the PI-RADS category, the gland volume) from every single token. The seeds of those phantom patients
+lie far from those that the datasets use.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from scripts.cli.run import run
+from scripts.common.files import atomic
+from scripts.common.problems import Problems
+from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Findings, sample_findings
+from scripts.phantom.reports import write_report
+
+logger = logging.getLogger(__name__)
+
+FIRST_SEED = 1_000_000_000  # of the phantom patients whose reports are the training text
+SECTORS = [(zone, side, level) for zone in ZONES for side in SIDES for level in LEVELS]
+MAX_TOKENS = 512
+HEAD = 16  # width of an attention head
+SPECIAL = ("<pad>", "</s>", "<unk>", "<mask>")
+CHARACTERS = ("▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper()))
+
+
+def make(
+    output_dir: str, seed: int = 0, reports: int = 20_000, steps: int = 1_000, width: int = 64, vocabulary: int = 1_500
+) -> None:
+    """Build tokenizer and encoder and save them in the Hugging Face format, `config.json` last.
+
+    Args:
+        output_dir: where `AutoTokenizer.from_pretrained` and `T5EncoderModel.from_pretrained` shall find them.
+        seed: of the reports, the initial weights and the order of training.
+        reports: how many phantom reports are written for training.
+        steps: optimizer steps of up to 4096 tokens.
+        width: hidden size of the encoder, a multiple of 16, the width of an attention head.
+        vocabulary: size of the tokenizer's vocabulary, upper bound.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+    _check(seed, reports, steps, width, vocabulary)
+    texts, targets = training_reports(reports, seed)
+    tokenizer = make_tokenizer(texts, vocabulary)
+    encoder = train_encoder(tokenizer, texts, targets, steps=steps, width=width, seed=seed)
+    size = save(tokenizer, encoder, Path(output_dir))
+    logger.info("%s: vocabulary %d, width %d, %.2f MB", output_dir, len(tokenizer), width, size / 1e6)
+
+
+def _check(seed: int, reports: int, steps: int, width: int, vocabulary: int) -> None:
+    problems = Problems("tiny_t5")
+    if seed < 0:
+        problems.add("--seed", f"is {seed}", "give 0 or more")
+    for name, value in (("reports", reports), ("steps", steps)):
+        if value < 1:
+            problems.add(f"--{name}", f"is {value}", "give 1 or more")
+    if width < HEAD or width % HEAD:
+        problems.add("--width", f"is {width}", f"give a multiple of {HEAD}, the width of an attention head")
+    if vocabulary <= len(SPECIAL) + len(CHARACTERS):
+        problems.add("--vocabulary", f"is {vocabulary}", f"give more than {len(SPECIAL) + len(CHARACTERS)}")
+    problems.raise_if_any()
+
+
+def save(tokenizer: PreTrainedTokenizerFast, encoder: T5EncoderModel, folder: Path) -> int:
+    """Write both, file by file complete or not at all; a folder without `config.json` holds no encoder. Give the bytes.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        tokenizer.save_pretrained(temporary)
+        encoder.save_pretrained(temporary)
+        files = sorted(Path(temporary).iterdir(), key=lambda file: file.name == "config.json")
+        (folder / "config.json").unlink(missing_ok=True)
+        for file in files:
+            with atomic(folder / file.name) as part:
+                shutil.copyfile(file, part)
+        return sum(file.stat().st_size for file in files)
+
+
+def training_reports(count: int, seed: int) -> tuple[list[str], Tensor]:
+    """Reports and what they say.
+
+    Returns:
+        `count` texts, none missing, and their targets (count, 18) as of `findings_vector`.
+    """
+    texts, targets = [], []
+    patient = FIRST_SEED + seed * 10_000_000
+    while len(texts) < count:
+        findings = sample_findings(patient)
+        if text := write_report(findings, np.random.default_rng([patient, 1])):
+            texts.append(text)
+            targets.append(findings_vector(findings))
+        patient += 1
+    return texts, torch.tensor(targets, dtype=torch.float32)
+
+
+def findings_vector(findings: Findings) -> list[float]:
+    """Diameter in cm by sector (12, zero where there is no lesion), PI-RADS one-hot (5), log of the volume (1)."""
+    diameters = dict.fromkeys(SECTORS, 0.0)
+    for lesion in findings.lesions:
+        diameters[lesion.zone, lesion.side, lesion.level] = lesion.diameter_mm / 10
+    scores = [float(findings.pirads == score) for score in range(1, 6)]
+    return [*diameters.values(), *scores, math.log(findings.gland_ml / 42)]
+
+
+def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A unigram tokenizer with T5's special tokens: the commonest words and numbers whole, all else by characters."""
+    normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    splitter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.Digits(),
+            pre_tokenizers.Metaspace(),
+        ]
+    )
+    counts = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    # The unigram trainer would cut common short words such as "left" into letters, which saves vocabulary but hides
+    # words from a small encoder. Ties are broken by the word, so that the order of the texts does not matter.
+    words = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: vocabulary - len(SPECIAL) - len(CHARACTERS)]
+    total = sum(counts.values())
+    pieces = [(piece, 0.0) for piece in SPECIAL]
+    pieces += [(word, math.log(count / total)) for word, count in words]
+    pieces += [(character, -20.0) for character in CHARACTERS]
+
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=SPECIAL.index("<unk>")))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", SPECIAL.index("</s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=MAX_TOKENS,
+        truncation_side="left",
+    )
+
+
+def train_encoder(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], targets: Tensor, *, steps: int, width: int, seed: int
+) -> T5EncoderModel:
+    """Train a two-layer T5 encoder of Flan's kind (gated GELU) on masked words and on the findings."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=width,
+        d_kv=HEAD,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=width // HEAD,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    encoder = T5EncoderModel(config)
+    words, findings = nn.Linear(width, len(tokenizer)), nn.Linear(width, targets.shape[1])
+    heads = nn.ModuleList([encoder, words, findings])
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
+    batches = _batches(tokenizer, texts, rng)
+    started = time.monotonic()
+    for step in range(1, steps + 1):
+        index, ids, mask = next(batches)
+        hidden_words = (torch.from_numpy(rng.random(ids.shape)) < 0.2) & mask
+        features = encoder(
+            input_ids=ids.masked_fill(hidden_words, tokenizer.mask_token_id), attention_mask=mask
+        ).last_hidden_state
+        masked = F.cross_entropy(words(features[hidden_words]), ids[hidden_words])
+        # Every token tells the findings, so that an adapter may look anywhere; each report counts alike.
+        error = (findings(features) - targets[index, None]).square().sum(-1)
+        told = ((error * mask).sum(1) / mask.sum(1)).mean()
+        loss = 0.2 * masked + told
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            speed = step / (time.monotonic() - started)
+            logger.info(
+                "step %d: masked words %.3f, findings %.3f, %.1f steps/s",
+                step,
+                float(masked.detach()),
+                float(told.detach()),
+                speed,
+            )
+    return encoder.eval()
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], rng: np.random.Generator, budget: int = 4096
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless batches of reports of like length, `budget` tokens at most: indices (B,), ids (B, T), mask (B, T)."""
+    encoded = [_shorten(torch.tensor(ids), rng) for ids in tokenizer(texts, verbose=False).input_ids]
+    lengths = np.array([len(ids) for ids in encoded])
+    while True:
+        # Sorted by length with some noise: little padding, other neighbours in every round.
+        order = np.argsort(lengths * rng.uniform(0.9, 1.1, len(lengths)))
+        chunks, start = [], 0
+        for stop in range(1, len(order) + 1):
+            if stop == len(order) or lengths[order[start : stop + 1]].max() * (stop + 1 - start) > budget:
+                chunks.append(order[start:stop])
+                start = stop
+        for chunk in rng.permutation(len(chunks)):
+            index = torch.from_numpy(chunks[chunk])
+            ids = nn.utils.rnn.pad_sequence([encoded[i] for i in index], True, tokenizer.pad_token_id)
+            yield index, ids, ids != tokenizer.pad_token_id
+
+
+def _shorten(ids: Tensor, rng: np.random.Generator, start: int = 64, end: int = 128) -> Tensor:
+    """A long report's end, where the findings stand, behind a random passage of the rest: half the cost to train on."""
+    if len(ids) <= start + end:
+        return ids
+    first = int(rng.integers(len(ids) - end - start))
+    return torch.cat([ids[first : first + start], ids[-end:]])
+
+
+if __name__ == "__main__":
+    run(make)

@@ -1,0 +1,146 @@
+"""Embeddings for generation: read from files or made with the text encoder, as the network was trained to read them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from scripts.common.problems import Problems, UserError
+from scripts.reports.embeddings import check_width, read_embedding, read_encoder_fingerprint
+from scripts.reports.encoder import MAX_TOKENS, PADDED, ReportEncoder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A report's embedding: the tensor (T, D) that was made, or the file that holds it, and a digest of its numbers.
+
+    A file is read again when its volume is made: those of ten thousand cases do not fit into memory.
+    """
+
+    held: Tensor | Path
+    digest: str
+
+    def read(self) -> Tensor:
+        """The embedding (T, D)."""
+        return read_embedding(self.held) if isinstance(self.held, Path) else self.held
+
+
+class ReportReader:
+    """Reads embeddings, or makes them with the text encoder, which is loaded when the first report needs it.
+
+    Args:
+        width: of the embeddings that the network reads.
+        trained: stamp of the encoder whose embeddings the network was trained on; None where it is not told.
+        authors: whether the weights are the authors', who attend to all 512 positions of a report.
+        text_encoder: folder or hub name; None where all reports are embedded.
+        padded: keep the padded positions; None is as in training.
+        max_tokens: longer reports lose their beginning.
+        problems: where what is wrong with a report is noted.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        trained: str | None,
+        authors: bool,
+        *,
+        text_encoder: str | os.PathLike[str] | None,
+        padded: bool | None,
+        max_tokens: int,
+        problems: Problems,
+    ) -> None:
+        self.width, self.trained = width, trained
+        self.text_encoder, self.max_tokens, self.problems = text_encoder, max_tokens, problems
+        as_trained = authors or (trained or "").endswith(PADDED)
+        self.padded = as_trained if padded is None else padded
+        self.all_positions = authors and self.padded
+        if authors and not self.padded:
+            logger.warning(
+                "padded_reports is false, but the authors' weights attend to all %d positions of a report: where the "
+                "padded ones are not there, their network answers otherwise than it was trained to",
+                MAX_TOKENS,
+            )
+        self.encoder: ReportEncoder | None = None
+        self.known: dict[str | Path, Embedding | None] = {}
+
+    def read(self, name: str, text: str | None, path: Path | None) -> Embedding | None:
+        """The embedding of a report, or None after noting a problem; equal reports share one.
+
+        Args:
+            name: what a problem is noted under.
+            text: the report, where there is no `path`; None is an absent one.
+            path: the file of its embedding.
+
+        Raises:
+            UserError: there is no encoder for a text, or it or its options are not those of the training run.
+        """
+        key = path or text or ""
+        if key not in self.known:
+            self.known[key] = None
+            embedding = self._encode(text or "") if path is None else None
+            try:
+                embedding = read_embedding(path) if embedding is None else embedding
+                check_width(embedding, self.width, path or self.text_encoder)
+                self._check_length(name, embedding)
+                self.known[key] = Embedding(embedding if path is None else path, _digest(embedding))
+            except UserError as error:
+                self.problems.add(name, str(error))
+            if path is not None:
+                self._check_stamp(name, read_encoder_fingerprint(path))
+        return self.known[key]
+
+    def _check_length(self, name: str, embedding: Tensor) -> None:
+        """The authors' files do not say how reports were embedded, but the number of positions is known."""
+        if self.all_positions and len(embedding) != MAX_TOKENS:
+            what = f"its report was embedded at {len(embedding)} positions, the authors' weights need all {MAX_TOKENS}"
+            todo = f"encode it with --padded and max_tokens {MAX_TOKENS}, or give --padded_reports false"
+            self.problems.add(name, what, todo)
+
+    def _check_stamp(self, name: str, stamp: str | None) -> None:
+        if stamp is None or self.trained in (None, stamp):
+            return
+        what = f"its report was embedded by text encoder {stamp}"
+        todo = "encode it with the text encoder and max_tokens"
+        if stamp.removesuffix(PADDED) == self.trained.removesuffix(PADDED):
+            what, todo = f"its report was embedded {_with_padding(stamp)}", f"encode it {_with_padding(self.trained)}"
+        self.problems.add(name, what, f"{todo}, as for training")
+
+    def _encode(self, text: str) -> Tensor:
+        if self.text_encoder is None:
+            raise UserError(
+                "a report must be embedded, but text_encoder is not set; give the folder or hub name of the encoder "
+                "that the network was trained with (google/flan-t5-xxl for the reference)"
+            )
+        if self.encoder is None:
+            # Before the encoder is loaded, which may be large.
+            if self.trained and self.trained.endswith(PADDED) != self.padded:
+                raise UserError(
+                    f"the network was trained on reports that were embedded {_with_padding(self.trained)}; give "
+                    f"--padded_reports {'false' if self.padded else 'true'}"
+                )
+            self.encoder = ReportEncoder(self.text_encoder, self.max_tokens)
+            stamp = self.encoder.stamp(self.padded)
+            if self.trained not in (None, stamp):
+                raise UserError(
+                    f"text_encoder {self.text_encoder} with max_tokens {self.max_tokens} is not the one that the "
+                    f"network was trained with: its fingerprint is {stamp}, not {self.trained}; give the encoder and "
+                    "the --max_tokens that encode_reports was given"
+                )
+        return self.encoder.encode([text], padded=self.padded)[0]
+
+
+def _digest(embedding: Tensor) -> str:
+    """Sixteen hexadecimal digits that tell embeddings apart, whatever precision they are stored in."""
+    return hashlib.sha256(embedding.float().contiguous().numpy()).hexdigest()[:16]
+
+
+def _with_padding(stamp: str) -> str:
+    """How the reports of an encoder's stamp were embedded, in the words of encode_reports."""
+    return "with --padded" if stamp.endswith(PADDED) else "without --padded"

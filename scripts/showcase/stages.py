@@ -1,0 +1,133 @@
+"""Commands run one after the other, each in a process of its own with a log, each skipped once it is done.
+
+What runs is what a user would type: the study and the demo are nothing but such commands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from scripts.common.files import atomic, file_digest
+from scripts.common.problems import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BUNDLES = REPOSITORY / "bundles"
+DEMO_VAE = BUNDLES / "vae" / "models" / "demo_vae.safetensors"
+DEMO_LDM = BUNDLES / "ccella_ldm" / "models" / "demo_ldm.safetensors"
+DEMO_T5 = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
+DEMO_T5_FILES = (DEMO_T5 / "model.safetensors", DEMO_T5 / "tokenizer.json")  # what its embeddings depend on
+LOG_LINES = 15  # shown of the log of a stage that failed
+
+Size = TypeVar("Size")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command.
+
+    Attributes:
+        needs: the earlier stages whose outputs it reads: it is run again when they were.
+        makes: the folder of its results, where these must not be mixed with results from other inputs, nor gone on
+            with: it is removed when what the stage needs was made anew.
+        reads: files from outside the chain, such as shipped weights: it is run again when one of them changed.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    makes: Path | None = None
+    reads: tuple[Path, ...] = ()
+
+
+def bundle(name: str, config: str, overlays: tuple[str, ...] = (), **values: object) -> tuple[str, ...]:
+    """Give the command that runs a bundle's config with overlays and values, as a user types it.
+
+    Args:
+        name: folder of the bundle, such as `vae`.
+        config: name of the config, such as `train`.
+        overlays: names of configs listed after it, such as `demo` or `variants/last`.
+        values: top-level ids that replace the config's own.
+    """
+    files = [str(BUNDLES / name / "configs" / f"{part}.yaml") for part in (config, *overlays)]
+    options = [text for key, value in values.items() for text in (f"--{key}", str(value))]
+    folder = ["--bundle_root", str(BUNDLES / name)]
+    return (sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *folder, *options)
+
+
+def module(name: str, *arguments: str, **options: object) -> tuple[str, ...]:
+    """Give the command that runs one of the package's own commands (`python -m scripts.<name>`)."""
+    pairs = [text for key, value in options.items() for text in (f"--{key}", str(value))]
+    return (sys.executable, "-m", f"scripts.{name}", *arguments, *pairs)
+
+
+def choose_size(sizes: Mapping[str, Size], name: str) -> Size:
+    """Give the size of that name, of a chain that comes in several.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in sizes:
+        raise UserError(f"size is {name!r}; give one of {', '.join(sizes)}")
+    return sizes[name]
+
+
+def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
+    """Run the stages in order and give the seconds that each took when it ran.
+
+    `<folder>/logs/<stage>.log` holds what a stage printed; `<folder>/stages/<stage>.json` is written when it is done
+    and records a digest of its command, of the stages it needs and of the files it reads, so that only what changed is
+    run again.
+
+    Raises:
+        UserError: a stage failed; the message ends with the last lines of its log.
+    """
+    digests: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    for number, stage in enumerate(stages, 1):
+        inputs = [*(digests[name] for name in stage.needs), *map(file_digest, stage.reads)]
+        told = json.dumps([stage.command, inputs])
+        digests[stage.name] = hashlib.sha256(told.encode()).hexdigest()
+        stamp = folder / "stages" / f"{stage.name}.json"
+        record = json.loads(stamp.read_text()) if stamp.is_file() else {}
+        if record.get("digest") == digests[stage.name]:
+            print(f"[{number}/{len(stages)}] {stage.name}: done before", flush=True)
+        else:
+            print(f"[{number}/{len(stages)}] {stage.name} ...", flush=True)
+            if stage.makes is not None and record.get("inputs", inputs) != inputs:
+                shutil.rmtree(stage.makes, ignore_errors=True)
+            record = {"inputs": inputs}
+            _write_stamp(stamp, record)  # a stage that is stopped from here on goes on with what it made from these
+            record |= {"digest": digests[stage.name], "seconds": _run(stage, folder / "logs" / f"{stage.name}.log")}
+            _write_stamp(stamp, record)
+            print(f"[{number}/{len(stages)}] {stage.name}: {record['seconds']:.0f} s", flush=True)
+        seconds[stage.name] = record["seconds"]
+    return seconds
+
+
+def _write_stamp(stamp: Path, record: dict[str, Any]) -> None:
+    with atomic(stamp) as temporary:
+        temporary.write_text(json.dumps(record))
+
+
+def _run(stage: Stage, log: Path) -> float:
+    """Run one stage with its output in a log file; give the seconds."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as output:
+        output.write(shlex.join(stage.command) + "\n")
+        output.flush()
+        code = subprocess.run(stage.command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT).returncode
+    if code:
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+        raise UserError(f"stage {stage.name} failed with exit status {code}; its log is {log} and ends:\n{tail}")
+    return time.monotonic() - started

@@ -1,0 +1,139 @@
+"""What is refused when a training is to go on, and what a checkpoint's learning rate becomes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.common.problems import UserError
+from scripts.engine.resume import Resume, data_digest
+from scripts.engine.steps import polynomial_decay
+
+
+def handler(folder, features: int = 2, steps: int = 4, **options) -> Resume:
+    network = nn.Linear(features, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    parts = {"network": network, "optimizer": optimizer, "schedule": polynomial_decay(optimizer, steps)}
+    return Resume(folder, parts, settings={"lr": 1.0, "seed": 0}, **options)
+
+
+@pytest.fixture
+def engine() -> SimpleNamespace:
+    """A trainer after its second epoch, of three steps each."""
+    state = SimpleNamespace(epoch=2, iteration=6, epoch_length=3, max_epochs=4, device=torch.device("cpu"))
+    return SimpleNamespace(state=state, scaler=None)
+
+
+def started_anew(engine) -> SimpleNamespace:
+    engine.state.epoch = engine.state.iteration = 0
+    return engine
+
+
+def test_epoch_and_iteration_are_taken_up(tmp_path, engine):
+    handler(tmp_path).save(engine)
+    handler(tmp_path).restore(started_anew(engine))
+    assert (engine.state.epoch, engine.state.iteration) == (2, 6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(False, True), (True, False), (None, True), (True, None)])
+def test_a_run_goes_on_where_gradients_are_scaled_and_where_they_are_not(tmp_path, engine, before, after):
+    """A disabled scaler is what half precision has on a machine without a GPU; full precision has none."""
+
+    def scaler(enabled: bool | None) -> torch.amp.GradScaler | None:
+        return None if enabled is None else torch.amp.GradScaler("cpu", enabled=enabled)
+
+    engine.scaler = scaler(before)
+    handler(tmp_path).save(engine)
+    engine.scaler = scaler(after)
+    handler(tmp_path).restore(started_anew(engine))
+    assert engine.state.epoch == 2
+
+
+def test_a_checkpoint_is_not_read_into_the_devices_memory(tmp_path, engine):
+    """`meta` stands for a GPU: what is read onto it is lost."""
+    first, second = handler(tmp_path), handler(tmp_path)
+    first.save(engine)
+    engine.state.device = torch.device("meta")
+    second.restore(started_anew(engine))
+    assert torch.equal(first.parts["network"].weight, second.parts["network"].weight)
+
+
+def test_processes_that_see_different_checkpoints_are_refused(tmp_path, engine, monkeypatch):
+    handler(tmp_path).save(engine)
+    monkeypatch.setattr("scripts.engine.resume.idist.all_gather", lambda mine: [mine, 0])
+    with pytest.raises(UserError, match=r"do not see the same .*checkpoint\.pt \(epochs found: none, 2\).*nodes share"):
+        handler(tmp_path).restore(started_anew(engine))
+
+
+def test_exported_weights_that_are_gone_are_written_again(tmp_path, engine):
+    class Exporting(Resume):
+        def export(self, engine):
+            (self.folder / "model.safetensors").write_text(f"of epoch {engine.state.epoch}")
+
+    first = handler(tmp_path)
+    first.save(engine)
+    Exporting(tmp_path, first.parts, first.settings).restore(started_anew(engine))
+    assert (tmp_path / "model.safetensors").read_text() == "of epoch 2"
+
+
+def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engine):
+    done = handler(tmp_path, steps=2)
+    for _ in range(2):
+        done.parts["optimizer"].step()
+        done.parts["schedule"].step()
+    assert done.parts["optimizer"].param_groups[0]["lr"] == 0
+    done.save(engine)
+    longer = handler(tmp_path, steps=4)
+    longer.restore(started_anew(engine))
+    assert longer.parts["optimizer"].param_groups[0]["lr"] == pytest.approx((1 - 2 / 4) ** 2)
+
+
+def test_a_run_that_has_all_its_epochs_says_so(tmp_path, engine, caplog):
+    handler(tmp_path).save(engine)
+    handler(tmp_path).restore(started_anew(engine))
+    assert "nothing is trained" not in caplog.text
+    engine.state.max_epochs = 2
+    handler(tmp_path).restore(started_anew(engine))
+    assert "nothing is trained" in caplog.text
+
+
+def test_the_digest_of_the_data_follows_contents_wherever_they_lie(tmp_path):
+    def digest(root, content: str, label: int) -> str:
+        root.mkdir(exist_ok=True)
+        (root / "a.nii").write_text(content)
+        (root / "b.nii").write_text("b")
+        case = {
+            "folder": "1",
+            "label": label,
+            "image": root / "a.nii",
+            "more": (root / "b.nii", None),
+            "text": "secret",
+        }
+        return data_digest([case], ["folder", "label"], ["image", "more"])
+
+    first = digest(tmp_path / "here", "a", 1)
+    assert digest(tmp_path / "there", "a", 1) == first
+    assert len({first, digest(tmp_path / "here", "A", 1), digest(tmp_path / "here", "a", 0)}) == 3
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, engine):
+    handler(tmp_path).save(engine)
+    with pytest.raises(UserError, match=r"checkpoint\.pt does not fit this training's network.*--resume false"):
+        handler(tmp_path, features=3).restore(started_anew(engine))
+
+
+def test_a_file_without_settings_is_refused(tmp_path, engine):
+    torch.save({"network": {}, "epoch": 1}, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"checkpoint\.pt cannot be read.*not of this training.*--resume false"):
+        handler(tmp_path).restore(started_anew(engine))
+
+
+def test_starting_anew_leaves_the_checkpoint_until_it_is_replaced(tmp_path, engine):
+    handler(tmp_path).save(engine)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    handler(tmp_path, resume=False).restore(started_anew(engine))
+    assert engine.state.epoch == 0
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before

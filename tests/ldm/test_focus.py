@@ -1,0 +1,61 @@
+"""Learning what is small and what the report decides: weights under a mask, and timesteps moved towards the noise."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from scripts.common.problems import UserError
+from scripts.ldm.dataset import Focus
+from scripts.ldm.loss import JointLoss
+from scripts.ldm.objective import NoisyBatch
+from scripts.ldm.schedule import make_scheduler, training_timesteps
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A case's folder with a mask of one voxel on an 8×8×8 grid."""
+    mask = np.zeros((8, 8, 8), np.uint8)
+    mask[5, 2, 7] = 1
+    nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "lesions.nii.gz")
+    return tmp_path
+
+
+def test_a_cell_weighs_more_as_soon_as_the_mask_touches_it(folder):
+    weights = Focus("lesions.nii.gz", 20.0).read(folder, (2, 2, 2))
+    expected = torch.ones(1, 2, 2, 2)
+    expected[0, 1, 0, 1] = 20.0
+    assert torch.equal(weights, expected)
+
+
+@pytest.mark.parametrize(("mask", "shape"), [("lesions.nii.gz", (3, 2, 2)), ("gland.nii.gz", (2, 2, 2))])
+def test_a_mask_that_is_missing_or_on_another_grid_is_refused(folder, mask, shape):
+    with pytest.raises(UserError, match=mask):
+        Focus(mask, 20.0).read(folder, shape)
+
+
+def test_the_loss_weighs_errors_by_the_focus():
+    answer, noise = torch.full((2, 4, 2, 2, 2), 0.5), torch.zeros(2, 4, 2, 2, 2)
+    focus = torch.ones(2, 1, 2, 2, 2)
+    focus[0, 0, 0, 0, 0] = 9.0
+    loss, _ = JointLoss(0.0)(answer, noise, focus=focus)
+    assert loss.item() == pytest.approx(0.5 * (15 + 9) / 16)
+
+
+def test_a_shift_moves_training_and_sampling_towards_the_noise_alike():
+    shifted = training_timesteps("rflow", torch.tensor([0.0, 0.25, 0.5, 0.75]), (16, 16, 8), 3.0)
+    assert shifted.tolist() == pytest.approx([0.0, 500.0, 750.0, 900.0])
+    schedule = make_scheduler("rflow", "rflow", 4, (16, 16, 8), 3.0)
+    assert schedule.timesteps.tolist() == pytest.approx([1000.0, 900.0, 750.0, 500.0])
+
+
+@pytest.mark.parametrize(("objective", "shift"), [("ddpm", 3.0), ("rflow", 0.0)])
+def test_a_shift_that_means_nothing_is_refused(objective, shift):
+    with pytest.raises(UserError, match="timestep_shift"):
+        NoisyBatch(objective, 1.0, shift)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1, "3"])
+def test_sampling_refuses_a_shift_that_is_not_positive(shift):
+    with pytest.raises(UserError, match="timestep_shift"):
+        make_scheduler("rflow", "rflow", 4, (16, 16, 8), shift)

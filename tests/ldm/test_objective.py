@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from scripts.common.problems import UserError
+from scripts.ldm.batches import StepSampler
+from scripts.ldm.cases import read_training_cases
+from scripts.ldm.dataset import Dropout, LatentDataset, collate
+from scripts.ldm.objective import NoisyBatch, PreciseInferer, WeightedLoss
+from scripts.networks.ccella import Prediction
+
+
+@pytest.fixture
+def dataset(data_root) -> LatentDataset:
+    cases = read_training_cases(data_root, data_root / "latents", embedding_width=6, factor=2)
+    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(report=0.3))
+
+
+@pytest.fixture
+def batch(dataset) -> dict:
+    return collate([dataset[index] for index in range(4)])
+
+
+def test_ddpm_mixes_by_the_cumulated_alphas_and_asks_for_the_noise(batch):
+    prepare = NoisyBatch("ddpm", scale_factor=2.0)
+    noisy, targets, _, conditions = prepare(batch)
+    timesteps = (batch["uniform"] * 1000).long()
+    signal = prepare.process.alphas_cumprod[timesteps][:, None, None, None, None]
+    expected = signal.sqrt() * 2 * batch["latent"] + (1 - signal).sqrt() * batch["noise"]
+    assert torch.allclose(noisy, expected, atol=1e-6)
+    assert torch.equal(targets["answer"], batch["noise"])
+    assert torch.equal(conditions["timesteps"], timesteps)
+
+
+def test_rectified_flow_mixes_linearly_and_asks_for_the_velocity(batch):
+    noisy, targets, _, conditions = NoisyBatch("rflow", scale_factor=2.0)(batch)
+    latent, share = 2 * batch["latent"], (conditions["timesteps"] / 1000)[:, None, None, None, None]
+    assert torch.allclose(noisy, (1 - share) * latent + share * batch["noise"], atol=1e-5)
+    assert torch.allclose(noisy + share * targets["answer"], latent, atol=1e-5)
+
+
+def test_conditions_reach_the_network_under_its_arguments_names(batch):
+    conditions = NoisyBatch("ddpm", 1.0)(batch)[3]
+    assert conditions["text_encoding"].shape[:2] == conditions["text_mask"].shape
+    assert conditions["spacing_tensor"].tolist() == [[0.5, 0.5, 0.5]] * 4
+    assert conditions["pirads"].tolist() == [[1, 0], [0, 1]] * 2
+    assert conditions["class_keep"].all()
+
+
+def test_an_unknown_objective_is_refused():
+    with pytest.raises(UserError, match="objective"):
+        NoisyBatch("flow", 1.0)
+
+
+def gradients(dataset, batch_size, accumulate):
+    """Gradient of the first epoch's only step, for a network of two parameters."""
+    scale = nn.Parameter(torch.tensor(0.5))
+    loss, prepare = WeightedLoss(class_weight=0.1), NoisyBatch("ddpm", 1.0)
+    for slots in StepSampler(dataset, batch_size, accumulate).epoch(1):
+        noisy, targets, _, conditions = prepare(collate([dataset[slot] for slot in slots]))
+        logits = scale * conditions["timesteps"][:, None].float() / 1000 * torch.tensor([1.0, -1.0])
+        (loss(Prediction(scale * noisy, logits), targets) / accumulate).backward()
+    return scale.grad
+
+
+def test_passes_of_unequal_size_sum_to_the_whole_step(dataset):
+    whole = gradients(dataset, 7, 1)
+    assert whole.abs() > 0
+    for accumulate in (2, 3, 7):
+        assert gradients(dataset, 7, accumulate) == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_a_pass_without_any_report_has_no_class_loss(dataset):
+    dataset.dropout = Dropout(report=1.0)
+    batch = collate([dataset[slot] for slot in next(StepSampler(dataset, 7).epoch(1))])
+    _, targets, _, _ = NoisyBatch("ddpm", 1.0)(batch)
+    logits = torch.zeros(7, 2, requires_grad=True)
+    loss = WeightedLoss(class_weight=1.0)(Prediction(torch.zeros_like(batch["noise"]), logits), targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(batch["noise"].abs().mean().item(), rel=1e-5)
+    assert not logits.grad.any()
+
+
+def test_precision_of_the_network_is_chosen_by_name():
+    network, cpu = nn.Linear(4, 4), torch.device("cpu")
+    types = [PreciseInferer(amp, cpu, 4)(torch.ones(1, 4), network).dtype for amp in ("fp32", "bf16", "fp16")]
+    assert types == [torch.float32, torch.bfloat16, torch.float16]
+    with pytest.raises(UserError, match="amp"):
+        PreciseInferer("half", cpu, 4)
+
+
+def test_bf16_is_refused_where_the_cpu_computes_wrong_gradients():
+    with pytest.raises(UserError, match="2 cells along x"):
+        PreciseInferer("bf16", torch.device("cpu"), 2)
+    assert PreciseInferer("bf16", torch.device("cuda"), 2).dtype is torch.bfloat16

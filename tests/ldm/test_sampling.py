@@ -1,0 +1,262 @@
+"""The sampling loop: whose noise it is, what guidance sums, and how often the adapter is asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny
+from scripts.common.problems import UserError
+from scripts.ldm.sampling import (
+    ADAPTER_STEPS,
+    Conditions,
+    Guidance,
+    case_generator,
+    case_seed,
+    guided_prediction,
+    sample,
+)
+from scripts.ldm.schedule import make_scheduler
+from scripts.networks.ccella import CCELLA, Condition
+from scripts.networks.variants import VARIANTS, find_variant
+
+SIZES = tiny.CCELLA | {"input_dim": 8}
+SHAPE = (4, 8, 8, 4)
+NULL = torch.zeros(1, 8)
+
+
+def network(variant: str = "CCELLA") -> CCELLA:
+    """A network in which no layer is zero, as it would be at the start of training."""
+    torch.manual_seed(0)
+    made = CCELLA(variant, **SIZES).eval()
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+def reports(*lengths: int) -> list[torch.Tensor]:
+    return [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in lengths]
+
+
+def run(made: CCELLA, cases: list[int], guidance: Guidance | None = None, name="dpmpp_2m", objective="rflow", steps=4):
+    """Sample some of four cases, the second of which has the same report as the first."""
+    embeddings, pirads = [*reports(5), *reports(5, 9, 3)], torch.eye(2)[torch.tensor([0, 1, 1, 0])]
+    return sample(
+        made,
+        make_scheduler(name, objective, steps, SHAPE[1:]),
+        SHAPE,
+        [embeddings[i] for i in cases],
+        [case_generator(case_seed(0, f"case_{i}")) for i in cases],
+        null=NULL,
+        pirads=pirads[cases],
+        spacing=torch.full((len(cases), 3), 1.25),
+        guidance=guidance,
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("name", "objective"), [("ddpm", "ddpm"), ("dpmpp_2m", "rflow")])
+def test_a_case_is_the_same_in_any_batch(variant, name, objective):
+    """Relative to the latent's spread, to rounding of sums whose order depends on the batch; also for DDPM's noise."""
+    made, guidance = network(variant), Guidance(3, 2)
+    together = run(made, [0, 1, 2, 3], guidance, name, objective)
+    for cases in ([2], [3, 2], [1, 3]):
+        alone = run(made, cases, guidance, name, objective)
+        assert (alone.latents - together.latents[cases]).abs().max() < 2e-6 * together.latents.std()
+        if alone.class_logits is not None:
+            assert torch.allclose(alone.class_logits, together.class_logits[cases], atol=1e-6)
+
+
+def test_same_report_other_case_other_volume():
+    latents = run(network(), [0, 1]).latents
+    assert (latents[0] - latents[1]).abs().mean() > 0.1
+
+
+def test_seeds_differ_by_run_case_and_replicate_and_stay_the_same():
+    """The number is part of the format: a changed rule would change everyone's volumes."""
+    seeds = {case_seed(s, f, r) for s in (0, 1) for f in ("a", "b", "1") for r in (0, 1)}
+    assert len(seeds) == 12
+    assert case_seed(0, "case_17") == 2985660178510742728
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_are_the_networks_at_the_last_timestep(variant):
+    made = network(variant)
+    schedule = make_scheduler("ddim", "ddpm", 3, SHAPE[1:])
+    expected = made.condition(reports(9)[0][None], schedule.timesteps[-1:]).class_logits
+    logits = run(made, [2], Guidance(2, 0), "ddim", "ddpm", 3).class_logits
+    assert (logits is None) == (made.variant.heads is None)
+    assert logits is None or torch.allclose(logits, expected, atol=1e-6)
+
+
+# ---- guidance --------------------------------------------------------------------------------------------------------
+
+
+def test_guided_sum_is_the_formula():
+    """e(0,0) + w_r·(e(r,0) - e(0,0)) + w_c·(e(r,c) - e(r,0)), from four separate calls of the whole network."""
+    made, x, t = network(), torch.randn(1, *SHAPE), torch.tensor(400.0)
+    report, spacing = reports(5)[0], torch.ones(1, 3)
+
+    def answer(text: torch.Tensor, keep: bool) -> torch.Tensor:
+        return made(x, t[None], text[None], spacing, class_keep=torch.tensor([keep])).noise_pred
+
+    own, empty = (made.condition(embedding[None], t[None]) for embedding in (report, NULL))
+    given = Condition(torch.cat([own.context, empty.context]), torch.cat([own.class_logits, empty.class_logits]))
+    got = guided_prediction(made, x, t, Guidance(3, 1.5).terms(made.variant, 400), given, None, spacing)
+    nothing, only_report, both = answer(NULL, False), answer(report, False), answer(report, True)
+    expected = nothing + 3 * (only_report - nothing) + 1.5 * (both - only_report)
+    assert torch.allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights", "terms"),
+    [
+        ("CCELLA", (1, 1), [(1, True, True)]),
+        ("CCELLA", (3, 3), [(-2, False, False), (3, True, True)]),
+        ("CCELLA", (3, 2), [(-2, False, False), (1, True, False), (2, True, True)]),
+        ("CCELLA", (1, 2), [(-1, True, False), (2, True, True)]),
+        ("CCELLA", (0, 0), [(1, False, False)]),
+        ("ELLAMAISI", (3, 7), [(-2, False, False), (3, True, True)]),
+        ("RADMAISI", (7, 3), [(-2, False, False), (3, True, True)]),
+        ("MAISI", (3, 3), [(1, True, True)]),
+    ],
+)
+def test_only_the_answers_that_count_are_asked_for(variant, weights, terms):
+    assert Guidance(*weights).terms(find_variant(variant), 500) == terms
+
+
+def test_guidance_works_within_its_interval_only():
+    guidance, variant = Guidance(3, 3, (200, 600)), find_variant("CCELLA")
+    guided = [t for t in range(0, 1001, 100) if len(guidance.terms(variant, t)) > 1]
+    assert guided == [200, 300, 400, 500, 600]
+
+
+@pytest.mark.parametrize(("name", "objective"), [("ddpm", "ddpm"), ("ddim", "ddpm"), ("rflow", "rflow")])
+def test_every_solver_asks_for_guidance_within_its_interval_only(name, objective, monkeypatch):
+    asked = []
+    denoise = CCELLA.denoise
+
+    def count(self, x, timestep, *conditions):
+        asked.append((float(timestep[0]), len(x)))
+        return denoise(self, x, timestep, *conditions)
+
+    monkeypatch.setattr(CCELLA, "denoise", count)
+    run(network(), [0, 2], Guidance(3, 3, (300, 700)), name, objective, steps=10)
+    assert len(asked) == 10
+    assert {entries for timestep, entries in asked if 300 <= timestep <= 700} == {4}
+    assert {entries for timestep, entries in asked if not 300 <= timestep <= 700} == {2}
+
+
+def test_weight_one_and_an_empty_interval_are_the_network_as_it_is():
+    made = network()
+    plain = run(made, [0, 2]).latents
+    assert torch.equal(run(made, [0, 2], Guidance(1, 1)).latents, plain)
+    # 1000 is rectified flow's first timestep: guidance there changes the result, in [0, 1] it is never reached.
+    assert torch.equal(run(made, [0, 2], Guidance(5, 5, (0, 1))).latents, plain)
+    assert not torch.allclose(run(made, [0, 2], Guidance(5, 5, (1000, 1000))).latents, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("weight", [-1, "3x", float("nan"), float("inf")])
+def test_an_impossible_weight_is_refused(weight):
+    with pytest.raises(UserError, match="guidance weight"):
+        Guidance(2, weight)
+
+
+@pytest.mark.parametrize("interval", [(-1, 500), (600, 200), (0, 1001), (3,), ("a", "b")])
+def test_an_impossible_interval_is_refused(interval):
+    with pytest.raises(UserError, match="guidance_interval"):
+        Guidance(2, 2, interval)
+
+
+def test_guidance_without_the_empty_report_is_refused():
+    schedule = make_scheduler("ddim", "ddpm", 2, SHAPE[1:])
+    with pytest.raises(UserError, match="empty report"):
+        sample(network(), schedule, SHAPE, reports(3), [case_generator(0)], guidance=Guidance(2, 2))
+
+
+# ---- cost ------------------------------------------------------------------------------------------------------------
+
+
+def count_calls(made: CCELLA, monkeypatch) -> dict[str, list[int]]:
+    """Batch sizes of every call of the adapter and of the U-Net."""
+    calls: dict[str, list[int]] = {"adapter": [], "unet": []}
+
+    def count(name: str, module: torch.nn.Module, batch_of: int) -> None:
+        forward = module.forward
+
+        def counted(*args, **kwargs):
+            calls[name].append(len(args[batch_of]))
+            return forward(*args, **kwargs)
+
+        monkeypatch.setattr(module, "forward", counted)
+
+    count("adapter", made.ella, 1)
+    count("unet", made.unet, 0)
+    return calls
+
+
+def test_the_adapter_runs_once_for_each_distinct_report(monkeypatch):
+    """Four cases with three reports and guidance: four calls, each with all timesteps; guidance is one joint batch."""
+    made = network()
+    calls = count_calls(made, monkeypatch)
+    run(made, [0, 1, 2, 3], Guidance(3, 3), steps=10)
+    assert calls["adapter"] == [10] * 4
+    assert calls["unet"] == [8] * 10
+
+
+def test_the_next_batch_asks_for_new_reports_only(monkeypatch):
+    """Neither the empty report nor a report of which another volume is made is read again; the volumes are the same."""
+    made, embeddings = network(), reports(5, 9)
+    schedule = make_scheduler("rflow", "rflow", 3, SHAPE[1:])
+
+    def volume(report: int, conditions: Conditions | None) -> torch.Tensor:
+        given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3), "conditions": conditions}
+        return sample(made, schedule, SHAPE, [embeddings[report]], [case_generator(1)], **given).latents
+
+    alone = [volume(report, None) for report in (0, 0, 1)]
+    calls = count_calls(made, monkeypatch)
+    shared = Conditions(made, schedule)
+    for report, expected, asked in ((0, alone[0], 2), (0, alone[1], 2), (1, alone[2], 3)):
+        assert torch.equal(volume(report, shared), expected)
+        assert calls["adapter"] == [3] * asked
+
+
+def test_long_schedules_read_the_report_in_pieces(monkeypatch):
+    made = network()
+    calls = count_calls(made, monkeypatch)
+    run(made, [2], steps=ADAPTER_STEPS + 6)
+    assert calls["adapter"] == [ADAPTER_STEPS, ADAPTER_STEPS, 6, 6]
+
+
+def test_long_schedules_read_the_empty_report_once(monkeypatch):
+    """Two guided batches of other reports: each piece of the empty report serves both, and the volumes are the same."""
+    made, embeddings = network(), reports(5, 9)
+    schedule = make_scheduler("rflow", "rflow", ADAPTER_STEPS + 6, SHAPE[1:])
+    given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3)}
+
+    def volume(report: int, conditions: Conditions | None) -> torch.Tensor:
+        generators = [case_generator(1)]
+        return sample(made, schedule, SHAPE, [embeddings[report]], generators, conditions=conditions, **given).latents
+
+    alone = [volume(report, None) for report in (0, 1)]
+    calls = count_calls(made, monkeypatch)
+    shared = Conditions(made, schedule)
+    assert torch.equal(volume(0, shared), alone[0])
+    assert calls["adapter"] == [ADAPTER_STEPS, ADAPTER_STEPS, 6, 6]
+    assert torch.equal(volume(1, shared), alone[1])
+    assert calls["adapter"][4:] == [ADAPTER_STEPS, 6]
+
+
+def test_progress_is_told():
+    told = []
+    schedule = make_scheduler("ddim", "ddpm", 3, SHAPE[1:])
+    sample(
+        network(),
+        schedule,
+        SHAPE,
+        reports(3),
+        [case_generator(0)],
+        spacing=torch.ones(1, 3),
+        on_step=lambda *step: told.append(step),
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]

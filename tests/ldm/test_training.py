@@ -1,0 +1,481 @@
+"""The train workflow as a user runs it, on tiny latents."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
+from safetensors import SafetensorError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tiny
+from scripts.data.latents import read_latent, write_latent
+from scripts.ldm.recipe import make_recipe
+from scripts.ldm.sample_pictures import SamplePictures
+from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import load_weights
+from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
+
+SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
+NETWORK = tiny.CCELLA_DEF | {"input_dim": 6}  # as wide as the embeddings of `data_root`
+OPTIONS = {"network_def": NETWORK, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2}
+
+
+@pytest.fixture
+def bundle(repo_root) -> Path:
+    return repo_root / "bundles" / "ccella_ldm"
+
+
+@pytest.fixture
+def build(bundle, data_root):
+    """Builds the workflow that trains into a folder."""
+
+    def workflow(folder: Path, *overlays: str, **options):
+        return create_workflow(
+            config_file=[str(bundle / "configs" / name) for name in ("train.yaml", *overlays)],
+            workflow_type="train",
+            logging_file=False,
+            bundle_root=str(bundle),
+            ckpt_dir=str(folder),
+            **{"dataset_dir": str(data_root), **OPTIONS, **options},
+        )
+
+    return workflow
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(one, other) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *program: str, **options) -> list[str]:
+    overlay = tmp_path / "options.json"
+    overlay.write_text(json.dumps(OPTIONS | options))
+    files = [str(bundle / "configs" / "train.yaml"), str(overlay)]
+    return [
+        sys.executable, *program, "run", "--config_file", str(files), "--bundle_root", str(bundle),
+        "--dataset_dir", str(data_root), "--ckpt_dir", str(folder),
+    ]  # fmt: skip
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+
+def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
+    build(tmp_path / "run", drop_both=0.2, ema_decay=0.9).run()
+    network = CCELLA(**tiny.CCELLA | {"input_dim": 6})
+    weights = load_weights(tmp_path / "run" / "model.safetensors", network)
+    state = checkpoint(tmp_path / "run")
+    assert weights.scale_factor == state["scale_factor"] == pytest.approx(1, abs=0.1)
+    assert weights.objective == "ddpm"
+    assert weights.meta["trained_with_dropout"]["both"] == 0.2
+    assert weights.meta["vae_fingerprint"] == "vae"
+    assert weights.meta["encoder_fingerprint"] == "encoder"
+    assert weights.meta["latent_shape"] == [4, 4, 4, 4]
+    assert weights.meta["spacing"] == [0.5, 0.5, 0.5]
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, state["average"][f"module.{name}"])
+
+
+def test_losses_by_timestep_class_accuracy_and_speed_are_watched(build, tmp_path):
+    workflow = build(tmp_path / "run")
+    workflow.run()
+    figures, held_out = workflow.trainer.state.metrics, workflow.evaluator.state.metrics
+    assert {"loss", "noise_loss", "class_loss", "class_accuracy", "lr", "images_per_second"} <= figures.keys()
+    parts = [held_out[f"val_loss_t{low:03d}-{low + 250}"] for low in (0, 250, 500, 750)]
+    assert held_out["val_loss"] == pytest.approx(sum(parts) / 4, rel=1e-4)
+    assert 0 <= held_out["val_class_accuracy"] <= 1
+    assert list((tmp_path / "run" / "logs").iterdir())
+
+
+def test_mlflow_has_the_same_figures(bundle, data_root, tmp_path, repo_root, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    given = command(bundle, data_root, tmp_path / "run", tmp_path, "-m", "monai.bundle", epochs=2)
+    subprocess.run(
+        [*given, "--tracking", "mlflow", "--output_dir", str(tmp_path / "mlflow")], cwd=repo_root, check=True
+    )
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlruns.db'}")
+    (experiment,) = (one for one in client.search_experiments() if one.name == "monai_experiment")
+    (run,) = client.search_runs([experiment.experiment_id])
+    named = {"loss", "noise_loss", "class_accuracy", "images_per_second", "lr", "val_loss", "val_loss_t000-250"}
+    assert named <= run.data.metrics.keys()
+    assert {point.step for point in client.get_metric_history(run.info.run_id, "loss")} == {1, 2}
+
+
+def vae_options(tmp_path: Path) -> tuple[dict, str]:
+    torch.manual_seed(0)
+    vae = maisi_vae(**tiny.VAE)
+    save_vae(vae, tmp_path / "vae.safetensors")
+    return {"vae_file": str(tmp_path / "vae.safetensors"), "vae_def": tiny.VAE_DEF}, vae_fingerprint(vae)
+
+
+def latents_of_a_vae(data_root: Path, tmp_path: Path) -> dict:
+    """Puts a VAE's fingerprint into all latents; the options that name it."""
+    options, fingerprint = vae_options(tmp_path)
+    for path in (data_root / "latents").rglob("*.safetensors"):
+        latent = read_latent(path)
+        write_latent(path, latent.mu, latent.sigma, fingerprint=fingerprint, affine=latent.affine, shape=latent.shape)
+    return options
+
+
+@pytest.mark.parametrize("average", [0, 0.9])
+def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(build, data_root, tmp_path, average):
+    options = latents_of_a_vae(data_root, tmp_path)
+    build(tmp_path / "plain", epochs=2, ema_decay=average).run()
+    build(tmp_path / "run", "pictures.yaml", epochs=2, ema_decay=average, sample_every=1, **options).run()
+    assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "run"))
+    log = EventAccumulator(str(tmp_path / "run" / "logs"), size_guidance={"images": 0}).Reload()
+    assert log.Tags()["images"] == ["samples/axt2"]
+    shown = log.Images("samples/axt2")
+    assert [image.step for image in shown] == [1, 2]
+    assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
+
+
+def test_pictures_follow_the_schedule_of_inference(build, data_root, tmp_path):
+    options = latents_of_a_vae(data_root, tmp_path)
+    options |= {"objective": "rflow", "timestep_shift": 3.0, "epochs": 1, "sample_every": 1}
+    workflow = build(tmp_path / "run", "pictures.yaml", **options)
+    workflow.run()
+    pictures = next(h for h in workflow.parser.get_parsed_content("train#handlers") if isinstance(h, SamplePictures))
+    recipe = make_recipe(  # reads the shift from the weights' header
+        model_file=tmp_path / "run" / "model.safetensors", vae_file=options["vae_file"], network_config={},
+        channels=["axt2"], size=None, spacing=None, scheduler="dpmpp_2m", steps=20, guidance_report=1.0,
+        guidance_class=1.0, guidance_interval=[0, 1000], amp="fp32", seed=0,
+    )  # fmt: skip
+    assert torch.equal(pictures.schedule.timesteps, recipe.schedule.timesteps)
+    assert pictures.schedule.sigma == recipe.schedule.sigma
+
+
+def test_pictures_need_held_out_cases_and_the_vae_of_the_latents(build, tmp_path, refused):
+    options, _ = vae_options(tmp_path)
+    with refused("no case is held out"):
+        build(tmp_path / "run", "pictures.yaml", val_fraction=0, **options).run()
+    with refused("the latents were made by VAE vae"):
+        build(tmp_path / "run", "pictures.yaml", **options).run()
+
+
+def test_wrong_options_of_pictures_are_told_at_once_before_anything_is_read(build, tmp_path, refused):
+    wrong = {"sample_every": 0, "sample_count": 0, "sample_guidance": -1}
+    with refused("options: 3 problems"):
+        build(tmp_path / "run", "pictures.yaml", dataset_dir=str(tmp_path / "nowhere"), **wrong)
+    with refused(r"vae\.pt are missing"):
+        build(tmp_path / "run", "pictures.yaml", vae_file=str(tmp_path / "vae.pt"))  # not run, so no network is built
+
+
+def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_path, refused):
+    options = latents_of_a_vae(data_root, tmp_path)
+    path = data_root / "train_merged.json"
+    cases = [case | {"text": "embeddings/0.safetensors", "text_isnull": 0} for case in json.loads(path.read_text())]
+    path.write_text(json.dumps(cases))
+    (data_root / "embeddings" / "empty.safetensors").unlink()
+    never = {"drop_report": 0, "drop_class": 0, "drop_both": 0}
+    with refused("empty report"):
+        build(tmp_path / "run", "pictures.yaml", sample_guidance=2.0, **never, **options)
+    build(tmp_path / "run", "pictures.yaml", **never, **options)
+
+
+@pytest.mark.parametrize("options", [{"objective": "rflow"}, {"variant": "MAISI"}, {"lr_split": True, "ema_decay": 0}])
+def test_other_objectives_variants_and_options_train(build, tmp_path, options):
+    build(tmp_path / "run", epochs=1, **options).run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 1
+
+
+def test_the_authors_recipe_is_an_overlay(build, tmp_path):
+    workflow = build(tmp_path / "run", "authors.yaml", amp="fp32", epochs=1)
+    workflow.run()
+    assert "average" not in checkpoint(tmp_path / "run")
+    assert not workflow.train_dataset.fresh_noise
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_learns_what_full_precision_learns(build, wide_root, tmp_path, amp):
+    """The weights move alike: by the correlation of what two epochs of one-case steps changed."""
+    options = {"dataset_dir": str(wide_root), "epochs": 2, "batch_size": 1, "lr": 1e-3, "ema_decay": 0}
+    build(tmp_path / "start", **options | {"lr": 0.0}).run()
+    build(tmp_path / "full", **options).run()
+    build(tmp_path / "half", **options, amp=amp).run()
+    start, full, half = (
+        torch.cat([tensor.flatten() for tensor in checkpoint(tmp_path / name)["network"].values()])
+        for name in ("start", "full", "half")
+    )
+    assert torch.corrcoef(torch.stack([full - start, half - start]))[0, 1] > 0.7
+    assert not torch.equal(full, half)
+    scaler = checkpoint(tmp_path / "half")["scaler"]
+    assert scaler["scale"] > 1 if amp == "fp16" else scaler is None
+
+
+def test_activation_checkpointing_changes_no_weight(build, tmp_path):
+    for name, switch in (("kept", "false"), ("computed_again", "true")):
+        build(tmp_path / name, epochs=2, activation_checkpointing=switch).run()
+    assert_same(checkpoint(tmp_path / "kept"), checkpoint(tmp_path / "computed_again"))
+
+
+def test_a_compiled_network_learns_the_same(build, tmp_path):
+    """The network is one graph; by PyTorch's eager backend, since compiling C++ takes minutes."""
+    build(tmp_path / "plain", epochs=1).run()
+    torch._dynamo.utils.counters.clear()
+    eager = {"train#trainer#compile": True, "train#trainer#compile_kwargs": {"backend": "eager"}}
+    build(tmp_path / "compiled", epochs=1, **eager).run()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+    assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "compiled"))
+
+
+def test_compiling_is_refused_on_the_cpu_before_the_network_is_built(build, tmp_path, refused):
+    with refused("compile is true on the CPU"):
+        build(tmp_path / "run", compile="true", network_def=NETWORK | {"_target_": "scripts.nothing.CannotBeBuilt"})
+
+
+def test_a_frozen_unet_from_maisi_keeps_its_weights_while_the_adapter_learns(build, tmp_path):
+    torch.manual_seed(1)
+    theirs = DiffusionModelUNetMaisi(
+        spatial_dims=3, in_channels=4, out_channels=4, include_spacing_input=True, **tiny.UNET
+    ).state_dict()
+    torch.save({"unet_state_dict": theirs, "scale_factor": 1.0}, tmp_path / "maisi.pt")
+    options = {"pretrained_unet": str(tmp_path / "maisi.pt"), "freeze_unet": "true", "epochs": 1}
+    build(tmp_path / "run", **options).run()
+    build(tmp_path / "run", **options | {"epochs": 2}).run()  # goes on
+    build(tmp_path / "start", **options, lr=0.0).run()
+    learned, start = (checkpoint(tmp_path / name)["network"] for name in ("run", "start"))
+    # The attention to a report is new, and so are the columns of the time embedding for the class.
+    copied = [name for name in theirs if f"unet.{name}" in learned and "time_emb_proj" not in name]
+    assert len(copied) > 0.7 * len(theirs)
+    assert all(torch.equal(learned[f"unet.{name}"], theirs[name]) for name in copied)
+    assert all((learned[name] != start[name]).any() for name in learned if name.startswith(("ella.", "unet.pirads")))
+
+
+def test_passes_do_not_change_what_is_learned(build, tmp_path):
+    build(tmp_path / "whole", epochs=2, batch_size=5).run()
+    build(tmp_path / "passes", epochs=2, batch_size=5, accumulate=2).run()
+    whole, passes = (checkpoint(tmp_path / name)["network"] for name in ("whole", "passes"))
+    for name in whole:
+        assert torch.allclose(whole[name], passes[name], atol=2e-5), name
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"amp": "bf16"}, {"amp": "fp16"}])
+def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(build, wide_root, tmp_path, options):
+    options = options | ({"dataset_dir": str(wide_root)} if "amp" in options else {})
+    build(tmp_path / "whole", **options).run()
+    workflow = build(tmp_path / "parts", **options)
+
+    def interrupt(engine):
+        raise RuntimeError("stop here")
+
+    # In the middle of the third epoch; the second one's checkpoint is the last.
+    passes = 2 * len(workflow.trainer.data_loader) + 1
+    workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=passes), interrupt)
+    with pytest.raises(Exception, match="stop here"):
+        workflow.trainer.run()
+    assert checkpoint(tmp_path / "parts")["epoch"] == 2
+    torch.manual_seed(99)
+    build(tmp_path / "parts", **options).run()
+    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts"))
+
+
+def test_a_checkpoint_holds_what_it_always_held(build, tmp_path):
+    """Running trainings go on with newer code."""
+    build(tmp_path / "run", epochs=1).run()
+    names = {"network", "optimizer", "schedule", "average", "epoch", "scale_factor", "scaler", "settings"}
+    assert checkpoint(tmp_path / "run").keys() == names
+
+
+def test_a_finished_run_given_more_epochs_follows_the_longer_schedule(build, tmp_path):
+    build(tmp_path / "run", epochs=1).run()
+    workflow = build(tmp_path / "run", epochs=2)
+    optimizer, rates = workflow.trainer.optimizer, []
+    workflow.trainer.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
+    workflow.run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 2
+    steps = len(rates)
+    assert rates == pytest.approx([1e-2 * (1 - n / (2 * steps)) ** 2 for n in range(steps, 2 * steps)])
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_path, refused):
+    build(tmp_path / "run", epochs=1).run()
+    with refused(r"seed was 0, is 1.*resume false"):
+        build(tmp_path / "run", epochs=2, seed=1).run()
+    # As Fire hands `--resume false` over.
+    build(tmp_path / "run", epochs=1, seed=1, resume="false").run()
+    assert checkpoint(tmp_path / "run")["settings"]["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("writer", "error"),
+    [  # what each of them raised when it wrote into a full file system
+        ("torch.save", RuntimeError("[enforce fail at inline_container.cc:672]")),
+        ("scripts.common.files.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+    ],
+)
+def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer, error, refused):
+    build(tmp_path / "run", epochs=1).run()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+
+    def full(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(writer, full)
+    with refused(r"GiB are free there.*checkpoint of epoch 1 is intact; make room"):
+        build(tmp_path / "run", epochs=2).run()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_a_diverging_run_stops_names_the_cases_and_keeps_its_last_checkpoint(build, tmp_path, refused):
+    with refused(r"the loss is (nan|inf) in epoch 2.* cases case\d.*last checkpoint is intact"):
+        build(tmp_path / "run", batch_size=7, lr=1e36).run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 1
+
+
+def test_a_gradient_that_explodes_in_an_epochs_last_step_does_not_reach_its_checkpoint(build, tmp_path, refused):
+    """The loss is finite: without a look at the gradient, broken weights would replace the good checkpoint."""
+    workflow = build(tmp_path / "run", batch_size=7, epochs=2)
+    trainer = workflow.trainer
+    weight = next(trainer.network.parameters())
+    weight.register_hook(lambda gradient: gradient * (torch.nan if trainer.state.epoch == 2 else 1))
+    with refused(r"gradient's norm is nan in epoch 2.* cases case\d"):
+        workflow.run()
+    state = checkpoint(tmp_path / "run")
+    assert state["epoch"] == 1
+    assert all(tensor.isfinite().all() for tensor in state["network"].values())
+
+
+def test_a_broken_checkpoint_is_named(build, tmp_path, refused):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"broken")
+    with refused(r"checkpoint\.pt cannot be read.*resume false"):
+        build(tmp_path / "run").run()
+
+
+# `python -m monai.bundle`, with a process that ends at once, as by a power cut, at a moment of the second checkpoint.
+KILLED = """
+import os, pathlib, runpy, signal, torch
+
+MOMENT = {moment!r}
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save(state, path, kept=torch.save):
+    kept(state, path)
+    if MOMENT == "half of it is written" and state["epoch"] == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        die()
+
+def replace(self, target, kept=pathlib.Path.replace):
+    if MOMENT == "before it gets its name" and target.name == "checkpoint.pt" and target.exists():
+        die()
+    return kept(self, target)
+
+torch.save, pathlib.Path.replace = save, replace
+runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+"""
+
+
+def start(command: list[str], repo_root: Path) -> None:
+    """Run to the end, which may be any; judged by what was written."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run(command, cwd=repo_root, check=False, capture_output=True, timeout=600, env=environment)
+
+
+@pytest.mark.parametrize("moment", ["half of it is written", "before it gets its name"])
+def test_a_run_killed_while_it_writes_a_checkpoint_ends_bit_identical(
+    build, bundle, data_root, tmp_path, repo_root, moment
+):
+    build(tmp_path / "whole").run()
+    (tmp_path / "killed.py").write_text(KILLED.format(moment=moment))
+    start(command(bundle, data_root, tmp_path / "run", tmp_path, str(tmp_path / "killed.py")), repo_root)
+    assert checkpoint(tmp_path / "run")["epoch"] == 1
+    assert list((tmp_path / "run").glob(".part-*"))
+    build(tmp_path / "run").run()
+    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run"))
+    assert not list((tmp_path / "run").glob(".part-*"))
+
+
+def test_a_killed_run_goes_on(build, bundle, data_root, tmp_path, repo_root):
+    build(tmp_path / "whole", epochs=60).run()
+    process = subprocess.Popen(
+        command(bundle, data_root, tmp_path / "killed", tmp_path, "-m", "monai.bundle", epochs=60),
+        cwd=repo_root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )  # fmt: skip
+    while not (tmp_path / "killed" / "checkpoint.pt").is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint(tmp_path / "killed")["epoch"] < 60
+    build(tmp_path / "killed", epochs=60).run()
+    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "killed"))
+    assert not list((tmp_path / "killed").glob(".part-*"))
+
+
+def test_two_processes_learn_what_one_learns_and_go_on_bit_by_bit(build, bundle, data_root, tmp_path, repo_root):
+    """Each in two passes a step and with a loading process; then killed while the second checkpoint is written."""
+    options = {"epochs": 2, "batch_size": 5}
+    build(tmp_path / "one", **options).run()
+    (tmp_path / "killed.py").write_text(KILLED.format(moment="half of it is written"))
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    options |= {"accumulate": 2, "num_workers": 1}
+    module = ("-m", "monai.bundle")
+    for name, program in (("two", module), ("parts", (str(tmp_path / "killed.py"),)), ("parts", module)):
+        start(command(bundle, data_root, tmp_path / name, tmp_path, *launcher, *program, **options), repo_root)
+        assert checkpoint(tmp_path / name)["epoch"] == (2 if program == module else 1)
+    one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    assert two["scale_factor"] == pytest.approx(one["scale_factor"])
+    for name in one["network"]:
+        assert torch.allclose(one["network"][name], two["network"][name], atol=2e-5), name
+    assert_same(two, checkpoint(tmp_path / "parts"))
+
+
+# ---- bad input and the bundle's own checks ---------------------------------------------------------------------------
+
+
+def test_bad_data_is_told_before_the_network_is_built(build, data_root, tmp_path, refused):
+    (data_root / "latents" / "case2" / "axt2_latent.safetensors").unlink()
+    network = NETWORK | {"_target_": "scripts.nothing.CannotBeBuilt"}
+    with refused("case2"):
+        build(tmp_path / "run", network_def=network)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("overlays", [(), ("multi_gpu_train.yaml",), ("variants/last.yaml",)])
+def test_properties_are_complete(build, tmp_path, overlays):
+    assert build(tmp_path / "run", *overlays, amp="fp32", batch_size=4).check_properties() == []
+
+
+@pytest.mark.skipif(not SCHEMA.is_file(), reason=f"{SCHEMA} is not there")
+def test_metadata_follows_the_schema(bundle):
+    assert verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(SCHEMA)) is None
+
+
+def test_network_fits_its_metadata(bundle):
+    files = [str(bundle / "configs" / name) for name in ("train.yaml", "demo.yaml")]
+    meta = str(bundle / "configs" / "metadata.json")
+    assert verify_net_in_out("network_def", meta_file=meta, config_file=files, device="cpu", n=1) is None

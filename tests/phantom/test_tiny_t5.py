@@ -1,0 +1,105 @@
+"""The tiny T5 is made the same way each time, and loads like any other T5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, T5EncoderModel
+
+from scripts.common.problems import UserError
+from scripts.phantom import tiny_t5
+from scripts.phantom.tiny_t5 import findings_vector, make, training_reports
+
+SETTING = {"reports": 80, "steps": 2, "width": 16, "vocabulary": 400}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("t5")
+    make(str(path), **SETTING)
+    return path
+
+
+def test_the_same_command_gives_the_same_files(folder, tmp_path):
+    make(str(tmp_path), **SETTING)
+    names = sorted(path.name for path in folder.iterdir())
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(names)
+    assert all((tmp_path / name).read_bytes() == (folder / name).read_bytes() for name in names)
+
+
+def test_a_stop_while_saving_leaves_no_encoder_that_is_a_mixture(folder, tmp_path, monkeypatch):
+    """The folder holds another encoder; `config.json`, without which nothing loads, goes first and comes last."""
+    make(str(tmp_path), **SETTING | {"width": 32})
+    copies = []
+
+    def stop(source, target):
+        copies.append(Path(source).name)
+        if len(copies) > 2:
+            raise OSError("no space left on device")
+        target.write_bytes(Path(source).read_bytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_t5.shutil, "copyfile", stop)
+        with pytest.raises(UserError, match="no space"):
+            make(str(tmp_path), **SETTING)
+    assert "config.json" not in {path.name for path in tmp_path.iterdir()}
+    make(str(tmp_path), **SETTING)
+    assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir())
+    assert not list(tmp_path.glob(".part-*"))
+
+
+def test_numbers_out_of_range_are_told_at_once_and_nothing_is_written(tmp_path):
+    with pytest.raises(UserError) as caught:
+        make(str(tmp_path / "t5"), seed=-1, reports=0, steps=0, width=10, vocabulary=50)
+    assert all(f"--{name}" in str(caught.value) for name in ("seed", "reports", "steps", "width", "vocabulary"))
+    assert not (tmp_path / "t5").exists()
+
+
+def test_it_loads_as_t5(folder):
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
+    batch = tokenizer(["Left base.", "PI-RADS 4, right apex."], padding=True, return_tensors="pt")
+    assert encoder(**batch).last_hidden_state.shape == (*batch.input_ids.shape, 16)
+    assert batch.input_ids[0].tolist().count(tokenizer.eos_token_id) == 1
+    assert encoder.config.model_type == "t5"
+
+
+def test_words_and_numbers_are_apart_and_case_does_not_matter(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.tokenize("LEFT,12mm") == tokenizer.tokenize("left , 12 mm")
+    assert tokenizer.truncation_side == "left"
+
+
+def test_targets_tell_the_findings():
+    texts, targets = training_reports(50, seed=0)
+    assert all(texts)
+    assert targets.shape == (50, 18)
+    assert torch.equal(targets[:, 12:17].sum(1), torch.ones(50))
+    # PI-RADS 1 and 2 have no lesion, the others have.
+    assert torch.equal(targets[:, :12].sum(1) > 0, targets[:, 14:17].sum(1) > 0)
+
+
+def test_the_shipped_encoder_is_small_and_tells_sides_apart(repo_root):
+    folder = Path(repo_root) / "bundles/ccella_ldm/models/demo_t5"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
+    sides, levels, sizes = ("left", "right"), ("base", "apex"), (8, 14)
+    texts = [f"{size} mm lesion, {side} {level} PZ." for side in sides for level in levels for size in sizes]
+    with torch.inference_mode():
+        states = encoder(**tokenizer(texts, return_tensors="pt")).last_hidden_state
+    assert 0.5 < states.std() < 2
+    # Left minus right points into the same half-space at every level and size, in the mean and in the end token.
+    for part in (states.mean(1), states[:, -1]):
+        left, right = part.view(2, 4, -1)
+        directions = torch.nn.functional.normalize(left - right, dim=1)
+        assert (directions @ directions.T).min() > 0
+
+
+def test_findings_vector_is_in_centimetres_by_sector():
+    from scripts.phantom.anatomy import sample_findings
+
+    findings = next(f for f in map(sample_findings, range(99)) if len(f.lesions) == 2)
+    values = findings_vector(findings)[:12]
+    assert max(values) == pytest.approx(findings.lesions[0].diameter_mm / 10)
+    assert sum(value > 0 for value in values) == 2

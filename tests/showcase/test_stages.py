@@ -1,0 +1,89 @@
+"""Chains of commands: each runs once, again when it or what it needs changed, and a failure says why."""
+
+import sys
+
+import pytest
+
+from scripts.common.problems import UserError
+from scripts.showcase.stages import Stage, bundle, run_stages
+
+
+def appending(name, path, word, needs=()):
+    """A stage that appends a word to a file."""
+    return Stage(name, (sys.executable, "-c", f"open({str(path)!r}, 'a').write({word!r})"), needs)
+
+
+def test_stages_run_once_and_again_when_their_input_changed(tmp_path):
+    told = tmp_path / "told"
+    chain = [appending("a", told, "a"), appending("b", told, "b", ("a",)), appending("c", told, "c")]
+    first = run_stages(chain, tmp_path)
+    again = run_stages(chain, tmp_path)
+    assert told.read_text() == "abc"
+    assert again == first
+
+    run_stages([appending("a", told, "A"), *chain[1:]], tmp_path)
+    assert told.read_text() == "abcAb"  # b needs a; c does not
+
+
+def test_a_stage_runs_again_when_a_file_from_outside_changed(tmp_path):
+    told, weights = tmp_path / "told", tmp_path / "weights.safetensors"
+    stage = Stage("a", (sys.executable, "-c", f"open({str(told)!r}, 'a').write('a')"), reads=(weights,))
+    for content in ("one", "one", "two"):
+        weights.write_text(content)
+        run_stages([stage], tmp_path)
+    assert told.read_text() == "aa"
+
+
+def test_results_from_other_inputs_are_removed_but_a_stopped_stage_goes_on(tmp_path):
+    made, stop = tmp_path / "made", tmp_path / "stop"
+    code = f"""
+import pathlib, sys
+made = pathlib.Path({str(made)!r})
+made.mkdir(exist_ok=True)
+(made / "told").open("a").write("b")
+sys.exit(pathlib.Path({str(stop)!r}).exists())
+"""
+
+    def chain(word: str) -> list[Stage]:
+        return [appending("a", tmp_path / "told", word), Stage("b", (sys.executable, "-c", code), ("a",), made)]
+
+    run_stages(chain("one"), tmp_path)
+    run_stages(chain("one"), tmp_path)
+    assert (made / "told").read_text() == "b"
+    stop.touch()
+    with pytest.raises(UserError):
+        run_stages(chain("two"), tmp_path)
+    assert (made / "told").read_text() == "b"  # its own: the first run's is gone
+    stop.unlink()
+    run_stages(chain("two"), tmp_path)
+    assert (made / "told").read_text() == "bb"
+
+
+def test_a_stage_stopped_in_its_first_run_does_not_go_on_with_other_inputs(tmp_path):
+    made = tmp_path / "made"
+    code = (
+        f"import pathlib, sys; p = pathlib.Path({str(made)!r}); p.mkdir(exist_ok=True); (p / 'x').open('a').write('b')"
+    )
+
+    def chain(word: str, ends: str) -> list[Stage]:
+        stopped = Stage("b", (sys.executable, "-c", f"{code}; sys.exit({ends})"), ("a",), made)
+        return [appending("a", tmp_path / "told", word), stopped]
+
+    with pytest.raises(UserError):
+        run_stages(chain("one", "1"), tmp_path)
+    run_stages(chain("two", "0"), tmp_path)
+    assert (made / "x").read_text() == "b"
+
+
+def test_failed_stage_shows_its_log_and_is_tried_again(tmp_path):
+    broken = Stage("broken", (sys.executable, "-c", "raise SystemExit('no such file: x.nii.gz')"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"broken failed[\s\S]*x\.nii\.gz"):
+            run_stages([broken], tmp_path)
+
+
+def test_bundle_command_lists_overlays_after_the_base():
+    command = bundle("vae", "train", ("demo",), epochs=3)
+    files = command[command.index("--config_file") + 1]
+    assert files.index("train.yaml") < files.index("demo.yaml")
+    assert command[-2:] == ("--epochs", "3")
