@@ -19,7 +19,6 @@ from monai.data import MetaTensor
 from tqdm import tqdm
 
 from scripts.cli.run import run
-from scripts.cli.values import switch
 from scripts.common.problems import Problems, UserError
 from scripts.data.clinical import write_clinical
 from scripts.data.datalists import SEQUENCES, Case, is_spacing, one_hot, patient_of, write_datalist
@@ -116,11 +115,10 @@ def prepare(
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
     _check_options(columns, test_fraction, seed, adc_unit)
-    leave_out = switch(leave_out_unmatched=leave_out_unmatched)
 
     problems = Problems("prepare")
     rows = _read_rows(Path(table), columns, problems)
-    rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out, problems)
+    rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
     exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), problems) for row in rows]
     _check_twice(exams, problems)
     _check_patients(rows, problems)

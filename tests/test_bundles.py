@@ -208,12 +208,12 @@ def test_the_chain_makes_volumes_where_the_exams_are(place, chain):
 
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_from_another_folder(place, chain, bundle, tmp_path):
-    """Only `--bundle_root` says where the bundle is."""
+    """No option says where the bundle is: its config finds it."""
     workflows = [workflow for name, workflow in WRITTEN if name == bundle]
 
     def run(workflow: str) -> subprocess.CompletedProcess:
         place.prepare(bundle, workflow, tmp_path / workflow)
-        values = place.values(bundle, workflow, tmp_path / workflow) | {"bundle_root": str(place.bundle(bundle))}
+        values = place.values(bundle, workflow, tmp_path / workflow)
         if (bundle, workflow) == ("ccella_ldm", "inference"):
             values["splits"] = "test"
         config = place.bundle(bundle) / "configs" / f"{workflow}.yaml"

@@ -18,7 +18,6 @@ from scipy.stats import binomtest, norm, rankdata
 
 from scripts.classifier.predictions import read_predictions
 from scripts.cli.run import run
-from scripts.cli.values import check_values
 from scripts.common.files import atomic
 from scripts.common.problems import Problems, UserError
 from scripts.evaluation.class_metrics import Estimate, class_metrics, markdown, table
@@ -166,9 +165,10 @@ def merge(results_dir: str | os.PathLike[str], seed: int = 0) -> None:
         seed: of the bootstrap intervals.
 
     Raises:
-        UserError: there is no arm, or arms do not belong together.
+        UserError: there is no arm, or arms do not belong together; a negative seed.
     """
-    check_values(seed=seed)
+    if seed < 0:
+        raise UserError(f"seed is {seed}; give a whole number of at least 0")
     root = Path(str(results_dir))
     found = {arm: root / arm.name / "predictions.csv" for arm in ARMS}
     found = {arm: path for arm, path in found.items() if path.is_file()}

@@ -113,3 +113,16 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], device: torch
     except (SafetensorError, RuntimeError):
         raise UserError(f"{path}: holds no weights of this network; use the network_def of its training") from None
     return network.to(device).eval()
+
+
+def check_validated(epochs: int, val_interval: int) -> None:
+    """Only weights that validation has chosen are kept: there must be a validation.
+
+    Raises:
+        UserError: there is none.
+    """
+    if val_interval > epochs:
+        raise UserError(
+            f"val_interval {val_interval} is more than epochs {epochs}: no weights would be kept, which validation "
+            "chooses; lower val_interval or raise epochs"
+        )

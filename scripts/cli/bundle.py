@@ -5,27 +5,56 @@ from __future__ import annotations
 import inspect
 import pydoc
 import sys
-from collections.abc import Iterable, Sequence
-from types import TracebackType
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType, TracebackType
 from typing import Any
 
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow, run
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
 from scripts.cli.options import nearest
+from scripts.cli.values import read_schema, settle_values
 from scripts.common.problems import Problems, UserError
 
 RESERVED = ("_disabled_", "_mode_", "_requires_", "_desc_")  # MONAI's own keys of any component
 
 
-def tell_user_errors() -> None:
-    """Let this process end with the words of a `UserError` alone, however deep in a traceback it lies.
+def start() -> None:
+    """What every config of a bundle calls first: check what was typed, and tell mistakes in words.
 
-    The bundles' configs call it first: MONAI wraps what a component raises, and buries what the user should read. The
-    first thing to tell is an option that names nothing.
+    From here on the process ends with the words of a `UserError` alone, however deep in a traceback it lies: MONAI
+    wraps what a component raises, and buries what the user should read. Options must name something, and values keep
+    the bundle's rules (`settle_values`).
+
+    MONAI's `create_workflow`, which its command line calls too, is the one place that knows what was typed: it is
+    looked for among the callers. A workflow that is made in another way has its values checked, and no names.
 
     Raises:
-        UserError: every option that names nothing in the configs.
+        UserError: every option that names nothing, and every value that is not what it should be.
     """
     sys.excepthook = _hook
-    check_bundle_options()
+    problems = Problems("options")
+    for frame in callers():
+        if frame.f_code is create_workflow.__code__:
+            given = frame.f_locals.get("_args", {})  # with what stands in an args file, without the config files
+            check_ids(frame.f_locals["config_file"], given, problems, tracking=given.get("tracking"))
+    parser = calling_parser()
+    settle_values(parser, read_schema(parser.get_parsed_content("bundle_root")), problems)
+    problems.raise_if_any()
+
+
+def callers() -> Iterator[FrameType]:
+    """The frames of all that called the caller of this."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def calling_parser() -> ConfigParser | None:
+    """The parser of the config that is being run; MONAI hands it to no component, so it is looked for among callers."""
+    found = (frame.f_locals.get("self") for frame in callers())
+    return next((caller for caller in found if isinstance(caller, ConfigParser)), None)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -36,28 +65,6 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.__excepthook__(kind, error, trace)
     else:
         print(f"error: {cause}", file=sys.stderr)
-
-
-def check_bundle_options() -> None:
-    """Refuse options that name nothing in the configs of the workflow that is being started.
-
-    MONAI takes any option for an id of its own, so that `--epohcs 10` would change nothing and say nothing. Its
-    `create_workflow`, which its command line calls too, is the one place that knows what came from files and what was
-    typed; it is looked for among the callers. A workflow that is made in another way is not checked.
-
-    Raises:
-        UserError: every option that names nothing.
-    """
-    from monai.bundle import create_workflow  # not at the top: the package's own commands start faster without MONAI
-
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code is not create_workflow.__code__:
-        frame = frame.f_back
-    if frame is not None:
-        given = frame.f_locals.get("_args", {})  # with what stands in an args file, without the config files
-        problems = Problems("options")
-        check_ids(frame.f_locals["config_file"], given, problems, tracking=given.get("tracking"))
-        problems.raise_if_any()
 
 
 def check_ids(
@@ -73,9 +80,6 @@ def check_ids(
         names: ids; `a#b` is b inside of a, and may be an argument of a component that its config leaves out.
         tracking: what MONAI's `--tracking` is: a name, a file or a dict, whose settings are options too.
     """
-    from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow, run
-    from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
-
     parser = ConfigParser()
     parser.read_config(config_file)
     own = {name for command in (run, create_workflow, ConfigWorkflow) for name in inspect.signature(command).parameters}

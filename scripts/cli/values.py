@@ -1,120 +1,104 @@
-"""The values at the top of a config, checked before anything is read or built: everything that is wrong at once."""
+"""The values at the top of a bundle's configs, held against its JSON Schema before anything is read or built.
+
+The schema, `configs/values.schema.json`, is where the rule of a value stands: its type, range or choices, and a line
+that describes it. Only what two values say together, or what the data must say, is checked where they are used.
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.cli.options import read_value
-from scripts.common.problems import Problems, UserError
-from scripts.data.datalists import is_spacing
-from scripts.data.images import SCANNER_UNITS
-from scripts.engine.precision import PRECISIONS
-from scripts.ldm.loss import NOISE_LOSSES
-from scripts.ldm.schedule import SOLVERS
-from scripts.networks.variants import VARIANTS
+from jsonschema import Draft202012Validator, FormatChecker
+from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 
-# The smallest whole number that each may be.
-WHOLE = {
-    "epochs": 1, "batch_size": 1, "accumulate": 1, "replicates": 1, "lr_warmup": 0, "val_buckets": 1, "val_interval": 1,
-    "checkpoint_every": 1, "save_interval": 1, "sample_every": 1, "sample_count": 1, "val_cases": 1, "scale_cases": 1,
-    "num_workers": 0, "max_tokens": 2, "seed": 0,
-}  # fmt: skip
-# Numbers, and the range [low, high] of each.
-NUMBERS = {
-    "lr": (0, math.inf), "lr_power": (0, math.inf), "gradient_clip": (0, math.inf), "class_weight": (0, math.inf),
-    "focus_weight": (0, math.inf), "sample_guidance": (0, math.inf), "ema_decay": (0, 1), "val_fraction": (0, 1),
-    "drop_report": (0, 1), "drop_class": (0, 1), "drop_both": (0, 1), "kl_weight": (0, math.inf),
-    "gradient_weight": (0, math.inf), "coarse_weight": (0, math.inf), "validation_fraction": (0, 1),
-    "cache_rate": (0, 1),
-}  # fmt: skip
-CHOICES = {"variant": VARIANTS, "objective": SOLVERS, "noise_loss": NOISE_LOSSES, "amp": PRECISIONS}
-SWITCHES = (
-    "fresh_noise", "lr_split", "activation_checkpointing", "compile", "freeze_unet", "export_half", "resume", "cache",
-    "padded_reports", "augment",
-)  # fmt: skip
-FILES = ("initial_weights", "pretrained_unet")
-OPTIONAL = ("class_weight", "padded_reports", *FILES)  # may be null
-TRIPLES = ("patch", "spacing", "spatial_size")  # along x, y, z
+from scripts.common.problems import Problems
+
+Rule = Mapping[str, Any]
+
+KINDS = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "text"}
+COUNTS = {2: "two", 3: "three"}
+WORDS = {"true": True, "false": False, "none": None, "null": None}  # as Fire hands them over
+FORMATS = FormatChecker(formats=())
+FORMATS.checks("existing-file")(lambda path: not isinstance(path, str) or Path(path).is_file())
 
 
-def check_values(**options: Any) -> None:
-    """Check options by their names; each must be in one of the tables above.
+def read_schema(bundle_root: str | os.PathLike[str]) -> dict[str, Rule]:
+    """The rules of a bundle's values, by name."""
+    path = Path(bundle_root) / "configs" / "values.schema.json"
+    return json.loads(path.read_text(encoding="utf-8"))["properties"]
 
-    Raises:
-        UserError: everything that is wrong.
+
+def settle_values(parser: ConfigParser, rules: Mapping[str, Rule], problems: Problems) -> None:
+    """Check every value of a config that there is a rule for, and put it into the type that the rule asks for.
+
+    Words of a command line become what they mean: Fire hands `--resume false` over as text and `--patch 8,8,8` as a
+    tuple. What MONAI has made of a `#` in a path is undone: it reads one as a separator of ids and writes `::`.
+
+    Args:
+        parser: of the config, before what refers to the values is resolved: all of it gets the settled values.
+        rules: by the names of the values.
+        problems: gets everything that is wrong.
     """
-    problems = Problems("options")
-    for name, value in options.items():
-        wanted = _wanted(name, value)
-        if wanted:
-            problems.add(name, f"is {value!r}", f"give {wanted}")
-    problems.raise_if_any()
+    for name in (name for name in parser.get() if name in rules):
+        value = as_meant(parser.get_parsed_content(name), rules[name])
+        if fits(value, rules[name]):
+            parser.ref_resolver.resolved_content[name] = value
+        else:
+            problems.add(name, f"is {value!r}", f"give {in_words(rules[name])}")
 
 
-def _wanted(name: str, value: Any) -> str | None:
-    """What the option must be, where it is not that."""
-    if name in OPTIONAL and value in (None, ""):
-        return None
-    if name == "channels":
-        right = isinstance(value, list | tuple) and value and set(map(str, value)) <= set(SCANNER_UNITS)
-        if right and len(set(value)) == len(value):
-            return None
-        return f"""a list of different ones of {", ".join(SCANNER_UNITS)}, such as "['axt2']\""""
-    if name in WHOLE:
-        right = isinstance(value, int) and not isinstance(value, bool) and value >= WHOLE[name]
-        return None if right else f"a whole number of at least {WHOLE[name]}"
-    if name in NUMBERS:
-        low, high = NUMBERS[name]
-        right = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        within = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-        return None if right and math.isfinite(value) else f"a number {within}"
-    if name in CHOICES:
-        return None if value in CHOICES[name] else f"one of {', '.join(CHOICES[name])}"
-    if name in SWITCHES:
-        try:
-            switch(**{name: value})
-        except UserError:
-            return "true or false"
-        return None
-    if name in FILES:
-        return None if Path(value).is_file() else "a file that is there, or null"
-    if name in TRIPLES:
-        return None if value is None or is_spacing(value) else "three positive numbers, e.g. [64,64,32]"
-    raise KeyError(name)
+def as_meant(value: Any, rule: Rule) -> Any:
+    """A value as its rule reads it; one that does not fit comes back as it is."""
+    kinds = ensure_tuple(rule.get("type", ()))
+    if isinstance(value, str):
+        word = WORDS.get(value.lower(), value)
+        if (word is None and "null" in kinds) or (isinstance(word, bool) and "boolean" in kinds):
+            return word
+        return None if value == "" and "null" in kinds else value.replace("::", "#")
+    if isinstance(value, tuple):
+        return list(value)
+    whole = isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds
+    return int(value) if whole else value
 
 
-def check_validated(epochs: int, val_interval: int) -> None:
-    """For a training that keeps the best weights of its validations alone: there must be one.
-
-    Raises:
-        UserError: there is none.
-    """
-    if val_interval > epochs:
-        raise UserError(
-            f"val_interval {val_interval} is more than epochs {epochs}: no weights would be kept, which validation "
-            "chooses; lower val_interval or raise epochs"
-        )
+def fits(value: Any, rule: Rule) -> bool:
+    """Whether a value keeps its rule; numbers that are not finite fit none."""
+    if any(isinstance(number, float) and not math.isfinite(number) for number in ensure_tuple(value)):
+        return False
+    return Draft202012Validator(rule, format_checker=FORMATS).is_valid(value)
 
 
-def switch(**option: Any) -> bool:
-    """The value of an option that is on or off: Fire hands `--resume False` over as a bool, `--resume false` as a word.
+def in_words(rule: Rule) -> str:
+    """What a rule asks for, as a message says it."""
+    kinds = ensure_tuple(rule.get("type", ()))
+    if "enum" in rule:
+        wanted = "one of " + ", ".join(map(str, rule["enum"]))
+    elif rule.get("format") == "existing-file":
+        wanted = "a file that is there"
+    else:
+        wanted = " or ".join(_kind_in_words(kind, rule) for kind in kinds if kind != "null")
+    return wanted + (", or null" if "null" in kinds else "")
 
-    Raises:
-        UserError: it is neither true nor false.
-    """
-    ((name, value),) = option.items()
-    try:
-        return read_value(str(value), bool)
-    except ValueError as error:
-        raise UserError(f"{name} is {value!r}; {error}") from None
+
+def _kind_in_words(kind: str, rule: Rule) -> str:
+    if kind != "array":
+        return KINDS[kind] + _range_in_words(rule)
+    items, example = rule["items"], "".join(f", such as {json.dumps(one)}" for one in rule.get("examples", ()))
+    if "enum" in items:
+        return f"a list of different ones of {', '.join(items['enum'])}{example}"
+    if "minItems" in rule and rule["minItems"] == rule.get("maxItems"):
+        positive = "positive " if items.get("exclusiveMinimum") == 0 else ""
+        return f"{COUNTS[rule['minItems']]} {positive}numbers{_range_in_words(items)}{example}"
+    return f"a list{example}"
 
 
-def optional_switch(**option: Any) -> bool | None:
-    """The value of an option that is on, off, or null: left to what it is about.
-
-    Raises:
-        UserError: it is none of these.
-    """
-    return None if None in option.values() else switch(**option)
+def _range_in_words(rule: Rule) -> str:
+    if "minimum" not in rule:
+        return ""
+    return f" from {rule['minimum']} to {rule['maximum']}" if "maximum" in rule else f" of at least {rule['minimum']}"

@@ -7,21 +7,19 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scripts.cli.values import switch
 from scripts.common.problems import UserError
 
 
-def may_compile(compile: bool | str, device: torch.device) -> bool:
+def may_compile(compile: bool, device: torch.device) -> bool:
     """Whether to compile the network.
 
     Raises:
         UserError: on the CPU, where the compiler of PyTorch 2.13 fails on convolutions with the channels last, after
             minutes.
     """
-    wanted = switch(compile=compile)
-    if wanted and device.type == "cpu":
+    if compile and device.type == "cpu":
         raise UserError("compile is true on the CPU, where PyTorch cannot compile this network; leave it false there")
-    return wanted
+    return compile
 
 
 def parallel(network: nn.Module) -> nn.Module:

@@ -19,7 +19,6 @@ be helped: it refuses values that begin with `%` or contain `@##` or `%##`; such
 from __future__ import annotations
 
 import codecs
-import inspect
 import logging
 import os
 import re
@@ -27,8 +26,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai.bundle import ConfigParser
-
+from scripts.cli.bundle import calling_parser
 from scripts.common.problems import UserError
 from scripts.reports.text import normalise_report
 
@@ -127,19 +125,10 @@ def _typed(argv: Sequence[str]) -> str | None:
 
 
 def _configured() -> object:
-    """`report` as it stands in the config whose parser is calling.
-
-    MONAI gives no way to a value that is not resolved, and resolving a text that begins with `$` runs it; so the parser
-    is looked for among the callers.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, ConfigParser):
-            value = caller.get("report")
-            return value.replace("::", "#") if isinstance(value, str) else value
-        frame = frame.f_back
-    return None
+    """`report` as it stands in the config that is being run: resolving a text that begins with `$` would run it."""
+    parser = calling_parser()
+    value = None if parser is None else parser.get("report")
+    return value.replace("::", "#") if isinstance(value, str) else value
 
 
 def _read(path: Path) -> str:

@@ -60,8 +60,7 @@ def bundle(name: str, config: str, overlays: tuple[str, ...] = (), **values: obj
     """
     files = [str(BUNDLES / name / "configs" / f"{part}.yaml") for part in (config, *overlays)]
     options = [text for key, value in values.items() for text in (f"--{key}", str(value))]
-    folder = ["--bundle_root", str(BUNDLES / name)]
-    return (sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *folder, *options)
+    return (sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *options)
 
 
 def module(name: str, *arguments: str, **options: object) -> tuple[str, ...]:

@@ -10,13 +10,13 @@ import pytest
 from scripts.cli.bundle import check_ids
 from scripts.cli.options import read_value
 from scripts.cli.run import run
-from scripts.cli.values import switch
 from scripts.common.problems import Problems, UserError
 
 WRAPPED = """
-from scripts.cli.bundle import tell_user_errors
+import sys
+from scripts.cli import bundle
 from scripts.common.problems import UserError
-tell_user_errors()
+sys.excepthook = bundle._hook
 try:
     raise {kind}("case_7: axt2.nii.gz is missing")
 except Exception as error:
@@ -157,9 +157,3 @@ def test_problems_are_told_all_at_once_or_not_at_all():
         "  case_1   image is missing -> copy it",
         "  case_22  spacing is not positive",
     ]
-
-
-def test_switches_are_read_as_fire_hands_them_over():
-    assert [switch(resume=value) for value in (True, "true", False, "false")] == [True, True, False, False]
-    with pytest.raises(UserError, match="resume is 'no'; give true or false"):
-        switch(resume="no")
