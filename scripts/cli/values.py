@@ -37,8 +37,9 @@ def read_schema(bundle_root: str | os.PathLike[str]) -> dict[str, Rule]:
 def settle_values(parser: ConfigParser, rules: Mapping[str, Rule], problems: Problems) -> None:
     """Check every value of a config that there is a rule for, and put it into the type that the rule asks for.
 
-    Words of a command line become what they mean: Fire hands `--resume false` over as text and `--patch 8,8,8` as a
-    tuple. What MONAI has made of a `#` in a path is undone: it reads one as a separator of ids and writes `::`.
+    Words of a command line become what they mean: Fire hands `--resume false` over as text, `--patch 8,8,8` as a tuple
+    and `--splits test`, where a list of names is asked for, as one word. What MONAI has made of a `#` in a path is
+    undone: it reads one as a separator of ids and writes `::`.
 
     Args:
         parser: of the config, before what refers to the values is resolved: all of it gets the settled values.
@@ -50,7 +51,10 @@ def settle_values(parser: ConfigParser, rules: Mapping[str, Rule], problems: Pro
         if fits(value, rules[name]):
             parser.ref_resolver.resolved_content[name] = value
         else:
-            problems.add(name, f"is {value!r}", f"give {in_words(rules[name])}")
+            # Of several words may be a report that was typed behind the wrong option.
+            is_prose = isinstance(value, str) and " " in value and "format" not in rules[name]
+            what = f"text of {len(value)} characters" if is_prose else repr(value)
+            problems.add(name, f"is {what}", f"give {in_words(rules[name])}")
 
 
 def as_meant(value: Any, rule: Rule) -> Any:
@@ -60,7 +64,8 @@ def as_meant(value: Any, rule: Rule) -> Any:
         word = WORDS.get(value.lower(), value)
         if (word is None and "null" in kinds) or (isinstance(word, bool) and "boolean" in kinds):
             return word
-        return None if value == "" and "null" in kinds else value.replace("::", "#")
+        text = None if value == "" and "null" in kinds else value.replace("::", "#")
+        return [text] if {"array", "string"} <= set(kinds) else text
     if isinstance(value, tuple):
         return list(value)
     whole = isinstance(value, float) and value.is_integer() and "integer" in kinds and "number" not in kinds
@@ -82,7 +87,7 @@ def in_words(rule: Rule) -> str:
     elif rule.get("format") == "existing-file":
         wanted = "a file that is there"
     else:
-        wanted = " or ".join(_kind_in_words(kind, rule) for kind in kinds if kind != "null")
+        wanted = _kind_in_words(kinds[0], rule)
     return wanted + (", or null" if "null" in kinds else "")
 
 

@@ -60,6 +60,7 @@ def settled(rules, **values):
         ("ccella_ldm", "channels", ["t2w"], "a list of different ones of axt2, b1600, adc"),
         ("ccella_ldm", "guidance_interval", [0, 2000], "two numbers from 0 to 1000"),
         ("ccella_ldm", "dataset_dir", 2024, "text"),
+        ("vae", "sequences", ["t2"], "a list of different ones of axt2, b1600, adc"),
         ("vae", "patch", 64, "three positive numbers"),
         ("vae", "patch", [64, 64, float("nan")], "three positive numbers"),
         ("classifier", "spacing", "0.5", "three positive numbers"),
@@ -69,6 +70,12 @@ def settled(rules, **values):
 def test_a_wrong_value_says_what_is_wanted(rules, bundle, name, value, wanted):
     _, problems = settled(rules[bundle], **{name: value})
     assert re.search(rf"(?s){name} +is {re.escape(repr(value))} -> give {wanted}", str(problems))
+
+
+def test_a_report_behind_the_wrong_option_is_not_quoted(rules):
+    _, problems = settled(rules["ccella_ldm"], positive="Lesion in the left apex", pretrained_unet="no unet.pt")
+    assert "positive         is text of 23 characters -> give true or false, or null" in str(problems)
+    assert "pretrained_unet  is 'no unet.pt' -> give a file that is there" in str(problems)
 
 
 def test_right_values_pass(rules, tmp_path):
@@ -96,7 +103,7 @@ def test_right_values_pass(rules, tmp_path):
         ("dataset_dir", "None", "None"),
         ("dataset_dir", "study #2", "study #2"),
         ("latent_dir", "$@dataset_dir + '/latents'", "study #2/latents"),
-        ("splits", "test", "test"),
+        ("splits", "test", ["test"]),
     ],
 )
 def test_what_fire_and_monai_have_made_of_a_value_is_undone(rules, name, typed, meant):
