@@ -117,6 +117,21 @@ def test_a_truncated_checkpoint_is_named(copy, configs, refused):
         start(configs, "train", "train", epochs=3, **options).run()
 
 
+def test_a_step_that_is_not_finite_reaches_neither_weights_nor_running_statistics(trained, configs, tmp_path):
+    _, options = trained
+    workflow = start(configs, "train", "train", epochs=1, **{**options, "models_dir": str(tmp_path)})
+    trainer = workflow.trainer
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+
+    def overflow():
+        trainer.state.batch["image"] /= 0
+
+    trainer.add_event_handler(Events.ITERATION_STARTED, overflow)
+    workflow.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.network.state_dict().items())
+    assert torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)["optimizer"]["state"] == {}
+
+
 def test_inference_and_evaluate_judge_the_real_test_cases(trained, configs, real_root, tmp_path):
     folder, _ = trained
     common = {**TINY, "dataset_dir": str(real_root), "models_dir": str(folder), "output_dir": str(tmp_path)}
