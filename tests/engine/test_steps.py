@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,21 @@ def test_no_moving_average_is_a_choice_and_a_wrong_decay_is_not():
     assert averaged(line(), 0.0) is None
     with pytest.raises(UserError, match="ema_decay"):
         averaged(line(), 1.0)
+
+
+@pytest.mark.parametrize("wrapped", [lambda network: network, torch.compile, nn.DataParallel])
+def test_weights_that_are_loaded_into_the_network_begin_its_average_anew(wrapped):
+    """However the trainer wraps it: an average of other weights would be that of another network."""
+    network = line(1.0)
+    average = averaged(network, 0.5)
+    for _ in range(3):
+        average.update_parameters(network)
+    trained = wrapped(network)
+    trained.load_state_dict({name: torch.full_like(tensor, 7.0) for name, tensor in trained.state_dict().items()})
+    assert average.module.weight.item() == 7.0
+    assert average.n_averaged == 0
+    copy.deepcopy(network).load_state_dict(line(3.0).state_dict())  # another network
+    assert average.module.weight.item() == 7.0
 
 
 def engine(network: nn.Module, iteration: int, accumulate: int = 1) -> SimpleNamespace:
