@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -85,6 +86,7 @@ class Resume:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
         engine.add_event_handler(Events.COMPLETED, self.save)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.tell)
 
     def restore(self, engine: Engine) -> None:
         """Go on from the folder's checkpoint, if there is one.
@@ -185,12 +187,26 @@ class Resume:
                 # Before the checkpoint counts: a run that is killed between the two then writes both again.
                 self.export(engine)
         except (UserError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-            free = shutil.disk_usage(self.folder).free / 2**30
-            raise UserError(
-                f"cannot write to {self.folder} after epoch {epoch}, {free:.1f} GiB are free there: {error}. The "
-                f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their "
-                "size for a moment) and start again with the same command"
-            ) from error
+            raise self._cannot_write(engine, error) from error
+
+    def tell(self, engine: Engine, error: BaseException) -> None:
+        """Put a full disk into words, where others such as TensorBoard write, too.
+
+        Raises:
+            UserError: the disk is full or can no longer be written.
+            BaseException: what else has ended the run, as it is.
+        """
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise self._cannot_write(engine, error) from error
+        raise error
+
+    def _cannot_write(self, engine: Engine, error: Exception) -> UserError:
+        free = shutil.disk_usage(self.folder).free / 2**30
+        return UserError(
+            f"cannot write to {self.folder} in epoch {engine.state.epoch}, {free:.1f} GiB are free there: {error}. The "
+            f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their size "
+            "for a moment) and start again with the same command"
+        )
 
     def _check_settings(self, path: Path, old: Mapping[str, Any]) -> None:
         changed = [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -139,6 +141,18 @@ def test_weights_and_checkpoint_are_of_the_same_epoch_when_the_disk_is_full(work
     with refused("checkpoint of epoch 1 is intact"):
         run(workflow("train", model_dir=str(folder), **TRAIN))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_a_disk_that_is_full_for_tensorboard_is_told_in_words(workflow, tmp_path, monkeypatch, refused):
+    made = workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1})
+    made.initialize()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    with refused(r"cannot write to .*model in epoch 1, .* No space left on device.*make room"):
+        made.run()
 
 
 def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(workflow, tmp_path, monkeypatch, refused):
