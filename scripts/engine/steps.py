@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 def polynomial_decay(optimizer: Optimizer, steps: int, power: float = 2.0, warmup: int = 0) -> LambdaLR:
     """Learning rate lr·(1 - n/steps)^power after n steps (CCELLA: power 2), rising linearly over the first `warmup`.
 
-    The rate follows from the step's number alone, so a run that is continued with more epochs follows the longer curve.
+    The rate follows from the step's number alone, so a run that is continued with more epochs follows the longer curve;
+    PyTorch's PolynomialLR makes a rate from the last one, and a checkpoint's OneCycleLR keeps the steps planned then.
     """
 
     def factor(done: int) -> float:

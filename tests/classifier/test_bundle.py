@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import create_workflow
 from monai.bundle.scripts import verify_metadata, verify_net_in_out
+from monai.handlers import from_engine
 from safetensors.torch import load_file
 
 from scripts.classifier.training import load_weights
@@ -98,6 +99,8 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy,
     workflow.run()
     assert rates == pytest.approx([1e-3 * (1 - 2 / 3) ** 2])
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 3
+    assert {"loss", "images_per_second", "lr"} <= workflow.trainer.state.metrics.keys()
+    assert from_engine(["loss"], first=True)(workflow.trainer.state.output) > 0  # as --tracking mlflow asks for it
 
 
 def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):

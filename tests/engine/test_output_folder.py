@@ -8,16 +8,16 @@ from pathlib import Path
 
 import ignite.distributed as idist
 import pytest
-from monai.bundle import create_workflow
+from monai.bundle import ConfigWorkflow, create_workflow
 from torch import multiprocessing
 
 from scripts.common.problems import UserError
 from scripts.engine.output_folder import check_writable
 
+OPTIONS = [("vae", "model_dir"), ("ccella_ldm", "ckpt_dir"), ("classifier", "models_dir")]
 
-@pytest.mark.parametrize(
-    ("bundle", "option"), [("vae", "model_dir"), ("ccella_ldm", "ckpt_dir"), ("classifier", "models_dir")]
-)
+
+@pytest.mark.parametrize(("bundle", "option"), OPTIONS)
 def test_every_training_refuses_a_folder_that_cannot_be_written(repo_root, tmp_path, refused, bundle, option):
     (tmp_path / "file").touch()
     root = repo_root / "bundles" / bundle
@@ -27,6 +27,22 @@ def test_every_training_refuses_a_folder_that_cannot_be_written(repo_root, tmp_p
             config_file=str(root / "configs" / "train.yaml"), workflow_type="train", logging_file=False,
             bundle_root=str(root), **options,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(("bundle", "option"), OPTIONS)
+def test_what_mlflow_writes_lies_with_the_outputs(repo_root, tmp_path, monkeypatch, bundle, option):
+    """From another folder, where the package is not found yet when MONAI writes the config."""
+    monkeypatch.chdir(tmp_path)
+    root = repo_root / "bundles" / bundle
+    before = {path for path in root.rglob("*") if "scripts" not in path.parts}
+    workflow = ConfigWorkflow(
+        str(root / "configs" / "train.yaml"), logging_file=False, tracking="mlflow", bundle_root=str(root),
+        **{option: str(tmp_path / "out")},
+    )  # fmt: skip
+    (written,) = tmp_path.rglob("*.json")
+    assert written.parent == tmp_path / "out"
+    assert workflow.parser.get_parsed_content("tracking_uri") == f"sqlite:///{tmp_path / 'out' / 'mlruns.db'}"
+    assert {path for path in root.rglob("*") if "scripts" not in path.parts} == before
 
 
 def test_looking_leaves_nothing(tmp_path):

@@ -117,10 +117,8 @@ def test_mlflow_has_the_same_figures(bundle, data_root, tmp_path, repo_root, mon
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     given = command(bundle, data_root, tmp_path / "run", tmp_path, "-m", "monai.bundle", epochs=2)
-    subprocess.run(
-        [*given, "--tracking", "mlflow", "--output_dir", str(tmp_path / "mlflow")], cwd=repo_root, check=True
-    )
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlruns.db'}")
+    subprocess.run([*given, "--tracking", "mlflow"], cwd=repo_root, check=True)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlruns.db'}")
     (experiment,) = (one for one in client.search_experiments() if one.name == "monai_experiment")
     (run,) = client.search_runs([experiment.experiment_id])
     named = {"loss", "noise_loss", "class_accuracy", "images_per_second", "lr", "val_loss", "val_loss_t000-250"}

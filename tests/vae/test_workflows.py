@@ -16,6 +16,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.handlers import from_engine
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -141,6 +142,13 @@ def test_weights_and_checkpoint_are_of_the_same_epoch_when_the_disk_is_full(work
     with refused("checkpoint of epoch 1 is intact"):
         run(workflow("train", model_dir=str(folder), **TRAIN))
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def test_figures_are_watched_and_mlflow_finds_the_loss(workflow, tmp_path):
+    made = workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1})
+    run(made)
+    assert {"loss", "images_per_second", "lr"} <= made.trainer.state.metrics.keys()
+    assert from_engine(["loss"], first=True)(made.trainer.state.output) > 0  # as the handler of --tracking asks for it
 
 
 def test_a_disk_that_is_full_for_tensorboard_is_told_in_words(workflow, tmp_path, monkeypatch, refused):
