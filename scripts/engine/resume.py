@@ -43,6 +43,9 @@ class Resume:
     A run may be given more epochs: the learning rate is a function of the step's number, so from there on it is what
     it would have been had the run been given them from the start.
 
+    Ignite's `Checkpoint` writes without flushing, knows nothing of the settings that a run was begun with, and of a
+    checkpoint's learning rates keeps those of the epochs planned then.
+
     What differs from training to training is in `extra_state`, `load_extra_state` and `export`.
 
     Args:
