@@ -81,12 +81,12 @@ class ArmState(Resume):
         super().__init__(folder, parts, settings, resume=resume)
         self.network, self.validator, self.arm = network, validator, arm
 
-    def more(self, engine: Engine) -> dict[str, Any]:
+    def extra_state(self, engine: Engine) -> dict[str, Any]:
         """The best epoch so far."""
         best = self.validator.state
         return {"best_metric": float(best.best_metric), "best_metric_epoch": best.best_metric_epoch}
 
-    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
+    def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
         """Tell the validator what is to be bettered."""
         self.validator.state.best_metric = state["best_metric"]
         self.validator.state.best_metric_epoch = state["best_metric_epoch"]

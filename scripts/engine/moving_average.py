@@ -14,7 +14,9 @@ from scripts.common.problems import UserError
 def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
     """The network's moving average, to be updated after each optimizer step; None when `decay` is 0.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten. Weights
+    that are loaded into the network, such as those of a federation's server, begin it anew: it holds them, and no
+    update of those before.
 
     Raises:
         UserError: `decay` is not in [0, 1).
@@ -29,5 +31,12 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
         warm = min(decay, (1 + int(count)) / (10 + int(count)))
         get_ema_multi_avg_fn(warm)(list(average), list(current), count)
 
-    average = AveragedModel(network, multi_avg_fn=update)
-    return average.requires_grad_(False)
+    average = AveragedModel(network, multi_avg_fn=update).requires_grad_(False)
+
+    def begin(loaded: nn.Module, _: object) -> None:
+        if loaded is network:  # and not a copy of it, which has its hooks
+            average.module.load_state_dict(network.state_dict())
+            average.n_averaged.zero_()
+
+    network.register_load_state_dict_post_hook(begin)
+    return average

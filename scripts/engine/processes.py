@@ -14,11 +14,13 @@ DAYS = 2  # that a process which is done waits for the slowest, where the backen
 def join(device: torch.device, waits: bool = False) -> None:
     """Let this process and the others of its run work together; where it is the only one, there is nothing to do.
 
+    Nor is there where they do so already: MONAI's client of a federation initializes a workflow twice.
+
     Args:
         device: this process'; GPUs talk by NCCL, processors by gloo.
         waits: a process that is done with its cases waits for days, as the others' may take far longer.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
         return
     # Inside a job of SLURM Ignite would take ranks from there, and refuse those of torchrun.
     slurm = os.environ.pop("SLURM_JOB_ID", None)

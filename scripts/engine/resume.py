@@ -1,7 +1,8 @@
-"""One file that holds all that a training needs to go on: written while it runs, taken up when it is started again."""
+"""One file that holds all that a training needs to go on: written while it runs, read when it is started again."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -16,6 +17,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from scripts.common.files import atomic, file_digest
@@ -27,21 +29,29 @@ CHECKPOINT, EXPORT = "checkpoint.pt", "model.safetensors"
 
 
 class Resume:
-    """Handler: saves the state of a run after every few epochs, and puts a run back into it.
+    """Handler: saves the state of a run after every few epochs, and puts a trainer that is being built into it.
 
     The file is replaced only by a complete one, so a run that is killed at any moment goes on from its last
     checkpoint. Nothing random is stored because nothing random is carried over: every draw has a seed of its own, of
     the run, the epoch and the step or the case. A continued run is therefore the same as one that was never
     interrupted.
 
+    The checkpoint is read once, when the trainer is built, and not when it runs: weights that are loaded into the
+    network afterwards stay, as those of a federation's server do, which come before every run of the same trainer.
+    Optimizer, learning rate and the count of epochs go on from one run to the next.
+
     A run may be given more epochs: the learning rate is a function of the step's number, so from there on it is what
     it would have been had the run been given them from the start.
 
-    What differs from training to training is in `more`, `take_up` and `export`.
+    Ignite's `Checkpoint` writes without flushing, knows nothing of the settings that a run was begun with, and of a
+    checkpoint's learning rates keeps those of the epochs planned then.
+
+    What differs from training to training is in `extra_state`, `load_extra_state` and `export`.
 
     Args:
         folder: gets `checkpoint.pt`, to go on from, and `model.safetensors`, to use.
-        parts: whatever has a state, by its name in the file; `optimizer` and `schedule` among them.
+        parts: whatever has a state, by its name in the file; `optimizer` and `schedule` among them, and a moving
+            average after its network, whose loading begins it anew.
         settings: what shapes the run, plain values; a checkpoint made with others is refused.
         every: epochs between checkpoints; the last epoch is always saved.
         resume: go on from a checkpoint in the folder; else start anew and replace it.
@@ -59,21 +69,27 @@ class Resume:
         self.every, self.resume = every, resume
         self.saved_epoch: int | None = None
 
-    def more(self, engine: Engine) -> dict[str, Any]:
+    def extra_state(self, engine: Engine) -> dict[str, Any]:
         """What else the checkpoint holds."""
         return {}
 
-    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
-        """Put what `more` gave back."""
+    def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Put back what `extra_state` gave."""
 
     def export(self, engine: Engine) -> None:
         """Write `model.safetensors`."""
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after its validation and learning-rate handlers."""
-        engine.add_event_handler(Events.STARTED, self.restore)
+        """Restore a trainer and register with it: after `OptimizerStep`, validation and learning-rate handlers.
+
+        Raises:
+            UserError: see `restore`.
+        """
+        self.restore(engine)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
         engine.add_event_handler(Events.COMPLETED, self.save)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.tell)
 
     def restore(self, engine: Engine) -> None:
         """Go on from the folder's checkpoint, if there is one.
@@ -95,13 +111,17 @@ class Resume:
         logger.info(f"going on after epoch {self.saved_epoch} from {path}")
         if idist.get_rank() == 0 and not (self.folder / EXPORT).is_file():
             self.export(engine)
-        if self.saved_epoch >= engine.state.max_epochs:
+
+    def start(self, engine: Engine) -> None:
+        """Leave a run that has all its epochs as it is; Ignite would count them from the first again."""
+        if self.saved_epoch and engine.state.epoch == 0:
+            self._set_epoch(engine)
             logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            # Each part moves its own to its device; the optimizer's counts of steps stay, where no GPU waits for them.
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, not read: each part copies its own to its device, and no process needs main memory for all.
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             settings = state["settings"]
         except Exception as error:  # torch raises whatever the broken bytes lead it to
             raise UserError(
@@ -117,14 +137,18 @@ class Resume:
                 part.load_state_dict(state[name])
             if engine.scaler is not None and state["scaler"]:  # empty: the run was begun where nothing is scaled
                 engine.scaler.load_state_dict(state["scaler"])
-            self.take_up(engine, state)
+            self.load_extra_state(engine, state)
             self.saved_epoch = state["epoch"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{path} does not fit this training's network and optimizer ({type(error).__name__}). Give another "
                 "folder, or start anew with --resume false, which replaces it"
             ) from None
-        follow(self.parts["schedule"])
+        copy_state(self.parts["optimizer"])
+        set_rates(self.parts["schedule"])
+        self._set_epoch(engine)
+
+    def _set_epoch(self, engine: Engine) -> None:
         engine.state.epoch = self.saved_epoch
         engine.state.iteration = self.saved_epoch * engine.state.epoch_length
 
@@ -147,14 +171,18 @@ class Resume:
             UserError: they cannot be written; those that were there before are intact.
         """
         epoch = engine.state.epoch
-        if idist.get_rank() or self.saved_epoch == epoch:
-            return
+        if self.saved_epoch != epoch:
+            if idist.get_rank() == 0:
+                self._write(engine, epoch)
+            self.saved_epoch = epoch
+
+    def _write(self, engine: Engine, epoch: int) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
             "epoch": epoch,
             "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
             "settings": self.settings,
-            **self.more(engine),
+            **self.extra_state(engine),
         }
         try:
             with atomic(self.folder / CHECKPOINT) as part:
@@ -162,13 +190,26 @@ class Resume:
                 # Before the checkpoint counts: a run that is killed between the two then writes both again.
                 self.export(engine)
         except (UserError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-            free = shutil.disk_usage(self.folder).free / 2**30
-            raise UserError(
-                f"cannot write to {self.folder} after epoch {epoch}, {free:.1f} GiB are free there: {error}. The "
-                f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their "
-                "size for a moment) and start again with the same command"
-            ) from error
-        self.saved_epoch = epoch
+            raise self._cannot_write(engine, error) from error
+
+    def tell(self, engine: Engine, error: BaseException) -> None:
+        """Put a full disk into words, where others such as TensorBoard write, too.
+
+        Raises:
+            UserError: the disk is full or can no longer be written.
+            BaseException: what else has ended the run, as it is.
+        """
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise self._cannot_write(engine, error) from error
+        raise error
+
+    def _cannot_write(self, engine: Engine, error: Exception) -> UserError:
+        free = shutil.disk_usage(self.folder).free / 2**30
+        return UserError(
+            f"cannot write to {self.folder} in epoch {engine.state.epoch}, {free:.1f} GiB are free there: {error}. The "
+            f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their size "
+            "for a moment) and start again with the same command"
+        )
 
     def _check_settings(self, path: Path, old: Mapping[str, Any]) -> None:
         changed = [
@@ -200,7 +241,16 @@ def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def follow(schedule: LambdaLR) -> None:
+def copy_state(optimizer: Optimizer) -> None:
+    """Give an optimizer memory of its own: of a mapped file it keeps what lies on the right device already.
+
+    A checkpoint that was replaced meanwhile would go on taking its place on the disk.
+    """
+    for state in optimizer.state.values():
+        state |= {name: value.clone() for name, value in state.items() if getattr(value, "is_cpu", False)}
+
+
+def set_rates(schedule: LambdaLR) -> None:
     """Set the learning rates to the schedule's at its step: a checkpoint's are those of the epochs planned then."""
     groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
     for group, highest, factor in groups:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from scripts.common.problems import UserError
 
+logger = logging.getLogger(__name__)
+
 
 def polynomial_decay(optimizer: Optimizer, steps: int, power: float = 2.0, warmup: int = 0) -> LambdaLR:
     """Learning rate lr·(1 - n/steps)^power after n steps (CCELLA: power 2), rising linearly over the first `warmup`.
 
-    The rate follows from the step's number alone, so a run that is continued with more epochs follows the longer curve.
+    The rate follows from the step's number alone, so a run that is continued with more epochs follows the longer curve;
+    PyTorch's PolynomialLR makes a rate from the last one, and a checkpoint's OneCycleLR keeps the steps planned then.
     """
 
     def factor(done: int) -> float:
@@ -48,99 +51,116 @@ def one_cycle(optimizer: Optimizer, steps: int, rise: float = 0.05) -> LambdaLR:
     return LambdaLR(optimizer, factor)
 
 
-MOST_OVERFLOWS = 20  # steps in a row; the scale of fp16 gradients is then a millionth of what it was
+# Steps in a row without a finite gradient that end a training.
+MOST_BROKEN = 5  # in fp32 and bf16; one step at times is a case's or a kernel's fault, several are the weights'
+MOST_OVERFLOWS = 20  # where gradients are scaled, for fp16; the scale is then a millionth of what it was
 
 
 class OptimizerStep:
     """Clips the gradient's norm before the optimizer's step; updates moving average and learning rate after it.
 
-    With gradient accumulation only the passes that end a step count. MONAI's scaler of fp16 gradients knows CUDA only,
-    so a trainer that has one gets another for its own device. That scaler leaves out a step whose gradient overflows,
-    and lowers its scale: such a step moves neither average nor learning rate.
+    With gradient accumulation only the passes that end a step count. A step whose gradient, or whose loss in any
+    process, is not finite is left out: it moves neither weights nor the optimizer's state, nor running statistics,
+    moving average or learning rate. All processes leave out the same steps, since the loss marks the gradient that
+    they share, and a continued run leaves out the same, since nothing of it is random. They are counted in a row: a
+    case that breaks its step once an epoch costs its step, and weights that have diverged break all.
+
+    MONAI's scaler of fp16 gradients knows CUDA only and is made anew for every run, so a trainer that has one gets
+    another, for its own device and for good. It lowers its scale after such a step.
 
     Args:
         network: whose gradients are clipped; not wrapped by data parallelism.
-        schedule: of the learning rate, one value a step.
+        schedule: of the learning rate, one value a step; None where another handler steps it.
         average: the weights' moving average, or None.
         gradient_clip: largest norm of the gradient; 0 leaves it as it is.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: LRScheduler, average: AveragedModel | None, gradient_clip: float
+        self,
+        network: nn.Module,
+        schedule: LRScheduler | None = None,
+        average: AveragedModel | None = None,
+        gradient_clip: float = 0.0,
     ) -> None:
         self.network, self.schedule, self.average, self.gradient_clip = network, schedule, average, gradient_clip
+        self.scaler: torch.amp.GradScaler | None = None
+        self.buffers: list[Tensor] = []  # as they were before the step
         self.folders: list[str] = []  # of the step's passes so far
-        self.overflows = 0  # steps in a row that the scaler left out
+        self.losses: list[Tensor] = []
+        self.left_out = 0  # steps in a row
 
     def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
+        """Register with the trainer, before the handler that restores its state."""
+        if engine.amp:
+            self.scaler = engine.scaler = torch.amp.GradScaler(engine.state.device.type)
         engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.begin)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.mark)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self.before)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.after)
 
     def start(self, engine: Engine) -> None:
-        """Give the trainer a scaler for its device, where it has one."""
-        if engine.scaler is not None:
-            engine.scaler = torch.amp.GradScaler(engine.state.device.type)
+        """Give the trainer its scaler back."""
+        engine.scaler = self.scaler
+
+    def begin(self, engine: Engine) -> None:
+        """Keep what a forward pass changes, when the first of a step begins."""
+        if (engine.state.iteration - 1) % engine.accumulation_steps == 0:
+            self.buffers = [buffer.clone() for buffer in self.network.buffers()]
+            self.folders, self.losses = [], []
+
+    def mark(self, engine: Engine) -> None:
+        """Make the gradient NaN where the loss is not finite, which alone would not always do so."""
+        loss = engine.state.output["loss"]
+        value = loss.detach()
+        self.losses.append(value)
+        engine.state.output["loss"] = loss * (1 + (value - value))  # one, or NaN
 
     def before(self, engine: Engine) -> None:
-        """Clip, when the backward pass that ends a step is done.
+        """Clip, or leave out the step, when the backward pass that ends it is done.
 
         Raises:
-            UserError: the gradient is NaN or infinite, in fp16 time after time; it has not reached the weights.
+            UserError: time after time the loss or the gradient is NaN or infinite; it has not reached the weights.
         """
         self.folders += engine.state.batch["folder"]
         if not self._ends_step(engine):
             return
-        folders, self.folders = self.folders, []
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip or math.inf)
         if torch.isfinite(norm):
-            self.overflows = 0
+            self.left_out = 0
             return
-        self.overflows += 1
-        if engine.scaler is None:
-            raise _diverged(f"the gradient's norm is {norm.item()}", engine, folders)
-        if self.overflows >= MOST_OVERFLOWS:
-            what = f"the gradient's norm is {norm.item()} in {self.overflows} steps in a row"
-            raise _diverged(what, engine, folders)
+        self.left_out += 1
+        engine.optimizer.zero_grad(set_to_none=True)  # it passes over weights that have no gradient
+        for buffer, kept in zip(self.network.buffers(), self.buffers, strict=True):
+            buffer.copy_(kept)
+        self._tell(engine, norm.item())
 
     def after(self, engine: Engine) -> None:
         """Follow the weights, when the optimizer has stepped."""
-        if not self._ends_step(engine) or self.overflows:
+        if not self._ends_step(engine) or self.left_out:
             return
         if self.average is not None:
             self.average.update_parameters(self.network)
-        self.schedule.step()
+        if self.schedule is not None:
+            self.schedule.step()
+
+    def _tell(self, engine: Engine, norm: float) -> None:
+        """Log the step that is left out, or end the training; a scale that is found needs no words."""
+        loss = idist.all_reduce(sum(loss.item() for loss in self.losses))
+        folders = [folder for part in idist.all_gather(self.folders) for folder in part]
+        what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        where = f"in epoch {engine.state.epoch}, iteration {engine.state.iteration}"
+        step = f"{what} {where}; the step holds the cases {', '.join(folders)}"
+        if self.left_out >= (MOST_BROKEN if engine.scaler is None else MOST_OVERFLOWS):
+            raise UserError(
+                f"{step}. It is so in {self.left_out} steps in a row, and none has reached the weights. The last "
+                "checkpoint is intact: look at these cases, go on with --amp fp32, or start anew with a lower lr"
+            )
+        if idist.get_rank() == 0 and (engine.scaler is None or not math.isfinite(loss)):
+            logger.warning(f"{step}. It is left out")
 
     @staticmethod
     def _ends_step(engine: Engine) -> bool:
         return engine.state.iteration % engine.accumulation_steps == 0
-
-
-class StopOnNan:
-    """Ends training when the loss is not finite; the last checkpoint was written before and stays as it is."""
-
-    def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Look at the loss before it reaches the weights.
-
-        Raises:
-            UserError: it is NaN or infinite; names the batch's cases.
-        """
-        loss = engine.state.output["loss"]
-        if not torch.isfinite(loss):
-            raise _diverged(f"the loss is {loss.item()}", engine, engine.state.batch["folder"])
-
-
-def _diverged(what: str, engine: Engine, folders: Sequence[str]) -> UserError:
-    whose = "the batch holds" if idist.get_world_size() == 1 else "this process' part of the batch holds"
-    return UserError(
-        f"{what} in epoch {engine.state.epoch}, iteration {engine.state.iteration}; {whose} the cases "
-        f"{', '.join(folders)}. The last checkpoint is intact: look at these cases, go on with --amp fp32, or start "
-        "anew with a lower lr"
-    )

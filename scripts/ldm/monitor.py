@@ -1,15 +1,13 @@
-"""Numbers to watch: averages over an epoch and over all ranks, where MONAI's handlers find them, and a progress bar."""
+"""Numbers to watch: averages over an epoch and over all ranks, where MONAI's handlers find them."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
-from tqdm import tqdm
 
 from scripts.ldm.objective import WeightedLoss
 from scripts.ldm.schedule import TRAIN_STEPS
@@ -22,7 +20,9 @@ class Figures:
     """Averages what `measure` finds in each iteration and puts it into `engine.state.metrics` when the epoch ends.
 
     MONAI's `StatsHandler`, `TensorBoardStatsHandler` and `MLFlowHandler` take it from there: list them after this.
-    Sums stay on the device until then, so nothing waits for it.
+    Sums stay on the device until then, so nothing waits for it. Ignite's `Average` is of one figure each, that every
+    iteration has, and weighs all iterations alike; here a few cases or none may count, and the data say which figures
+    there are.
     """
 
     def __init__(self, measure: Callable[[Engine], Sums]) -> None:
@@ -97,53 +97,3 @@ def class_sums(engine: Engine) -> Sums:
     asked = ~targets["text_isnull"].bool()
     right = logits.argmax(dim=1) == targets["pirads"].argmax(dim=1)
     return {"class_accuracy": ((right & asked).sum(), asked.sum())}
-
-
-class OutputAsList:
-    """Leaves an iteration's output as MONAI's `--tracking mlflow` reads it, in a list; list this after the others."""
-
-    def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Put the output into a list."""
-        engine.state.output = [engine.state.output]
-
-
-class Progress:
-    """A progress bar on a terminal; images/s and the learning rate among the epoch's figures everywhere."""
-
-    def __init__(self) -> None:
-        self.bar: tqdm | None = None
-        self.cases, self.started = 0, 0.0
-
-    def attach(self, engine: Engine) -> None:
-        """Register with the trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
-
-    def start(self, engine: Engine) -> None:
-        """Begin an epoch."""
-        self.cases, self.started = 0, time.perf_counter()
-        title = f"epoch {engine.state.epoch}/{engine.state.max_epochs}"
-        # None: no bar where the output is no terminal, such as a log file.
-        self.bar = tqdm(
-            total=engine.state.epoch_length, desc=title, leave=False, disable=True if idist.get_rank() else None
-        )
-
-    def step(self, engine: Engine) -> None:
-        """Show one iteration; the loss is only fetched from the device where a bar shows it."""
-        self.cases += len(engine.state.batch["folder"])
-        if not self.bar.disable:
-            speed = self.cases * idist.get_world_size() / (time.perf_counter() - self.started)
-            self.bar.set_postfix_str(f"loss {engine.state.output['loss'].item():.4f}, {speed:.1f} images/s", False)
-            self.bar.update()
-
-    def finish(self, engine: Engine) -> None:
-        """End an epoch."""
-        self.bar.close()
-        seconds = time.perf_counter() - self.started
-        engine.state.metrics["images_per_second"] = self.cases * idist.get_world_size() / seconds
-        engine.state.metrics["lr"] = engine.optimizer.param_groups[0]["lr"]

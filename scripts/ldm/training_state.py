@@ -53,11 +53,11 @@ class TrainingState(Resume):
         self.sampler, self.prepare = sampler, prepare
         self.about, self.half = dict(about), half
 
-    def more(self, engine: Engine) -> dict[str, Any]:
+    def extra_state(self, engine: Engine) -> dict[str, Any]:
         """The scale factor, which is measured once."""
         return {"scale_factor": self.prepare.scale_factor}
 
-    def take_up(self, engine: Engine, state: Mapping[str, Any]) -> None:
+    def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
         """Tell the scale factor to who prepares batches, and the epoch to who orders the cases."""
         self.prepare.scale_factor = state["scale_factor"]
         self.sampler.epochs_done = state["epoch"]

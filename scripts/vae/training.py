@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
@@ -24,8 +22,6 @@ from torch.utils.data.distributed import DistributedSampler
 from scripts.engine.resume import EXPORT, Resume
 from scripts.vae.network import load_vae, save_vae
 from scripts.vae.volumes import VolumeDataset
-
-logger = logging.getLogger(__name__)
 
 
 class ImageBatch(PrepareBatch):
@@ -186,30 +182,3 @@ class Fidelity:
         found = {volume: figures for part in idist.all_gather(self.found) for volume, figures in part.items()}
         for name, values in zip(("val_psnr", "val_mae"), zip(*found.values(), strict=True), strict=True):
             engine.state.metrics[name] = fmean(values)
-
-
-class Progress:
-    """Handler: one log line every `every` seconds with epoch, step, mean loss since the last line, and images/s."""
-
-    def __init__(self, every: float = 30.0) -> None:
-        self.every = every
-        self.since, self.losses, self.images = time.monotonic(), [], 0
-
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Count one step."""
-        self.losses.append(engine.state.output["loss"].detach())
-        self.images += len(engine.state.batch["folder"]) * idist.get_world_size()
-        seconds = time.monotonic() - self.since
-        if seconds < self.every:
-            return
-        state = engine.state
-        total = state.max_epochs * state.epoch_length
-        logger.info(
-            f"epoch {state.epoch}/{state.max_epochs}, step {state.iteration}/{total}, "
-            f"loss {torch.stack(self.losses).mean():.5f}, {self.images / seconds:.2f} images/s"
-        )
-        self.since, self.losses, self.images = time.monotonic(), [], 0

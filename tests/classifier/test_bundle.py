@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import create_workflow
 from monai.bundle.scripts import verify_metadata, verify_net_in_out
+from monai.handlers import from_engine
 from safetensors.torch import load_file
 
 from scripts.classifier.training import load_weights
@@ -98,6 +99,8 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy,
     workflow.run()
     assert rates == pytest.approx([1e-3 * (1 - 2 / 3) ** 2])
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 3
+    assert {"loss", "images_per_second", "lr"} <= workflow.trainer.state.metrics.keys()
+    assert from_engine(["loss"], first=True)(workflow.trainer.state.output) > 0  # as --tracking mlflow asks for it
 
 
 def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):
@@ -115,6 +118,21 @@ def test_a_truncated_checkpoint_is_named(copy, configs, refused):
     path.write_bytes(path.read_bytes()[:3000])
     with refused(rf"{ARM}/checkpoint\.pt cannot be read.*delete it, or start anew with --resume false"):
         start(configs, "train", "train", epochs=3, **options).run()
+
+
+def test_a_step_that_is_not_finite_reaches_neither_weights_nor_running_statistics(trained, configs, tmp_path):
+    _, options = trained
+    workflow = start(configs, "train", "train", epochs=1, **{**options, "models_dir": str(tmp_path)})
+    trainer = workflow.trainer
+    before = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+
+    def overflow():
+        trainer.state.batch["image"] /= 0
+
+    trainer.add_event_handler(Events.ITERATION_STARTED, overflow)
+    workflow.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.network.state_dict().items())
+    assert torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)["optimizer"]["state"] == {}
 
 
 def test_inference_and_evaluate_judge_the_real_test_cases(trained, configs, real_root, tmp_path):

@@ -29,6 +29,13 @@ def test_one_process_joins_nothing(joined, monkeypatch):
     assert joined == []
 
 
+def test_processes_that_work_together_join_nothing(joined, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    join(torch.device("cpu"))
+    assert joined == []
+
+
 @pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
 def test_the_device_decides_how_processes_talk(joined, monkeypatch, device, backend):
     monkeypatch.setenv("WORLD_SIZE", "2")

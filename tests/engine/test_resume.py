@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -61,6 +63,32 @@ def test_a_checkpoint_is_not_read_into_the_devices_memory(tmp_path, engine):
     assert torch.equal(first.parts["network"].weight, second.parts["network"].weight)
 
 
+def test_a_checkpoint_is_mapped_while_it_is_read_and_kept_by_nothing(tmp_path, engine, monkeypatch):
+    """Main memory need not hold it, and its place on the disk is free again when the next one replaces it."""
+
+    def mapped() -> bool:
+        return str(tmp_path / "checkpoint.pt") in Path("/proc/self/maps").read_text()
+
+    def adam() -> Resume:
+        made = handler(tmp_path)
+        network = made.parts["network"]
+        made.parts["optimizer"] = torch.optim.Adam(network.parameters())
+        network(torch.ones(1, 2)).sum().backward()
+        made.parts["optimizer"].step()
+        return made
+
+    first, second = adam(), adam()
+    first.save(engine)
+    load, seen = nn.Linear.load_state_dict, []
+    monkeypatch.setattr(nn.Linear, "load_state_dict", lambda *args: seen.append(mapped()) or load(*args))
+    second.restore(started_anew(engine))
+    gc.collect()
+    assert seen == [True]
+    assert not mapped()
+    moments = second.parts["optimizer"].state_dict()["state"]
+    assert torch.equal(moments[0]["exp_avg"], first.parts["optimizer"].state_dict()["state"][0]["exp_avg"])
+
+
 def test_processes_that_see_different_checkpoints_are_refused(tmp_path, engine, monkeypatch):
     handler(tmp_path).save(engine)
     monkeypatch.setattr("scripts.engine.resume.idist.all_gather", lambda mine: [mine, 0])
@@ -93,10 +121,12 @@ def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engi
 
 def test_a_run_that_has_all_its_epochs_says_so(tmp_path, engine, caplog):
     handler(tmp_path).save(engine)
-    handler(tmp_path).restore(started_anew(engine))
+    again = handler(tmp_path)
+    again.restore(started_anew(engine))
+    again.start(engine)
     assert "nothing is trained" not in caplog.text
-    engine.state.max_epochs = 2
-    handler(tmp_path).restore(started_anew(engine))
+    again.start(started_anew(engine))  # as Ignite begins a run that is done
+    assert (engine.state.epoch, engine.state.iteration) == (2, 6)
     assert "nothing is trained" in caplog.text
 
 

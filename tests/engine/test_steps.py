@@ -1,15 +1,24 @@
+"""The optimizer's steps: learning rate, clipping, moving average, and which steps are left out."""
+
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
+import ignite.distributed as idist
 import pytest
 import torch
-from torch import nn
+from monai.engines import SupervisedTrainer
+from torch import multiprocessing, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from scripts.common.problems import UserError
 from scripts.engine.moving_average import averaged
-from scripts.engine.steps import MOST_OVERFLOWS, OptimizerStep, StopOnNan, one_cycle, polynomial_decay
+from scripts.engine.parallel import parallel
+from scripts.engine.resume import Resume
+from scripts.engine.steps import MOST_BROKEN, MOST_OVERFLOWS, OptimizerStep, one_cycle, polynomial_decay
 
 
 def line(value: float = 0.0) -> nn.Linear:
@@ -64,6 +73,21 @@ def test_no_moving_average_is_a_choice_and_a_wrong_decay_is_not():
         averaged(line(), 1.0)
 
 
+@pytest.mark.parametrize("wrapped", [lambda network: network, torch.compile, nn.DataParallel])
+def test_weights_that_are_loaded_into_the_network_begin_its_average_anew(wrapped):
+    """However the trainer wraps it: an average of other weights would be that of another network."""
+    network = line(1.0)
+    average = averaged(network, 0.5)
+    for _ in range(3):
+        average.update_parameters(network)
+    trained = wrapped(network)
+    trained.load_state_dict({name: torch.full_like(tensor, 7.0) for name, tensor in trained.state_dict().items()})
+    assert average.module.weight.item() == 7.0
+    assert average.n_averaged == 0
+    copy.deepcopy(network).load_state_dict(line(3.0).state_dict())  # another network
+    assert average.module.weight.item() == 7.0
+
+
 def engine(network: nn.Module, iteration: int, accumulate: int = 1) -> SimpleNamespace:
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     state = SimpleNamespace(iteration=iteration, epoch=1, batch={"folder": ["case3", "case5"]})
@@ -77,69 +101,144 @@ def test_gradients_are_clipped_to_the_norm():
     assert network.weight.grad.item() == pytest.approx(2.0, rel=1e-4)
 
 
-@pytest.mark.parametrize("clip", [0.0, 1.0])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(value, clip):
-    network = line()
-    network.weight.grad = torch.full_like(network.weight, value)
-    trainer = engine(network, 1)
-    with pytest.raises(UserError, match=r"gradient.*case3, case5.*last checkpoint is intact"):
-        OptimizerStep(network, None, None, clip).before(trainer)
+def case(number: int, broken: bool = False) -> dict:
+    """A batch of two, or one that the forward pass takes for infinite."""
+    image = torch.randn(2, 3, generator=torch.Generator().manual_seed(number))
+    return {"image": image / 0 if broken else image, "label": torch.zeros(2, 1), "folder": [f"case{number}"]}
 
 
-def test_a_gradient_that_is_not_finite_names_the_cases_of_all_passes_of_its_step():
-    network = line()
-    network.weight.grad = torch.full_like(network.weight, torch.nan)
-    handler = OptimizerStep(network, None, None, 1.0)
-    trainer = engine(network, 1, accumulate=2)
-    trainer.state.batch = {"folder": ["case1"]}
-    handler.before(trainer)
-    trainer.state.iteration, trainer.state.batch = 2, {"folder": ["case7"]}
-    with pytest.raises(UserError, match="case1, case7"):
-        handler.before(trainer)
+class Training:
+    """A network with running statistics, trained with momentum on given batches as the bundles' trainings are."""
+
+    def __init__(
+        self, batches: Sequence[dict], loss: Callable = nn.functional.l1_loss, accumulate: int = 1, amp: bool = False,
+        clip: float = 1.0, epochs: int = 1, folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1)
+        self.schedule = polynomial_decay(self.optimizer, 20)
+        self.average = averaged(self.network, 0.9)
+        self.step = OptimizerStep(self.network, self.schedule, self.average, clip)
+        handlers = [self.step]
+        if folder is not None:
+            parts = {name: getattr(self, name) for name in ("network", "optimizer", "schedule", "average")}
+            handlers.append(Resume(folder, parts, settings={}))
+        self.trainer = SupervisedTrainer(
+            torch.device("cpu"), epochs, batches, parallel(self.network), self.optimizer, loss, train_handlers=handlers,
+            decollate=False, accumulation_steps=accumulate, amp=amp, amp_kwargs={"enabled": False},
+        )  # fmt: skip
+
+    def run(self) -> Training:
+        self.trainer.run()
+        return self
+
+    def states(self) -> list[torch.Tensor | float]:
+        """All that a step may move."""
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [
+            *self.network.state_dict().values(), *self.average.state_dict().values(), *moments,
+            torch.tensor(self.schedule.last_epoch), torch.tensor(self.optimizer.param_groups[0]["lr"]),
+        ]  # fmt: skip
 
 
-def scaled_step(handler: OptimizerStep, trainer: SimpleNamespace, factor: float) -> None:
-    """One step in fp16 as MONAI's trainer does it, with a gradient of `factor`."""
-    trainer.optimizer.zero_grad()
-    trainer.scaler.scale(handler.network.weight.sum() * factor).backward()
-    handler.before(trainer)
-    trainer.scaler.step(trainer.optimizer)
-    trainer.scaler.update()
-    handler.after(trainer)
+def assert_same(one: Training, other: Training) -> None:
+    for a, b in zip(one.states(), other.states(), strict=True):
+        assert torch.equal(a, b)
 
 
-@pytest.fixture
-def scaled() -> tuple[OptimizerStep, SimpleNamespace]:
-    network = line(1.0)
-    trainer = engine(network, 1)
-    trainer.state.device, trainer.scaler = torch.device("cpu"), "of MONAI, for CUDA"
-    handler = OptimizerStep(network, polynomial_decay(trainer.optimizer, 10), averaged(network, 0.9), 1.0)
-    handler.start(trainer)
-    return handler, trainer
+@pytest.mark.parametrize("options", [{}, {"clip": 0.0}, {"accumulate": 2}, {"amp": True}])
+def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(options, caplog):
+    """Not for weights and the optimizer's moments, running statistics, moving average or learning rate."""
+    good = [case(number) for number in range(4)]
+    step = [case(7, broken=True), case(8)][: options.get("accumulate", 1)]
+    assert_same(
+        Training([*good[:2], *step, *good[2:]], **options).run(),
+        Training(good, **options).run(),
+    )
+    assert "the loss is nan in epoch 1, iteration" in caplog.text
+    assert "case7" in caplog.text
 
 
-def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_falls(scaled):
-    handler, trainer = scaled
-    before = trainer.scaler.get_scale()
-    scaled_step(handler, trainer, torch.inf)
-    assert handler.network.weight.item() == 1.0
-    assert trainer.scaler.get_scale() == before / 2
-    assert handler.schedule.last_epoch == handler.average.n_averaged == 0
-    scaled_step(handler, trainer, 0.5)
-    assert handler.network.weight.item() == pytest.approx(0.5)
-    assert handler.schedule.last_epoch == handler.average.n_averaged == 1
+def test_a_gradient_that_is_not_finite_is_left_out(caplog):
+    def run(batches: Sequence[dict]) -> Training:
+        training = Training(batches)
+        state = training.trainer.state
+        weight = next(training.network.parameters())
+        weight.register_hook(lambda gradient: gradient / 0 if state.batch["folder"] == ["case9"] else gradient)
+        return training.run()
+
+    assert_same(run([case(0), case(9), case(1)]), run([case(0), case(1)]))
+    assert "the gradient's norm is inf in epoch 1, iteration 2; the step holds the cases case9" in caplog.text
 
 
-def test_a_gradient_that_overflows_in_fp16_time_after_time_ends_the_training(scaled):
-    handler, trainer = scaled
-    for _ in range(MOST_OVERFLOWS - 1):
-        scaled_step(handler, trainer, torch.nan)
-    scaled_step(handler, trainer, 0.5)  # one good step, and it counts anew
-    for _ in range(MOST_OVERFLOWS - 1):
-        scaled_step(handler, trainer, torch.nan)
-    with pytest.raises(UserError, match=r"nan in 20 steps in a row.*case3, case5.*last checkpoint is intact"):
-        scaled_step(handler, trainer, torch.nan)
+def test_a_loss_that_is_not_finite_is_left_out_although_its_gradient_is():
+    def loss(prediction: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return (prediction - label).abs().mean() + (torch.inf if label.any() else 0)
+
+    infinite = case(9) | {"label": torch.ones(2, 1)}
+    assert_same(Training([case(0), infinite, case(1)], loss).run(), Training([case(0), case(1)], loss).run())
+
+
+@pytest.mark.parametrize(("amp", "most"), [(False, MOST_BROKEN), (True, MOST_OVERFLOWS)])
+def test_steps_that_are_not_finite_time_after_time_end_the_training(amp, most):
+    row = [case(number, broken=True) for number in range(most - 1)]
+    training = Training([*row, case(50), *row, case(51)], amp=amp).run()  # one good step, and they count anew
+    assert training.schedule.last_epoch == 2
+    training = Training([*row, case(52, broken=True)], amp=amp)
+    before = [state.clone() for state in training.states()]
+    told = rf"the loss is nan in epoch 1, iteration {most}; .* case52\. It is so in {most} steps in a row.*is intact"
+    with pytest.raises(UserError, match=told):
+        training.run()
+    assert all(torch.equal(a, b) for a, b in zip(before, training.states(), strict=True))
+
+
+def test_a_step_that_ends_the_training_names_the_cases_of_all_its_passes():
+    batches = [case(number, broken=number % 2 == 1) for number in range(2 * MOST_BROKEN)]
+    with pytest.raises(UserError, match=rf"cases case{2 * MOST_BROKEN - 2}, case{2 * MOST_BROKEN - 1}\."):
+        Training(batches, accumulate=2).run()
+
+
+def test_a_continued_run_leaves_out_the_same_steps(tmp_path):
+    batches = [case(0), case(1, broken=True), case(2), case(3)]
+    whole = Training(batches, epochs=3).run()
+    for epochs in (1, 2, 3):
+        parts = Training(batches, epochs=epochs, folder=tmp_path).run()
+    assert_same(whole, parts)
+
+
+def test_the_scale_of_gradients_falls_and_goes_on_in_the_next_run():
+    training = Training([case(0), case(1, broken=True)], amp=True).run()
+    scale = training.trainer.scaler.get_scale()
+    assert scale == torch.amp.GradScaler("cpu").get_scale() / 2
+    training.trainer.state.max_epochs = 2
+    training.run()
+    assert training.trainer.scaler.get_scale() == scale / 2
+
+
+def _train_one_of_two(rank: int, folder: Path) -> None:
+    idist.initialize("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    shares = [[case(0), case(1), case(2)], [case(3), case(4, broken=True), case(5)]]
+    training = Training(shares[rank]).run()
+    torch.save([training.states(), training.step.left_out], folder / f"{rank}.pt")
+    row = [case(number, broken=rank == 1) for number in range(10 * rank, 10 * rank + MOST_BROKEN)]
+    try:
+        Training(row).run()
+    except UserError as error:
+        (folder / f"{rank}.txt").write_text(str(error))
+    idist.finalize()
+
+
+def test_processes_leave_out_a_step_together_where_one_of_them_has_a_loss_that_is_not_finite(tmp_path):
+    multiprocessing.start_processes(_train_one_of_two, (tmp_path,), nprocs=2, start_method="fork")
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert one[1] == two[1] == 0
+    assert one[0][-2] == two[0][-2] == 2  # steps
+    assert all(state.isfinite().all() for state in one[0] + two[0])
+    assert torch.equal(one[0][0], two[0][0])
+    told = {(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)}
+    assert len(told) == 1
+    assert f"cases case{MOST_BROKEN - 1}, case{10 + MOST_BROKEN - 1}." in told.pop()
 
 
 def test_only_the_pass_that_ends_a_step_counts():
@@ -153,13 +252,3 @@ def test_only_the_pass_that_ends_a_step_counts():
         handler.after(trainer)
     assert average.n_averaged == 2
     assert schedule.last_epoch == 2
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_and_names_the_cases(value):
-    trainer = engine(line(), 1)
-    trainer.state.output = {"loss": torch.tensor(value)}
-    with pytest.raises(UserError, match="case3, case5"):
-        StopOnNan()(trainer)
-    trainer.state.output = {"loss": torch.tensor(1.0)}
-    assert StopOnNan()(trainer) is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.handlers import from_engine
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -141,11 +144,31 @@ def test_weights_and_checkpoint_are_of_the_same_epoch_when_the_disk_is_full(work
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_figures_are_watched_and_mlflow_finds_the_loss(workflow, tmp_path):
+    made = workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1})
+    run(made)
+    assert {"loss", "images_per_second", "lr"} <= made.trainer.state.metrics.keys()
+    assert from_engine(["loss"], first=True)(made.trainer.state.output) > 0  # as the handler of --tracking asks for it
+
+
+def test_a_disk_that_is_full_for_tensorboard_is_told_in_words(workflow, tmp_path, monkeypatch, refused):
+    made = workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1})
+    made.initialize()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.add_scalar", full)
+    with refused(r"cannot write to .*model in epoch 1, .* No space left on device.*make room"):
+        made.run()
+
+
 def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(workflow, tmp_path, monkeypatch, refused):
     monkeypatch.setattr(VAELoss, "forward", lambda self, prediction, image: prediction[0].sum() * float("nan"))
-    with refused(r"the loss is nan in epoch 1, iteration 1; the batch holds the cases 00"):
+    with refused(r"the loss is nan in epoch 2, iteration 5; the step holds the cases 00.*5 steps in a row"):
         run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN))
-    assert not (tmp_path / "model" / "checkpoint.pt").exists()
+    state = checkpoint(tmp_path / "model")
+    assert (state["epoch"], state["schedule"]["last_epoch"], state["optimizer"]["state"]) == (1, 0, {})
 
 
 def test_validation_takes_windows_where_memory_is_short(workflow, tmp_path, monkeypatch, caplog):
