@@ -14,9 +14,9 @@ from tqdm import tqdm
 from scripts.engine.precision import PRECISIONS
 from scripts.ldm.jobs import Job, Jobs
 from scripts.ldm.recipe import Recipe
-from scripts.ldm.sampling import Conditions, Sample, case_generator, sample
+from scripts.ldm.sampling import AdapterCache, Sample, case_generator, sample
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import Weights
+from scripts.networks.weights import Header
 
 
 class JobBatch(PrepareBatch):
@@ -41,9 +41,9 @@ class JobBatch(PrepareBatch):
 class LatentInferer(Inferer):
     """Runs the sampling loop; its latents are those of the VAE, divided by the scale factor."""
 
-    def __init__(self, recipe: Recipe, jobs: Jobs, weights: Weights, network: CCELLA) -> None:
-        self.recipe, self.null, self.scale_factor = recipe, jobs.null, weights.scale_factor
-        self.conditions = Conditions(network, recipe.schedule)
+    def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA) -> None:
+        self.recipe, self.null, self.scale_factor = recipe, jobs.null, header.scale_factor
+        self.adapter = AdapterCache(network, recipe.schedule)
 
     def __call__(
         self,
@@ -68,7 +68,7 @@ class LatentInferer(Inferer):
                 pirads=pirads,
                 spacing=spacing,
                 guidance=recipe.guidance,
-                conditions=self.conditions,
+                adapter=self.adapter,
                 on_step=lambda done, total: steps.update(),
             )
         return Sample(latents / self.scale_factor, logits)

@@ -45,8 +45,8 @@ HARMLESS = [
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What a file says beside the weights.
+class Header:
+    """What a file says beside its tensors.
 
     Attributes:
         scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling.
@@ -79,11 +79,11 @@ def save_weights(
         meta: anything that JSON can hold; `objective`, `trained_with_dropout`, `vae_fingerprint`, `embedding_width`,
             `spacing`, `latent_shape` are what the sampler and its checks ask for.
     """
-    header = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
-    write_tensors(path, state_dict, {name: json.dumps(value) for name, value in header.items()})
+    said = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
+    write_tensors(path, state_dict, {name: json.dumps(value) for name, value in said.items()})
 
 
-def read_header(path: str | os.PathLike[str]) -> Weights:
+def read_header(path: str | os.PathLike[str]) -> Header:
     """Read what a file of ours or of the authors says about itself, without its tensors.
 
     Raises:
@@ -93,7 +93,7 @@ def read_header(path: str | os.PathLike[str]) -> Weights:
     return _read_our_header(path) if path.suffix == ".safetensors" else _read_authors(path)[0]
 
 
-def _read_our_header(path: Path) -> Weights:
+def _read_our_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -101,12 +101,12 @@ def _read_our_header(path: Path) -> Weights:
         raise UserError(f"{path} cannot be read ({error}); it may be cut short: copy or train it again") from None
     if metadata.pop("format", None) != json.dumps(FORMAT):
         raise UserError(f"{path} is not a file of denoiser weights; give the model.safetensors that training exported")
-    header = {name: json.loads(value) for name, value in metadata.items()}
-    config = header.pop("config", {})
-    return Weights(_scale_factor(path, header.pop("scale_factor", None)), config, header)
+    meta = {name: json.loads(value) for name, value in metadata.items()}
+    config = meta.pop("config", {})
+    return Header(_scale_factor(path, meta.pop("scale_factor", None)), config, meta)
 
 
-def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
+def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Header:
     """Load a file into the network, strictly: ours (.safetensors) or the authors' checkpoint (.pt, .pth).
 
     Raises:
@@ -114,21 +114,21 @@ def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
     """
     path = existing(path)
     if path.suffix == ".safetensors":
-        weights, state = _read_our_header(path), read_tensors(path)
+        header, state = _read_our_header(path), read_tensors(path)
     else:
-        weights, state = _read_authors(path)
+        header, state = _read_authors(path)
     _check_fit(path, state, network)
-    _check_settings(path, weights.config, network)
+    _check_settings(path, header.config, network)
     network.load_state_dict(state, strict=True)
-    return weights
+    return header
 
 
-def _read_authors(path: Path) -> tuple[Weights, dict[str, Tensor]]:
+def _read_authors(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """What the authors' checkpoint says and shows, and its parameters, which are mapped and not read."""
     checkpoint = read_checkpoint(path)
     state = with_unet_prefix(checkpoint["unet_state_dict"])
     meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
-    return Weights(_scale_factor(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
+    return Header(_scale_factor(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
 
 
 def _shown_config(state: Mapping[str, Tensor]) -> dict[str, Any]:

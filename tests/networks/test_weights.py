@@ -34,14 +34,14 @@ def same(first, second):
 def test_weights_and_what_is_said_beside_them_come_back(tmp_path, variant):
     network, other = make(variant), make(variant, seed=1)
     path = save(tmp_path / "model.safetensors", network, objective="rflow", spacing=[1.25, 1.25, 1.875])
-    weights = load_weights(path, other)
+    header = load_weights(path, other)
     assert same(network.state_dict(), other.state_dict())
-    assert weights.scale_factor == 1.25
-    assert weights.objective == "rflow"
-    assert weights.config == json.loads(json.dumps(network.config))
-    assert weights.meta["spacing"] == [1.25, 1.25, 1.875]
-    assert read_header(path) == weights
-    assert CCELLA(**weights.config).config == network.config
+    assert header.scale_factor == 1.25
+    assert header.objective == "rflow"
+    assert header.config == json.loads(json.dumps(network.config))
+    assert header.meta["spacing"] == [1.25, 1.25, 1.875]
+    assert read_header(path) == header
+    assert CCELLA(**header.config).config == network.config
 
 
 def test_the_file_is_plain_safetensors_with_json_metadata(tmp_path):
@@ -71,12 +71,12 @@ def test_the_authors_checkpoints_load(tmp_path, variant):
         },
         tmp_path / "authors.pt",
     )
-    weights = load_weights(tmp_path / "authors.pt", other)
-    assert read_header(tmp_path / "authors.pt") == weights
-    assert weights.scale_factor == 0.75
-    assert weights.objective == "ddpm"
-    assert weights.config["variant"] == ("CCELLA" if variant == "L1ONLY" else variant)
-    shown = {name: value for name, value in weights.config.items() if name != "variant"}
+    header = load_weights(tmp_path / "authors.pt", other)
+    assert read_header(tmp_path / "authors.pt") == header
+    assert header.scale_factor == 0.75
+    assert header.objective == "ddpm"
+    assert header.config["variant"] == ("CCELLA" if variant == "L1ONLY" else variant)
+    shown = {name: value for name, value in header.config.items() if name != "variant"}
     assert shown == {"in_channels": 4, "num_channels": [8, 16]} | (
         {"input_dim": 12} if VARIANTS[variant].adapter else {}
     )
