@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from scripts.engine.precision import PRECISIONS
 from scripts.ldm.jobs import Job, Jobs
+from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import AdapterCache, Sample, case_generator, sample
 from scripts.networks.ccella import CCELLA
@@ -39,10 +40,11 @@ class JobBatch(PrepareBatch):
 
 
 class LatentInferer(Inferer):
-    """Runs the sampling loop; its latents are those of the VAE, divided by the scale factor."""
+    """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
 
     def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA) -> None:
-        self.recipe, self.null, self.scale_factor = recipe, jobs.null, header.scale_factor
+        self.recipe, self.null = recipe, jobs.null
+        self.scale = per_channel(header.scale_factor, recipe.shape[0])
         self.adapter = AdapterCache(network, recipe.schedule)
 
     def __call__(
@@ -71,4 +73,4 @@ class LatentInferer(Inferer):
                 adapter=self.adapter,
                 on_step=lambda done, total: steps.update(),
             )
-        return Sample(latents / self.scale_factor, logits)
+        return Sample(latents / self.scale.to(device), logits)

@@ -28,6 +28,7 @@ from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
 
 FORMAT = "ccella-ldm-1"
+ScaleFactor = float | tuple[float, ...]
 LEVEL = re.compile(r"unet\.down_blocks\.\d+\.resnets\.0\.conv2\.conv\.weight")  # as many rows as the level has channels
 
 # MAISI's and the authors' scale factor is a MetaTensor that still carries an image header. MONAI lets its own classes
@@ -49,12 +50,13 @@ class Header:
     """What a file says beside its tensors.
 
     Attributes:
-        scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling.
+        scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling: one
+            number for all sequences, or one for each, as in the files of CCELLA++.
         config: the arguments of `CCELLA`; for files of the authors, who do not store them, those that the tensors show.
         meta: everything else, such as objective, trained_with_dropout, vae_fingerprint, embedding_width, spacing.
     """
 
-    scale_factor: float
+    scale_factor: ScaleFactor
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -69,7 +71,7 @@ def save_weights(
     state_dict: Mapping[str, Tensor],
     *,
     config: Mapping[str, Any],
-    scale_factor: float,
+    scale_factor: ScaleFactor,
     **meta: Any,
 ) -> None:
     """Write weights as safetensors with JSON metadata; the file appears when it is complete.
@@ -79,7 +81,7 @@ def save_weights(
         meta: anything that JSON can hold; `objective`, `trained_with_dropout`, `vae_fingerprint`, `embedding_width`,
             `spacing`, `latent_shape` are what the sampler and its checks ask for.
     """
-    said = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
+    said = {"format": FORMAT, "config": dict(config), "scale_factor": scale_factor, **meta}
     write_tensors(path, state_dict, {name: json.dumps(value) for name, value in said.items()})
 
 
@@ -201,13 +203,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def _scale_factor(path: Path, value: Any) -> float:
+def _scale_factor(path: Path, value: Any) -> ScaleFactor:
+    """A number, or several: as such, in a list or tuple, or in a tensor or array of any of MAISI's kinds."""
     if value is None:
         raise UserError(f"{path} holds no scale_factor, without which its latents cannot be decoded; train it again")
-    factor = float(value)
-    if not (math.isfinite(factor) and factor > 0):
-        raise UserError(f"{path} holds the scale factor {factor}, which must be a positive number; train it again")
-    return factor
+    parts = value if isinstance(value, list | tuple) else [value]
+    factors = tuple(number for part in parts for number in np.ravel(part).tolist())
+    if not factors or not all(isinstance(f, int | float) and math.isfinite(f) and f > 0 for f in factors):
+        found = ", ".join(map(str, factors)) or "nothing"
+        raise UserError(f"{path} holds the scale factor {found}, which must be a positive number; train it again")
+    return factors if len(factors) > 1 else float(factors[0])
 
 
 def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None:

@@ -41,6 +41,14 @@ def test_rectified_flow_mixes_linearly_and_asks_for_the_velocity(batch):
     assert torch.allclose(noisy + share * targets["answer"], latent, atol=1e-5)
 
 
+def test_each_sequence_is_multiplied_by_its_own_factor(batch):
+    batch["latent"], batch["noise"] = (batch[key].repeat(1, 3, 1, 1, 1) for key in ("latent", "noise"))
+    prepare = NoisyBatch("rflow", scale_factor=(1.0, 2.0, 3.0))
+    _, targets, _, _ = prepare(batch)
+    for number, part in enumerate((targets["answer"] + batch["noise"]).split(4, dim=1), start=1):
+        torch.testing.assert_close(part, number * batch["latent"][:, :4])
+
+
 def test_conditions_reach_the_network_under_its_arguments_names(batch):
     conditions = NoisyBatch("ddpm", 1.0)(batch)[3]
     assert conditions["text_encoding"].shape[:2] == conditions["text_mask"].shape

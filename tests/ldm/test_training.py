@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
-from scripts.data.latents import read_latent, write_latent
+from scripts.data.latents import latent_path, read_latent, write_latent
 from scripts.ldm.recipe import make_recipe
 from scripts.ldm.sample_pictures import SamplePictures
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import load_weights
+from scripts.networks.weights import load_weights, read_header
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
@@ -155,6 +155,26 @@ def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(bui
     shown = log.Images("samples/axt2")
     assert [image.step for image in shown] == [1, 2]
     assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
+
+
+def test_three_sequences_have_a_scale_factor_each_from_training_to_pictures_and_going_on(build, data_root, tmp_path):
+    options, fingerprint = vae_options(tmp_path)
+    for path in list((data_root / "latents").rglob("*.safetensors")):
+        latent = read_latent(path)
+        about = {"fingerprint": fingerprint, "affine": latent.affine, "shape": latent.shape}
+        for spread, name in enumerate(("axt2", "b1600", "adc"), start=1):
+            target = latent_path(data_root / "latents", path.parent.name, name)
+            write_latent(target, spread * latent.mu, latent.sigma, **about)
+    network = NETWORK | {"in_channels": 12, "out_channels": 12}
+    options |= {"channels": ["axt2", "b1600", "adc"], "network_def": network, "sample_every": 1}
+    for epochs in (1, 2):
+        build(tmp_path / "run", "pictures.yaml", epochs=epochs, **options).run()
+    header = read_header(tmp_path / "run" / "model.safetensors")
+    assert header.meta["epoch"] == 2
+    assert header.scale_factor == checkpoint(tmp_path / "run")["scale_factor"]
+    assert header.scale_factor == pytest.approx((1, 1 / 2, 1 / 3), rel=0.05)
+    log = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert log.Tags()["images"] == ["samples/axt2", "samples/b1600", "samples/adc"]
 
 
 def test_pictures_follow_the_schedule_of_inference(build, data_root, tmp_path):

@@ -92,6 +92,30 @@ def test_a_scale_factor_that_carries_an_image_header_loads(tmp_path):
     assert load_weights(tmp_path / "a.pt", make("MAISI", seed=1)).scale_factor == pytest.approx(2**-0.5)
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        tuple(torch.tensor(f) for f in (0.75, 1.5, 3.0)),
+        tuple(MetaTensor(torch.tensor(f)) for f in (0.75, 1.5, 3.0)),
+        [0.75, 1.5, 3.0],
+        torch.tensor([0.75, 1.5, 3.0]),
+        torch.tensor([[0.75], [1.5], [3.0]]).numpy(),
+    ],
+    ids=["tuple", "MetaTensors", "list", "tensor", "array"],
+)
+def test_a_checkpoint_of_three_sequences_holds_a_scale_factor_for_each(tmp_path, stored):
+    """CCELLA++: 12 latent channels; read strictly, and written and read again as ours."""
+    sizes = {"in_channels": 12, "out_channels": 12}
+    network, other = make(**sizes), make(seed=1, **sizes)
+    torch.save({"unet_state_dict": network.state_dict(), "scale_factor": stored, "epoch": 1}, tmp_path / "bpmri.pt")
+    header = load_weights(tmp_path / "bpmri.pt", other)
+    assert header.scale_factor == (0.75, 1.5, 3.0)
+    assert header.config["in_channels"] == 12
+    assert same(network.state_dict(), other.state_dict())
+    path = save(tmp_path / "model.safetensors", network, scale_factor=header.scale_factor)
+    assert read_header(path).scale_factor == (0.75, 1.5, 3.0)
+
+
 @pytest.mark.parametrize(("stored", "built"), pairwise([*VARIANTS, "MAISI", "CCELLA"]))
 def test_a_file_of_another_variant_is_named(tmp_path, stored, built):
     path = save(tmp_path / "model.safetensors", make(stored))
@@ -153,7 +177,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan"), (), (1.0, 0.0, 1.0), (1.0, None)])
 def test_without_a_usable_scale_factor_nothing_is_loaded(tmp_path, value):
     network = make()
     checkpoint = {"unet_state_dict": make(seed=1).state_dict(), "scale_factor": value}
