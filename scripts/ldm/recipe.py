@@ -203,7 +203,7 @@ def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guida
         if weight != 1 and not is_read:
             logger.warning("this variant reads no %s: guidance_%s has no effect", name, name)
     dropped = meta.get("trained_with_dropout", {})
-    # What each answer lacks, and the share of training examples that lacked it.
+    # What each answer lacks, and the share of training examples that lacked it; older weights also know `report` alone.
     shares = {"class": ("class",), "report and class": ("both",)}
     if not variant.adapter:
         shares = {"report and class": ("class", "both")}
@@ -219,7 +219,7 @@ def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guida
         logger.warning(
             "guidance is on, but these weights were not trained with the condition dropout that it needs: they have "
             "never seen a case without %s, so the direction that guidance amplifies is arbitrary and may do harm. "
-            "Set guidance_report and guidance_class to 1, or train with drop_report, drop_class and drop_both.",
+            "Set guidance_report and guidance_class to 1, or train with drop_class and drop_both.",
             ", nor without ".join(never),
         )
 

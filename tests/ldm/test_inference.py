@@ -82,7 +82,7 @@ def place(tmp_path_factory) -> SimpleNamespace:
     vae = maisi_vae(**tiny.VAE)
     save_vae(vae, root / "vae.safetensors")
     meta = {"latent_shape": [4, 8, 8, 4], "spacing": list(SPACING), "vae_fingerprint": fingerprint(vae.state_dict())}
-    meta |= {"objective": "ddpm", "trained_with_dropout": {"report": 0.1, "class": 0.1, "both": 0.1}}
+    meta |= {"objective": "ddpm", "trained_with_dropout": {"class": 0.1, "both": 0.1}}
     make_weights(root / "model.safetensors", **meta)
     overlay = {"network_def": tiny.CCELLA_DEF | SIZES}
     overlay["network_def"] |= {"in_channels": 4, "out_channels": 4}
@@ -876,7 +876,7 @@ def test_a_broken_real_image_is_named_because_the_volume_is_put_in_its_place(pla
 
 
 def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_path, capsys):
-    never = {"trained_with_dropout": {"report": 0, "class": 0, "both": 0}}
+    never = {"trained_with_dropout": {"class": 0, "both": 0}}
     make_weights(tmp_path / "model.safetensors", **place.meta | never)
     path = str(tmp_path / "model.safetensors")
     infer(place, tmp_path / "out", model_file=path, splits=["test"], spacing=[0.5, 0.5, 0.5], steps=1)
@@ -911,6 +911,11 @@ def test_the_authors_weights_were_trained_on_the_reference_view_and_without_drop
         ("CCELLA", {}, (3, 2), "without class, nor without report and class,"),
         ("CCELLA", {}, (1, 1), None),
         ("ELLAMAISI", {"report": 0.1}, (3, 1), None),
+        ("ELLAMAISI", {"both": 0.1}, (3, 1), None),
+        ("ELLAMAISI", {"class": 0.1}, (3, 1), "without report and class,"),
+        ("DECOUPLED", {"both": 0.1}, (1, 3), "without class,"),
+        ("DECOUPLED", {"class": 0.1}, (1, 3), None),
+        ("RADMAISI", {"both": 0.1}, (1, 3), None),
         ("RADMAISI", {"report": 0.1}, (1, 3), "without report and class,"),
         ("RADMAISI", {"class": 0.1}, (1, 3), None),
     ],

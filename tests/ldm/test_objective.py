@@ -15,7 +15,7 @@ from scripts.networks.ccella import Prediction
 @pytest.fixture
 def dataset(data_root) -> LatentDataset:
     cases = read_training_cases(data_root, data_root / "latents", embedding_width=6, factor=2)
-    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(report=0.3))
+    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(both=0.3))
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_passes_of_unequal_size_sum_to_the_whole_step(dataset):
 
 
 def test_a_pass_without_any_report_has_no_class_loss(dataset):
-    dataset.dropout = Dropout(report=1.0)
+    dataset.dropout = Dropout(both=1.0)
     batch = collate([dataset[slot] for slot in next(StepSampler(dataset, 7).epoch(1))])
     _, targets, _, _ = NoisyBatch("ddpm", 1.0)(batch)
     logits = torch.zeros(7, 2, requires_grad=True)

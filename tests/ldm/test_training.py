@@ -93,7 +93,7 @@ def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
     state = checkpoint(tmp_path / "run")
     assert weights.scale_factor == state["scale_factor"] == pytest.approx(1, abs=0.1)
     assert weights.objective == "ddpm"
-    assert weights.meta["trained_with_dropout"]["both"] == 0.2
+    assert weights.meta["trained_with_dropout"] == {"class": 0.05, "both": 0.2}
     assert weights.meta["vae_fingerprint"] == "vae"
     assert weights.meta["encoder_fingerprint"] == "encoder"
     assert weights.meta["latent_shape"] == [4, 4, 4, 4]
@@ -214,7 +214,7 @@ def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_
     cases = [case | {"text": "embeddings/0.safetensors", "text_isnull": 0} for case in json.loads(path.read_text())]
     path.write_text(json.dumps(cases))
     (data_root / "embeddings" / "empty.safetensors").unlink()
-    never = {"drop_report": 0, "drop_class": 0, "drop_both": 0}
+    never = {"drop_class": 0, "drop_both": 0}
     with refused("empty report"):
         build(tmp_path / "run", "pictures.yaml", sample_guidance=2.0, **never, **options)
     build(tmp_path / "run", "pictures.yaml", **never, **options)
