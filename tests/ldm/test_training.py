@@ -14,7 +14,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
-from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -227,10 +227,27 @@ def test_other_objectives_variants_and_options_train(build, tmp_path, options):
 
 
 def test_the_authors_recipe_is_an_overlay(build, tmp_path):
-    workflow = build(tmp_path / "run", "authors.yaml", amp="fp32", epochs=1)
+    workflow = build(tmp_path / "run", "authors.yaml", amp="fp32", epochs=1, val_fraction=0)
     workflow.run()
     assert "average" not in checkpoint(tmp_path / "run")
     assert not workflow.train_dataset.fresh_noise
+
+
+@pytest.mark.parametrize(("processes", "batch_size"), [(None, 8), ("2", 16)])
+def test_the_authors_recipe_is_theirs_whatever_stands_before_it(bundle, monkeypatch, processes, batch_size):
+    if processes is None:
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", "demo", "authors")])
+    theirs = {
+        "objective": "ddpm", "noise_loss": "l1", "epochs": 400, "batch_size": batch_size, "scale_cases": batch_size,
+        "accumulate": 1, "lr": 1e-4, "lr_power": 2, "lr_warmup": 0, "lr_split": False, "gradient_clip": 1,
+        "ema_decay": 0, "val_fraction": 0, "fresh_noise": False, "drop_class": 0, "drop_both": 0, "focus_weight": 1,
+        "class_weight": None, "amp": "fp16",
+    }  # fmt: skip
+    assert {name: parser.get_parsed_content(name) for name in theirs} == theirs
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
