@@ -349,7 +349,7 @@ def test_metadata_follow_the_official_schema(place, bundle):
     ("bundle", "network", "config", "options"),
     [
         ("vae", "reconstructor", "inference", {"n": 4}),
-        ("ccella_ldm", "network_def", "train", {}),
+        ("ccella_ldm", "latent_denoiser", "train", {}),
         ("classifier", "network_def", "inference", {}),
     ],
 )

@@ -32,29 +32,25 @@ STACKED = ("latent", "noise", "uniform", "focus", "pirads", "spacing", "text_isn
 
 @dataclass(frozen=True)
 class Dropout:
-    """How often a condition is left out of an example, so that guidance can be used when sampling.
+    """How often conditions are left out of an example, for the answers that guidance asks for (`Guidance.terms`).
 
     Attributes:
-        report: probability that only the report is replaced by the empty report.
         class_: probability that only the class vector is zeroed.
-        both: probability of both together; what is left is the unconditional model.
+        both: probability that it is, and the report is replaced by the empty one; what is left is the unconditional
+            model.
     """
 
-    report: float = 0.0
     class_: float = 0.0
     both: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = (self.report, self.class_, self.both)
+        shares = (self.class_, self.both)
         if min(shares) < 0 or sum(shares) > 1:
             raise UserError(f"the dropout probabilities are {shares}; each must be at least 0, their sum at most 1")
 
     def decide(self, uniform: float) -> tuple[bool, bool]:
         """(report dropped, class dropped) from one uniform number in [0, 1)."""
-        both = uniform < self.both
-        report = self.both <= uniform < self.both + self.report
-        class_ = self.both + self.report <= uniform < self.both + self.report + self.class_
-        return both or report, both or class_
+        return uniform < self.both, uniform < self.both + self.class_
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from scripts.engine.precision import PRECISIONS
 from scripts.ldm.jobs import Job, Jobs
+from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.recipe import Recipe
-from scripts.ldm.sampling import Conditions, Sample, case_generator, sample
+from scripts.ldm.sampling import AdapterCache, Sample, case_generator, sample
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import Weights
+from scripts.networks.weights import Header
 
 
 class JobBatch(PrepareBatch):
@@ -39,11 +40,12 @@ class JobBatch(PrepareBatch):
 
 
 class LatentInferer(Inferer):
-    """Runs the sampling loop; its latents are those of the VAE, divided by the scale factor."""
+    """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
 
-    def __init__(self, recipe: Recipe, jobs: Jobs, weights: Weights, network: CCELLA) -> None:
-        self.recipe, self.null, self.scale_factor = recipe, jobs.null, weights.scale_factor
-        self.conditions = Conditions(network, recipe.schedule)
+    def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA) -> None:
+        self.recipe, self.null = recipe, jobs.null
+        self.scale = per_channel(header.scale_factor, recipe.shape[0])
+        self.adapter = AdapterCache(network, recipe.schedule)
 
     def __call__(
         self,
@@ -68,7 +70,7 @@ class LatentInferer(Inferer):
                 pirads=pirads,
                 spacing=spacing,
                 guidance=recipe.guidance,
-                conditions=self.conditions,
+                adapter=self.adapter,
                 on_step=lambda done, total: steps.update(),
             )
-        return Sample(latents / self.scale_factor, logits)
+        return Sample(latents / self.scale.to(device), logits)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scripts.common.problems import UserError
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import Weights, existing, load_weights, read_checkpoint, read_tensors, with_unet_prefix
+from scripts.networks.weights import Header, existing, load_weights, read_checkpoint, read_tensors, with_unet_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ def start_network(
     return network.to(device, memory_format=torch.channels_last_3d)
 
 
-def _tell_differences(path: str | os.PathLike[str], weights: Weights, training: Mapping[str, Any]) -> None:
-    known = {"objective": weights.objective, **weights.meta}
+def _tell_differences(path: str | os.PathLike[str], header: Header, training: Mapping[str, Any]) -> None:
+    known = {"objective": header.objective, **header.meta}
     for name, value in training.items():
         if value is not None and known.get(name) not in (None, value):
             logger.warning("%s: trained with %s %s, here it is %s", path, name, known[name], value)

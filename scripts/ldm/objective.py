@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from scripts.common.problems import UserError
 from scripts.engine.precision import precision
+from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.schedule import noise_process, training_timesteps
+from scripts.networks.weights import ScaleFactor
 
 
 class NoisyBatch(PrepareBatch):
@@ -21,14 +23,15 @@ class NoisyBatch(PrepareBatch):
 
     Args:
         objective: `ddpm` (the network answers with the noise) or `rflow` (with the velocity, latent minus noise).
-        scale_factor: what latents are multiplied by, so that their variance is about 1.
+        scale_factor: what latents are multiplied by, so that their variance is about 1: one number, or one for each
+            sequence.
         timestep_shift: above 1, rectified flow learns more from noisy timesteps, see `shift_timesteps`.
 
     Raises:
         UserError: an unknown objective, or a shift that is not positive or not rectified flow's.
     """
 
-    def __init__(self, objective: str, scale_factor: float, timestep_shift: float = 1.0) -> None:
+    def __init__(self, objective: str, scale_factor: ScaleFactor, timestep_shift: float = 1.0) -> None:
         if timestep_shift <= 0 or (timestep_shift != 1 and objective != "rflow"):
             raise UserError(
                 f"timestep_shift is {timestep_shift} with objective {objective}; "
@@ -51,7 +54,8 @@ class NoisyBatch(PrepareBatch):
             key: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
             for key, value in batchdata.items()
         }
-        latents, noise = batch["latent"] * self.scale_factor, batch["noise"]
+        latents, noise = batch["latent"], batch["noise"]
+        latents = latents * per_channel(self.scale_factor, latents.shape[1]).to(latents.device)
         timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
         targets = {

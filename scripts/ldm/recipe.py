@@ -18,6 +18,7 @@ from scripts.data.datalists import is_spacing
 from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
 from scripts.engine.precision import PRECISIONS
+from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.sampling import Guidance
 from scripts.ldm.schedule import Schedule, make_scheduler
 from scripts.networks.ccella import REFERENCE_SPACING
@@ -68,10 +69,16 @@ class Recipe:
 def trained_sequences(model_file: str | os.PathLike[str], channels: Sequence[str] | None) -> tuple[str, ...]:
     """The sequences that the network makes: `channels`, else those that the weights say they were trained on.
 
+    The authors' files say none: CCELLA++ makes all three, whose latents are known by their size, CCELLA the first.
+
     Raises:
         UserError: there are no such weights.
     """
-    return ensure_tuple(channels or read_header(model_file).meta.get("channels") or "axt2")
+    if channels:
+        return ensure_tuple(channels)
+    header, known = read_header(model_file), tuple(SCANNER_UNITS)
+    makes_all = header.config.get("in_channels") == LATENT_CHANNELS * len(known)
+    return ensure_tuple(header.meta.get("channels") or (known if makes_all else known[0]))
 
 
 def make_recipe(
@@ -117,6 +124,7 @@ def make_recipe(
     variant = find_variant(network_config.get("variant", "CCELLA"))
     guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
+    per_channel(header.scale_factor, shape[0])  # what does not fit is told before reports are embedded
     _warn_about_guidance(header.meta, variant, guidance)
     _warn_about_view(size, spacing, trained_size, trained_spacing)
     return Recipe(
@@ -195,7 +203,7 @@ def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guida
         if weight != 1 and not is_read:
             logger.warning("this variant reads no %s: guidance_%s has no effect", name, name)
     dropped = meta.get("trained_with_dropout", {})
-    # What each answer lacks, and the share of training examples that lacked it.
+    # What each answer lacks, and the share of training examples that lacked it; older weights also know `report` alone.
     shares = {"class": ("class",), "report and class": ("both",)}
     if not variant.adapter:
         shares = {"report and class": ("class", "both")}
@@ -211,7 +219,7 @@ def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guida
         logger.warning(
             "guidance is on, but these weights were not trained with the condition dropout that it needs: they have "
             "never seen a case without %s, so the direction that guidance amplifies is arbitrary and may do harm. "
-            "Set guidance_report and guidance_class to 1, or train with drop_report, drop_class and drop_both.",
+            "Set guidance_report and guidance_class to 1, or train with drop_class and drop_both.",
             ", nor without ".join(never),
         )
 

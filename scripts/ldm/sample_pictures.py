@@ -15,6 +15,7 @@ from torch import nn
 from scripts.common.problems import UserError
 from scripts.data.montage import plane
 from scripts.ldm.dataset import LatentDataset
+from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.objective import NoisyBatch
 from scripts.ldm.sampling import Guidance, case_generator, case_seed, sample
 from scripts.ldm.schedule import make_scheduler
@@ -102,7 +103,8 @@ class SamplePictures(TensorBoardHandler):
         )
         vae = self.vae.to(device)
         rows = []
-        for part in (latents / self.prepare.scale_factor).split(LATENT_CHANNELS, dim=1):
+        latents = latents / per_channel(self.prepare.scale_factor, latents.shape[1]).to(device)
+        for part in latents.split(LATENT_CHANNELS, dim=1):
             volumes = [decode(vae, latent[None])[0, 0].float().cpu().numpy() for latent in part]
             rows.append(np.concatenate([plane(v, "axial", v.shape[2] // 2) for v in volumes], axis=1))
         return rows

@@ -2,13 +2,14 @@
 
 A case's noise comes from its own generator on the CPU, so it is the same whatever the batch, the rank, the number of
 processes or the device. The adapter sees only report and timestep: it is run once for a report and all timesteps, and
-not again for the empty report of guidance in every batch.
+not again for the empty report of guidance in every batch, as long as the schedule is not one of many steps.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from scripts.common.problems import UserError
 from scripts.ldm.schedule import TRAIN_STEPS, Schedule
-from scripts.networks.ccella import CCELLA, Condition
+from scripts.networks.ccella import CCELLA, AdapterOutput
 from scripts.networks.variants import Variant
 
 # Timesteps that the adapter reads in one batch: any shorter schedule is one batch, and 1000 steps still fit in memory.
@@ -118,7 +119,7 @@ def sample(
     pirads: Tensor | None = None,
     spacing: Tensor | None = None,
     guidance: Guidance | None = None,
-    conditions: Conditions | None = None,
+    adapter: AdapterCache | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Sample:
     """Make one latent for each report.
@@ -134,7 +135,7 @@ def sample(
         pirads: (B, 2) one-hot, for variants that take the case's own class.
         spacing: (B, 3) voxel spacing of the image in mm.
         guidance: weights and interval; none is the network as it is.
-        conditions: of this network and schedule, to share the adapter's outputs with the batches before.
+        adapter: of this network and schedule, to share the adapter's outputs with the batch before.
         on_step: called after every step with the number of steps done and of all steps.
 
     Raises:
@@ -145,12 +146,10 @@ def sample(
     if guidance.needs_null(network.variant) and null is None:
         raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
     x = draw_noise(generators, shape, device)
-    conditions = conditions or Conditions(network, schedule)
-    x0_before, outputs = None, []
-    for i, timestep in enumerate(schedule.timesteps):
-        if i % ADAPTER_STEPS == 0:
-            outputs = conditions.piece(i, embeddings, null)
-        given = select_step(outputs, i % ADAPTER_STEPS)
+    adapter = adapter or AdapterCache(network, schedule)
+    reports = [*embeddings, *([] if null is None else [null])]
+    x0_before = None
+    for i, (timestep, given) in enumerate(zip(schedule.timesteps, adapter.steps(reports), strict=True)):
         terms = guidance.terms(network.variant, float(timestep))
         prediction = guided_prediction(network, x, timestep, terms, given, pirads, spacing)
         x0 = schedule.predict_clean(i, x, prediction)
@@ -162,67 +161,45 @@ def sample(
     return Sample(x, None if logits is None else logits[: len(x)].float())
 
 
-class Conditions:
-    """The adapter's outputs for reports: all timesteps of a schedule in one batch, and each report once.
+class AdapterCache:
+    """The adapter's outputs for reports: many timesteps of a schedule in one batch, and each report once.
 
-    They are kept for the next batch, in which the empty report of guidance, and a report of which several volumes are
-    made, come again. Of a schedule longer than ADAPTER_STEPS only the piece at hand is kept, but the empty report's are
-    kept for all of it: on the CPU, since 1000 steps of the reference size are 0.8 GB.
+    Those of one batch of volumes are kept for the next, in which the empty report of guidance, and a report of which
+    several volumes are made, come again. Of a schedule longer than ADAPTER_STEPS only the piece at hand is kept: its
+    reports are read again for every batch.
     """
 
     def __init__(self, network: CCELLA, schedule: Schedule) -> None:
         self.network, self.timesteps = network, schedule.timesteps
-        self.start: int | None = None
-        self.known: list[tuple[Tensor, Condition]] = []
-        self.empty: dict[int, tuple[Tensor, Condition]] = {}
+        self.known: dict[tuple[int, bytes], AdapterOutput] = {}
 
-    def piece(self, start: int, embeddings: Sequence[Tensor], null: Tensor | None) -> list[Condition]:
-        """The outputs for each report (T, D), and behind them for the empty one `null`; equal reports share one.
-
-        Args:
-            start: the first of the ADAPTER_STEPS timesteps that they are for.
-        """
+    def steps(self, reports: Sequence[Tensor]) -> Iterator[AdapterOutput]:
+        """For each step of the schedule the outputs for reports (T_i, D), as a batch in their order."""
         if not self.network.variant.adapter:
-            return [Condition(None, None)]
-        if start != self.start:
-            self.start, self.known = start, self._kept(start)
-        pairs: list[tuple[Tensor, Condition]] = []
-        for embedding in [*embeddings, *([] if null is None else [null])]:
-            known = [*self.known, *pairs]
-            same = (output for other, output in known if other is embedding or torch.equal(other, embedding))
-            pairs.append((embedding, next(same, None) or self._ask(embedding)))
-        self.known = pairs
-        if null is not None and len(self.timesteps) > ADAPTER_STEPS:
-            self.empty.setdefault(start, (null, _to(pairs[-1][1], torch.device("cpu"))))
-        return [output for _, output in pairs]
+            yield from itertools.repeat(AdapterOutput(None, None), len(self.timesteps))
+            return
+        for piece, timesteps in enumerate(self.timesteps.split(ADAPTER_STEPS)):
+            before, self.known = self.known, {}
+            keys = [(piece, report.float().numpy().tobytes()) for report in reports]
+            for key, report in zip(keys, reports, strict=True):
+                if key not in self.known:
+                    self.known[key] = before.get(key) or self._read(report, timesteps)
+            outputs = [self.known[key] for key in keys]
+            for step in range(len(timesteps)):
+                yield select_step(outputs, step)
 
-    def _kept(self, start: int) -> list[tuple[Tensor, Condition]]:
-        """The empty report's outputs on the network's device, where they are kept."""
-        if start not in self.empty:
-            return []
-        null, output = self.empty[start]
-        return [(null, _to(output, self._device))]
-
-    def _ask(self, embedding: Tensor) -> Condition:
-        timesteps = self.timesteps[self.start : self.start + ADAPTER_STEPS].to(self._device)
-        return self.network.condition(embedding.to(self._device).float()[None], timesteps)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
+    def _read(self, report: Tensor, timesteps: Tensor) -> AdapterOutput:
+        device = next(self.network.parameters()).device
+        return self.network.condition(report.to(device).float()[None], timesteps.to(device))
 
 
-def _to(condition: Condition, device: torch.device) -> Condition:
-    return Condition(*(None if part is None else part.to(device) for part in condition))
-
-
-def select_step(conditions: Sequence[Condition], step: int) -> Condition:
-    """One step's outputs of all reports, as a batch: context (R, L, W) and logits (R, 2)."""
+def select_step(outputs: Sequence[AdapterOutput], step: int) -> AdapterOutput:
+    """One step's outputs for R reports, as a batch: context (R, L, W) and logits (R, 2) or None."""
     context, logits = (
         None if part[0] is None else torch.stack([report[step] for report in part])
-        for part in zip(*conditions, strict=True)
+        for part in zip(*outputs, strict=True)
     )
-    return Condition(context, logits)
+    return AdapterOutput(context, logits)
 
 
 def guided_prediction(
@@ -230,14 +207,14 @@ def guided_prediction(
     x: Tensor,
     timestep: Tensor,
     terms: Sequence[Term],
-    given: Condition,
+    given: AdapterOutput,
     pirads: Tensor | None,
     spacing: Tensor | None,
 ) -> Tensor:
     """The weighted sum of the network's answers for x (B, C, X, Y, Z), all terms in one batch.
 
     Args:
-        given: the step's conditions of the B reports and, behind them, of the empty one.
+        given: the adapter's outputs at the step for the B reports and, behind them, of the empty one.
     """
     count = len(x)
     # Which row of `given` each entry of the joint batch reads: its own report's, or the empty one's at the end.

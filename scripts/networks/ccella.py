@@ -31,7 +31,7 @@ UNET: dict[str, Any] = {
 }
 
 
-class Condition(NamedTuple):
+class AdapterOutput(NamedTuple):
     """What the adapter says about a report: context (B, L, W) and class logits (B, 2), each None without its part."""
 
     context: Tensor | None
@@ -39,21 +39,10 @@ class Condition(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the network says: the noise (B, C, X, Y, Z), and the class logits (B, 2) or None.
-
-    `shape` and `dtype` are the noise's: `monai.bundle verify_net_in_out` asks for them and knows only tensors.
-    """
+    """What the network says: the noise (B, C, X, Y, Z), and the class logits (B, 2) or None."""
 
     noise_pred: Tensor
     class_logits: Tensor | None
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.noise_pred.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.noise_pred.dtype
 
 
 class CCELLA(nn.Module):
@@ -120,7 +109,9 @@ class CCELLA(nn.Module):
         elif self.variant.heads in ("shared", "each"):
             self.classifier = nn.Linear(2 * layers, 2)
 
-    def condition(self, text_encoding: Tensor | None, timesteps: Tensor, text_mask: Tensor | None = None) -> Condition:
+    def condition(
+        self, text_encoding: Tensor | None, timesteps: Tensor, text_mask: Tensor | None = None
+    ) -> AdapterOutput:
         """Run the adapter alone. One report and many timesteps, or many reports and one timestep, are broadcast.
 
         Args:
@@ -132,7 +123,7 @@ class CCELLA(nn.Module):
             ValueError: no text, or embeddings of another width.
         """
         if not self.variant.adapter:
-            return Condition(None, None)
+            return AdapterOutput(None, None)
         expected = self.config["input_dim"]
         if text_encoding is None or text_encoding.ndim != 3 or text_encoding.shape[-1] != expected:
             found = "none were given" if text_encoding is None else f"they have shape {tuple(text_encoding.shape)}"
@@ -142,12 +133,12 @@ class CCELLA(nn.Module):
             )
         context, logits = self.ella(text_encoding, timesteps, text_mask)
         if self.variant.heads == "last":
-            return Condition(context, self.classifier(context))
+            return AdapterOutput(context, self.classifier(context))
         if self.variant.heads == "first":
-            return Condition(context, logits[0])
+            return AdapterOutput(context, logits[0])
         if self.variant.heads is not None:
-            return Condition(context, self.classifier(torch.cat(logits, dim=1)))
-        return Condition(context, None)
+            return AdapterOutput(context, self.classifier(torch.cat(logits, dim=1)))
+        return AdapterOutput(context, None)
 
     def class_vector(
         self, class_logits: Tensor | None, pirads: Tensor | None, class_keep: Tensor | None = None
@@ -192,7 +183,7 @@ class CCELLA(nn.Module):
     def forward(
         self,
         x: Tensor,
-        timesteps: Tensor | None = None,
+        timesteps: Tensor,
         text_encoding: Tensor | None = None,
         spacing_tensor: Tensor | None = None,
         pirads: Tensor | None = None,
@@ -201,19 +192,27 @@ class CCELLA(nn.Module):
     ) -> Prediction:
         """Predict the noise in x (B, C, X, Y, Z), and the class; arguments as in the three methods above.
 
-        A call with x alone uses `example_inputs`: MONAI's bundle tools know networks of one tensor only.
+        Which of report, spacing and class are asked for is the variant's and the U-Net's to say.
         """
-        if timesteps is None:
-            return self(x, **self.example_inputs(len(x), x.device))
         context, class_logits = self.condition(text_encoding, timesteps, text_mask)
         class_vector = self.class_vector(class_logits, pirads, class_keep)
         return Prediction(self.denoise(x, timesteps, context, class_vector, spacing_tensor), class_logits)
 
-    def example_inputs(self, batch: int = 1, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Give everything that `forward` takes beside x: a report of one zero token, negative, reference spacing."""
-        return {
-            "timesteps": torch.zeros(batch, device=device),
-            "text_encoding": torch.zeros(batch, 1, self.config["input_dim"], device=device),
-            "spacing_tensor": torch.tensor([REFERENCE_SPACING] * batch, device=device),
-            "pirads": torch.tensor([[1.0, 0.0]] * batch, device=device),
-        }
+
+class LatentDenoiser(nn.Module):
+    """Noisy latent to noise, everything else fixed: what `verify_net_in_out`, which knows one tensor, looks at."""
+
+    def __init__(self, network: CCELLA) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The noise in x (B, C, X, Y, Z), same shape: timestep 0, a report of one zero token, a negative class."""
+        batch = len(x)
+        return self.network(
+            x,
+            timesteps=x.new_zeros(batch),
+            text_encoding=x.new_zeros(batch, 1, self.network.config["input_dim"]),
+            spacing_tensor=x.new_tensor([REFERENCE_SPACING] * batch),
+            pirads=x.new_tensor([[1.0, 0.0]] * batch),
+        ).noise_pred

@@ -28,6 +28,7 @@ from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
 
 FORMAT = "ccella-ldm-1"
+ScaleFactor = float | tuple[float, ...]
 LEVEL = re.compile(r"unet\.down_blocks\.\d+\.resnets\.0\.conv2\.conv\.weight")  # as many rows as the level has channels
 
 # MAISI's and the authors' scale factor is a MetaTensor that still carries an image header. MONAI lets its own classes
@@ -45,16 +46,17 @@ HARMLESS = [
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What a file says beside the weights.
+class Header:
+    """What a file says beside its tensors.
 
     Attributes:
-        scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling.
+        scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling: one
+            number for all sequences, or one for each, as in the files of CCELLA++.
         config: the arguments of `CCELLA`; for files of the authors, who do not store them, those that the tensors show.
         meta: everything else, such as objective, trained_with_dropout, vae_fingerprint, embedding_width, spacing.
     """
 
-    scale_factor: float
+    scale_factor: ScaleFactor
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -69,7 +71,7 @@ def save_weights(
     state_dict: Mapping[str, Tensor],
     *,
     config: Mapping[str, Any],
-    scale_factor: float,
+    scale_factor: ScaleFactor,
     **meta: Any,
 ) -> None:
     """Write weights as safetensors with JSON metadata; the file appears when it is complete.
@@ -79,11 +81,11 @@ def save_weights(
         meta: anything that JSON can hold; `objective`, `trained_with_dropout`, `vae_fingerprint`, `embedding_width`,
             `spacing`, `latent_shape` are what the sampler and its checks ask for.
     """
-    header = {"format": FORMAT, "config": dict(config), "scale_factor": float(scale_factor), **meta}
-    write_tensors(path, state_dict, {name: json.dumps(value) for name, value in header.items()})
+    said = {"format": FORMAT, "config": dict(config), "scale_factor": scale_factor, **meta}
+    write_tensors(path, state_dict, {name: json.dumps(value) for name, value in said.items()})
 
 
-def read_header(path: str | os.PathLike[str]) -> Weights:
+def read_header(path: str | os.PathLike[str]) -> Header:
     """Read what a file of ours or of the authors says about itself, without its tensors.
 
     Raises:
@@ -93,7 +95,7 @@ def read_header(path: str | os.PathLike[str]) -> Weights:
     return _read_our_header(path) if path.suffix == ".safetensors" else _read_authors(path)[0]
 
 
-def _read_our_header(path: Path) -> Weights:
+def _read_our_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -101,12 +103,12 @@ def _read_our_header(path: Path) -> Weights:
         raise UserError(f"{path} cannot be read ({error}); it may be cut short: copy or train it again") from None
     if metadata.pop("format", None) != json.dumps(FORMAT):
         raise UserError(f"{path} is not a file of denoiser weights; give the model.safetensors that training exported")
-    header = {name: json.loads(value) for name, value in metadata.items()}
-    config = header.pop("config", {})
-    return Weights(_scale_factor(path, header.pop("scale_factor", None)), config, header)
+    meta = {name: json.loads(value) for name, value in metadata.items()}
+    config = meta.pop("config", {})
+    return Header(_scale_factor(path, meta.pop("scale_factor", None)), config, meta)
 
 
-def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
+def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Header:
     """Load a file into the network, strictly: ours (.safetensors) or the authors' checkpoint (.pt, .pth).
 
     Raises:
@@ -114,21 +116,21 @@ def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Weights:
     """
     path = existing(path)
     if path.suffix == ".safetensors":
-        weights, state = _read_our_header(path), read_tensors(path)
+        header, state = _read_our_header(path), read_tensors(path)
     else:
-        weights, state = _read_authors(path)
+        header, state = _read_authors(path)
     _check_fit(path, state, network)
-    _check_settings(path, weights.config, network)
+    _check_settings(path, header.config, network)
     network.load_state_dict(state, strict=True)
-    return weights
+    return header
 
 
-def _read_authors(path: Path) -> tuple[Weights, dict[str, Tensor]]:
+def _read_authors(path: Path) -> tuple[Header, dict[str, Tensor]]:
     """What the authors' checkpoint says and shows, and its parameters, which are mapped and not read."""
     checkpoint = read_checkpoint(path)
     state = with_unet_prefix(checkpoint["unet_state_dict"])
     meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
-    return Weights(_scale_factor(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
+    return Header(_scale_factor(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
 
 
 def _shown_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -201,13 +203,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def _scale_factor(path: Path, value: Any) -> float:
+def _scale_factor(path: Path, value: Any) -> ScaleFactor:
+    """A number, or several: as such, in a list or tuple, or in a tensor or array of any of MAISI's kinds."""
     if value is None:
         raise UserError(f"{path} holds no scale_factor, without which its latents cannot be decoded; train it again")
-    factor = float(value)
-    if not (math.isfinite(factor) and factor > 0):
-        raise UserError(f"{path} holds the scale factor {factor}, which must be a positive number; train it again")
-    return factor
+    parts = value if isinstance(value, list | tuple) else [value]
+    factors = tuple(number for part in parts for number in np.ravel(part).tolist())
+    if not factors or not all(isinstance(f, int | float) and math.isfinite(f) and f > 0 for f in factors):
+        found = ", ".join(map(str, factors)) or "nothing"
+        raise UserError(f"{path} holds the scale factor {found}, which must be a positive number; train it again")
+    return factors if len(factors) > 1 else float(factors[0])
 
 
 def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None:

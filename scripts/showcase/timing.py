@@ -36,7 +36,7 @@ from scripts.ldm.sampling import Guidance
 from scripts.ldm.schedule import make_scheduler
 from scripts.ldm.writing import VolumeWriter
 from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
-from scripts.networks.weights import Weights
+from scripts.networks.weights import Header
 from scripts.reports.reader import Embedding
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
@@ -206,7 +206,7 @@ def _volume(device: torch.device) -> Callable[[], object]:
                 val_data_loader=[jobs[start : start + size] for start in range(0, len(jobs), size)],
                 network=network,
                 prepare_batch=JobBatch(),
-                inferer=LatentInferer(given, listed, Weights(scale_factor=1.0), network),
+                inferer=LatentInferer(given, listed, Header(scale_factor=1.0), network),
                 val_handlers=[VolumeWriter(given, listed, vae)],
                 decollate=False,
             ).run()

@@ -12,7 +12,7 @@ from scripts.ldm.dataset import Dropout, LatentDataset
 @pytest.fixture
 def dataset(data_root) -> LatentDataset:
     cases = read_training_cases(data_root, data_root / "latents", embedding_width=6, factor=2)
-    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(report=0.3))
+    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(both=0.3))
 
 
 def passes(monkeypatch, dataset, epoch, *, batch_size, accumulate=1, world=1):

@@ -102,21 +102,22 @@ def test_stored_noise_is_one_draw_for_all_epochs(data_root):
 def test_an_absent_or_dropped_report_is_the_empty_report(data_root):
     empty = read_embedding(data_root / "embeddings" / "empty.safetensors")
     absent = make(data_root)[slot(1, 6)]
-    dropped = make(data_root, dropout=Dropout(report=1.0))[slot(1, 0)]
+    dropped = make(data_root, dropout=Dropout(both=1.0))[slot(1, 0)]
     for example in (absent, dropped):
         assert torch.equal(example["embedding"], empty)
         assert example["text_isnull"]
-        assert example["class_keep"]
+    assert absent["class_keep"]
+    assert not dropped["class_keep"]
 
 
 def test_dropout_happens_as_often_as_asked(data_root):
-    dataset = make(data_root, dropout=Dropout(report=0.1, class_=0.2, both=0.3))
+    dataset = make(data_root, dropout=Dropout(class_=0.2, both=0.3))
     seen = [dataset.dropped(epoch, 0) for epoch in range(3000)]
     shares = [seen.count(kind) / len(seen) for kind in [(True, False), (False, True), (True, True), (False, False)]]
-    assert shares == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)
+    assert shares == pytest.approx([0, 0.2, 0.3, 0.5], abs=0.03)
 
 
-@pytest.mark.parametrize("shares", [(-0.1, 0, 0), (0.5, 0.5, 0.1)])
+@pytest.mark.parametrize("shares", [(-0.1, 0), (0, -0.1), (0.5, 0.6)])
 def test_dropout_probabilities_are_checked(shares):
     with pytest.raises(UserError, match="at most 1"):
         Dropout(*shares)
@@ -168,10 +169,10 @@ def as_the_authors_store_it(root: Path) -> None:
 
 
 def test_the_authors_embeddings_and_lists_are_read(data_root):
-    ours = make(data_root, dropout=Dropout(report=0.5))
+    ours = make(data_root, dropout=Dropout(both=0.5))
     as_the_authors_store_it(data_root)
     shutil.rmtree(data_root / "embeddings")
-    theirs = make(data_root, dropout=Dropout(report=0.5))
+    theirs = make(data_root, dropout=Dropout(both=0.5))
     for index in range(len(ours)):
         assert torch.equal(ours[slot(1, index)]["embedding"].float(), theirs[slot(1, index)]["embedding"])
 

@@ -82,7 +82,7 @@ def place(tmp_path_factory) -> SimpleNamespace:
     vae = maisi_vae(**tiny.VAE)
     save_vae(vae, root / "vae.safetensors")
     meta = {"latent_shape": [4, 8, 8, 4], "spacing": list(SPACING), "vae_fingerprint": fingerprint(vae.state_dict())}
-    meta |= {"objective": "ddpm", "trained_with_dropout": {"report": 0.1, "class": 0.1, "both": 0.1}}
+    meta |= {"objective": "ddpm", "trained_with_dropout": {"class": 0.1, "both": 0.1}}
     make_weights(root / "model.safetensors", **meta)
     overlay = {"network_def": tiny.CCELLA_DEF | SIZES}
     overlay["network_def"] |= {"in_channels": 4, "out_channels": 4}
@@ -535,7 +535,7 @@ def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, a
         return decode(*args) * (torch.nan if len(decoded) == 1 else 1)
 
     if broken == "volume":
-        monkeypatch.setattr("scripts.ldm.generate.decode", broken_decode)
+        monkeypatch.setattr("scripts.ldm.writing.decode", broken_decode)
     else:
         monkeypatch.setattr("scripts.ldm.generate.sample", broken_sample)
     with pytest.raises((RuntimeError, UserError)) as error:
@@ -679,6 +679,23 @@ def test_sequences_are_generated_together(place, tmp_path):
     assert voxels(tmp_path / "out" / "004" / "adc.nii.gz").max() > 962
 
 
+def test_a_checkpoint_of_three_sequences_is_divided_by_the_scale_factor_of_each(place, tmp_path):
+    """CCELLA++, whose channels are known by their number; twice the factor of ADC changes ADC alone."""
+    overlay = json.loads((place.root / "tiny.json").read_text())
+    overlay["network_def"] |= {"in_channels": 12, "out_channels": 12}
+    (tmp_path / "tiny.json").write_text(json.dumps(overlay))
+    moved = SimpleNamespace(root=tmp_path, data=place.data)
+    given = {"vae_file": str(place.root / "vae.safetensors"), "splits": ["test"], "size": SIZE, "spacing": SPACING}
+    given |= {"variant": "MAISI", "steps": 1}
+    names, volumes = ("axt2", "b1600", "adc"), []
+    for factors in (torch.tensor(1.5), tuple(torch.tensor([1.5, 1.5, 3.0]))):
+        path, out = tmp_path / "bpmri.pt", tmp_path / f"out{len(volumes)}"
+        make_authors_weights(path, "MAISI", sequences=3, scale_factor=factors)
+        infer(moved, out, model_file=str(path), **given)
+        volumes.append([voxels(out / "004" / f"{name}.nii.gz") for name in names])
+    assert list(map(np.array_equal, *volumes)) == [True, True, False]
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
@@ -733,6 +750,7 @@ def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded
         ({}, {"network_def#input_dim": 12}, "has input_dim 12, but model_file was trained with 16"),
         ({"sequences": 2}, {}, "channels  are 1, but the network makes latents of 2"),
         ({"scale_factor": None}, {}, "holds no scale_factor"),
+        ({"scale_factor": (1.0, 2.0)}, {}, "2 scale factors and latents of 4 channels"),
     ],
 )
 def test_a_network_that_is_not_the_authors_checkpoint_is_told_as_early(place, tmp_path, weights, changes, message):
@@ -858,7 +876,7 @@ def test_a_broken_real_image_is_named_because_the_volume_is_put_in_its_place(pla
 
 
 def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_path, capsys):
-    never = {"trained_with_dropout": {"report": 0, "class": 0, "both": 0}}
+    never = {"trained_with_dropout": {"class": 0, "both": 0}}
     make_weights(tmp_path / "model.safetensors", **place.meta | never)
     path = str(tmp_path / "model.safetensors")
     infer(place, tmp_path / "out", model_file=path, splits=["test"], spacing=[0.5, 0.5, 0.5], steps=1)
@@ -893,6 +911,11 @@ def test_the_authors_weights_were_trained_on_the_reference_view_and_without_drop
         ("CCELLA", {}, (3, 2), "without class, nor without report and class,"),
         ("CCELLA", {}, (1, 1), None),
         ("ELLAMAISI", {"report": 0.1}, (3, 1), None),
+        ("ELLAMAISI", {"both": 0.1}, (3, 1), None),
+        ("ELLAMAISI", {"class": 0.1}, (3, 1), "without report and class,"),
+        ("DECOUPLED", {"both": 0.1}, (1, 3), "without class,"),
+        ("DECOUPLED", {"class": 0.1}, (1, 3), None),
+        ("RADMAISI", {"both": 0.1}, (1, 3), None),
         ("RADMAISI", {"report": 0.1}, (1, 3), "without report and class,"),
         ("RADMAISI", {"class": 0.1}, (1, 3), None),
     ],

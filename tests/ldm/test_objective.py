@@ -15,7 +15,7 @@ from scripts.networks.ccella import Prediction
 @pytest.fixture
 def dataset(data_root) -> LatentDataset:
     cases = read_training_cases(data_root, data_root / "latents", embedding_width=6, factor=2)
-    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(report=0.3))
+    return LatentDataset(cases, data_root, seed=5, dropout=Dropout(both=0.3))
 
 
 @pytest.fixture
@@ -39,6 +39,14 @@ def test_rectified_flow_mixes_linearly_and_asks_for_the_velocity(batch):
     latent, share = 2 * batch["latent"], (conditions["timesteps"] / 1000)[:, None, None, None, None]
     assert torch.allclose(noisy, (1 - share) * latent + share * batch["noise"], atol=1e-5)
     assert torch.allclose(noisy + share * targets["answer"], latent, atol=1e-5)
+
+
+def test_each_sequence_is_multiplied_by_its_own_factor(batch):
+    batch["latent"], batch["noise"] = (batch[key].repeat(1, 3, 1, 1, 1) for key in ("latent", "noise"))
+    prepare = NoisyBatch("rflow", scale_factor=(1.0, 2.0, 3.0))
+    _, targets, _, _ = prepare(batch)
+    for number, part in enumerate((targets["answer"] + batch["noise"]).split(4, dim=1), start=1):
+        torch.testing.assert_close(part, number * batch["latent"][:, :4])
 
 
 def test_conditions_reach_the_network_under_its_arguments_names(batch):
@@ -73,7 +81,7 @@ def test_passes_of_unequal_size_sum_to_the_whole_step(dataset):
 
 
 def test_a_pass_without_any_report_has_no_class_loss(dataset):
-    dataset.dropout = Dropout(report=1.0)
+    dataset.dropout = Dropout(both=1.0)
     batch = collate([dataset[slot] for slot in next(StepSampler(dataset, 7).epoch(1))])
     _, targets, _, _ = NoisyBatch("ddpm", 1.0)(batch)
     logits = torch.zeros(7, 2, requires_grad=True)

@@ -9,7 +9,7 @@ import tiny
 from scripts.common.problems import UserError
 from scripts.ldm.sampling import (
     ADAPTER_STEPS,
-    Conditions,
+    AdapterCache,
     Guidance,
     case_generator,
     case_seed,
@@ -17,7 +17,7 @@ from scripts.ldm.sampling import (
     sample,
 )
 from scripts.ldm.schedule import make_scheduler
-from scripts.networks.ccella import CCELLA, Condition
+from scripts.networks.ccella import CCELLA, AdapterOutput
 from scripts.networks.variants import VARIANTS, find_variant
 
 SIZES = tiny.CCELLA | {"input_dim": 8}
@@ -101,7 +101,7 @@ def test_guided_sum_is_the_formula():
         return made(x, t[None], text[None], spacing, class_keep=torch.tensor([keep])).noise_pred
 
     own, empty = (made.condition(embedding[None], t[None]) for embedding in (report, NULL))
-    given = Condition(torch.cat([own.context, empty.context]), torch.cat([own.class_logits, empty.class_logits]))
+    given = AdapterOutput(torch.cat([own.context, empty.context]), torch.cat([own.class_logits, empty.class_logits]))
     got = guided_prediction(made, x, t, Guidance(3, 1.5).terms(made.variant, 400), given, None, spacing)
     nothing, only_report, both = answer(NULL, False), answer(report, False), answer(report, True)
     expected = nothing + 3 * (only_report - nothing) + 1.5 * (both - only_report)
@@ -209,13 +209,13 @@ def test_the_next_batch_asks_for_new_reports_only(monkeypatch):
     made, embeddings = network(), reports(5, 9)
     schedule = make_scheduler("rflow", "rflow", 3, SHAPE[1:])
 
-    def volume(report: int, conditions: Conditions | None) -> torch.Tensor:
-        given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3), "conditions": conditions}
+    def volume(report: int, adapter: AdapterCache | None) -> torch.Tensor:
+        given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3), "adapter": adapter}
         return sample(made, schedule, SHAPE, [embeddings[report]], [case_generator(1)], **given).latents
 
     alone = [volume(report, None) for report in (0, 0, 1)]
     calls = count_calls(made, monkeypatch)
-    shared = Conditions(made, schedule)
+    shared = AdapterCache(made, schedule)
     for report, expected, asked in ((0, alone[0], 2), (0, alone[1], 2), (1, alone[2], 3)):
         assert torch.equal(volume(report, shared), expected)
         assert calls["adapter"] == [3] * asked
@@ -228,23 +228,19 @@ def test_long_schedules_read_the_report_in_pieces(monkeypatch):
     assert calls["adapter"] == [ADAPTER_STEPS, ADAPTER_STEPS, 6, 6]
 
 
-def test_long_schedules_read_the_empty_report_once(monkeypatch):
-    """Two guided batches of other reports: each piece of the empty report serves both, and the volumes are the same."""
+def test_long_schedules_keep_one_piece_and_give_the_next_batch_its_own(monkeypatch):
+    """Two guided batches of other reports through one cache: the volumes are those without it."""
     made, embeddings = network(), reports(5, 9)
     schedule = make_scheduler("rflow", "rflow", ADAPTER_STEPS + 6, SHAPE[1:])
     given = {"null": NULL, "spacing": torch.ones(1, 3), "guidance": Guidance(3, 3)}
-
-    def volume(report: int, conditions: Conditions | None) -> torch.Tensor:
-        generators = [case_generator(1)]
-        return sample(made, schedule, SHAPE, [embeddings[report]], generators, conditions=conditions, **given).latents
-
-    alone = [volume(report, None) for report in (0, 1)]
-    calls = count_calls(made, monkeypatch)
-    shared = Conditions(made, schedule)
-    assert torch.equal(volume(0, shared), alone[0])
-    assert calls["adapter"] == [ADAPTER_STEPS, ADAPTER_STEPS, 6, 6]
-    assert torch.equal(volume(1, shared), alone[1])
-    assert calls["adapter"][4:] == [ADAPTER_STEPS, 6]
+    shared = AdapterCache(made, schedule)
+    for report in embeddings:
+        alone, cached = (
+            sample(made, schedule, SHAPE, [report], [case_generator(1)], adapter=adapter, **given).latents
+            for adapter in (None, shared)
+        )
+        assert torch.equal(alone, cached)
+        assert len(shared.known) == 2
 
 
 def test_progress_is_told():

@@ -14,16 +14,16 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
-from monai.bundle import create_workflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, create_workflow, verify_metadata, verify_net_in_out
 from safetensors import SafetensorError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
-from scripts.data.latents import read_latent, write_latent
+from scripts.data.latents import latent_path, read_latent, write_latent
 from scripts.ldm.recipe import make_recipe
 from scripts.ldm.sample_pictures import SamplePictures
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import load_weights
+from scripts.networks.weights import load_weights, read_header
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
@@ -93,7 +93,7 @@ def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
     state = checkpoint(tmp_path / "run")
     assert weights.scale_factor == state["scale_factor"] == pytest.approx(1, abs=0.1)
     assert weights.objective == "ddpm"
-    assert weights.meta["trained_with_dropout"]["both"] == 0.2
+    assert weights.meta["trained_with_dropout"] == {"class": 0.05, "both": 0.2}
     assert weights.meta["vae_fingerprint"] == "vae"
     assert weights.meta["encoder_fingerprint"] == "encoder"
     assert weights.meta["latent_shape"] == [4, 4, 4, 4]
@@ -155,6 +155,26 @@ def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(bui
     assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
 
 
+def test_three_sequences_have_a_scale_factor_each_from_training_to_pictures_and_going_on(build, data_root, tmp_path):
+    options, fingerprint = vae_options(tmp_path)
+    for path in list((data_root / "latents").rglob("*.safetensors")):
+        latent = read_latent(path)
+        about = {"fingerprint": fingerprint, "affine": latent.affine, "shape": latent.shape}
+        for spread, name in enumerate(("axt2", "b1600", "adc"), start=1):
+            target = latent_path(data_root / "latents", path.parent.name, name)
+            write_latent(target, spread * latent.mu, latent.sigma, **about)
+    network = NETWORK | {"in_channels": 12, "out_channels": 12}
+    options |= {"channels": ["axt2", "b1600", "adc"], "network_def": network, "sample_every": 1}
+    for epochs in (1, 2):
+        build(tmp_path / "run", "pictures.yaml", epochs=epochs, **options).run()
+    header = read_header(tmp_path / "run" / "model.safetensors")
+    assert header.meta["epoch"] == 2
+    assert header.scale_factor == checkpoint(tmp_path / "run")["scale_factor"]
+    assert header.scale_factor == pytest.approx((1, 1 / 2, 1 / 3), rel=0.05)
+    log = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
+    assert log.Tags()["images"] == ["samples/axt2", "samples/b1600", "samples/adc"]
+
+
 def test_pictures_follow_the_schedule_of_inference(build, data_root, tmp_path):
     options = latents_of_a_vae(data_root, tmp_path)
     options |= {"objective": "rflow", "timestep_shift": 3.0, "epochs": 1, "sample_every": 1}
@@ -192,7 +212,7 @@ def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_
     cases = [case | {"text": "embeddings/0.safetensors", "text_isnull": 0} for case in json.loads(path.read_text())]
     path.write_text(json.dumps(cases))
     (data_root / "embeddings" / "empty.safetensors").unlink()
-    never = {"drop_report": 0, "drop_class": 0, "drop_both": 0}
+    never = {"drop_class": 0, "drop_both": 0}
     with refused("empty report"):
         build(tmp_path / "run", "pictures.yaml", sample_guidance=2.0, **never, **options)
     build(tmp_path / "run", "pictures.yaml", **never, **options)
@@ -205,10 +225,27 @@ def test_other_objectives_variants_and_options_train(build, tmp_path, options):
 
 
 def test_the_authors_recipe_is_an_overlay(build, tmp_path):
-    workflow = build(tmp_path / "run", "authors.yaml", amp="fp32", epochs=1)
+    workflow = build(tmp_path / "run", "authors.yaml", amp="fp32", epochs=1, val_fraction=0)
     workflow.run()
     assert "average" not in checkpoint(tmp_path / "run")
     assert not workflow.train_dataset.fresh_noise
+
+
+@pytest.mark.parametrize(("processes", "batch_size"), [(None, 8), ("2", 16)])
+def test_the_authors_recipe_is_theirs_whatever_stands_before_it(bundle, monkeypatch, processes, batch_size):
+    if processes is None:
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", "demo", "authors")])
+    theirs = {
+        "objective": "ddpm", "noise_loss": "l1", "epochs": 400, "batch_size": batch_size, "scale_cases": batch_size,
+        "accumulate": 1, "lr": 1e-4, "lr_power": 2, "lr_warmup": 0, "lr_split": False, "gradient_clip": 1,
+        "ema_decay": 0, "val_fraction": 0, "fresh_noise": False, "drop_class": 0, "drop_both": 0, "focus_weight": 1,
+        "class_weight": None, "amp": "fp16",
+    }  # fmt: skip
+    assert {name: parser.get_parsed_content(name) for name in theirs} == theirs
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -480,4 +517,4 @@ def test_metadata_follows_the_schema(bundle):
 def test_network_fits_its_metadata(bundle):
     files = [str(bundle / "configs" / name) for name in ("train.yaml", "demo.yaml")]
     meta = str(bundle / "configs" / "metadata.json")
-    assert verify_net_in_out("network_def", meta_file=meta, config_file=files, device="cpu", n=1) is None
+    assert verify_net_in_out("latent_denoiser", meta_file=meta, config_file=files, device="cpu", n=1) is None

@@ -8,7 +8,7 @@ from monai.bundle import verify_net_in_out
 
 import tiny
 from scripts.engine.precision import PRECISIONS
-from scripts.networks.ccella import CCELLA, Condition
+from scripts.networks.ccella import CCELLA, AdapterOutput, LatentDenoiser
 from scripts.networks.variants import VARIANTS, find_variant, guess_variant
 
 SIZES = tiny.CCELLA | {"layers": 3}
@@ -128,7 +128,7 @@ def test_class_vector_is_the_scaled_probability_or_the_scaled_one_hot():
 @pytest.mark.parametrize(("variant", "reads"), [("MAISI", set()), ("RADMAISI", {"pirads"})])
 def test_variants_without_an_adapter_ignore_the_report(variant, reads):
     network, inputs = make(variant), make_inputs()
-    assert network.condition(inputs["text_encoding"], inputs["timesteps"]) == Condition(None, None)
+    assert network.condition(inputs["text_encoding"], inputs["timesteps"]) == AdapterOutput(None, None)
     with torch.no_grad():
         before = network(**inputs).noise_pred
         text = network(**{**inputs, "text_encoding": None}).noise_pred
@@ -175,18 +175,33 @@ def test_config_makes_the_same_network_again():
     assert again.config == network.config
 
 
-def test_a_call_with_x_alone_serves_bundle_tools(tmp_path):
-    config = {"network_def": {"_target_": "scripts.networks.ccella.CCELLA", **SIZES}}
+def test_the_latent_denoiser_shows_bundle_tools_one_tensor_in_and_one_out():
+    network, x = make(), make_inputs()["x"]
+    with torch.no_grad():
+        noise = LatentDenoiser(network)(x)
+        expected = network(
+            x, torch.zeros(2), torch.zeros(2, 1, 12), torch.tensor([[0.5, 0.5, 0.5625]] * 2), torch.eye(2)[[0, 0]]
+        )
+    assert torch.equal(noise, expected.noise_pred)
+
+
+def test_metadata_that_do_not_fit_the_network_are_told(tmp_path):
+    config = {
+        "network_def": {"_target_": "scripts.networks.ccella.CCELLA", **SIZES},
+        "latent_denoiser": {"_target_": "scripts.networks.ccella.LatentDenoiser", "network": "@network_def"},
+    }
     image = {"num_channels": 4, "spatial_shape": [8, 8, 4], "dtype": "float32"}
     meta = {"network_data_format": {"inputs": {"image": image}, "outputs": {"pred": image}}}
-    arguments = {"net_id": "network_def", "config_file": config, "meta_file": meta, "device": "cpu"}
+    arguments = {"net_id": "latent_denoiser", "config_file": config, "meta_file": meta, "device": "cpu"}
     verify_net_in_out(**arguments)
-    inputs = make_inputs(1)
-    inputs.pop("x")
-    verify_net_in_out(**arguments, extra_forward_args=inputs)
     image["num_channels"] = 5
     with pytest.raises((ValueError, RuntimeError)):
         verify_net_in_out(**arguments)
+
+
+def test_a_call_without_a_timestep_is_refused():
+    with pytest.raises(TypeError, match="timesteps"):
+        make()(make_inputs()["x"])
 
 
 @pytest.mark.parametrize(

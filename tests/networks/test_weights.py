@@ -34,14 +34,14 @@ def same(first, second):
 def test_weights_and_what_is_said_beside_them_come_back(tmp_path, variant):
     network, other = make(variant), make(variant, seed=1)
     path = save(tmp_path / "model.safetensors", network, objective="rflow", spacing=[1.25, 1.25, 1.875])
-    weights = load_weights(path, other)
+    header = load_weights(path, other)
     assert same(network.state_dict(), other.state_dict())
-    assert weights.scale_factor == 1.25
-    assert weights.objective == "rflow"
-    assert weights.config == json.loads(json.dumps(network.config))
-    assert weights.meta["spacing"] == [1.25, 1.25, 1.875]
-    assert read_header(path) == weights
-    assert CCELLA(**weights.config).config == network.config
+    assert header.scale_factor == 1.25
+    assert header.objective == "rflow"
+    assert header.config == json.loads(json.dumps(network.config))
+    assert header.meta["spacing"] == [1.25, 1.25, 1.875]
+    assert read_header(path) == header
+    assert CCELLA(**header.config).config == network.config
 
 
 def test_the_file_is_plain_safetensors_with_json_metadata(tmp_path):
@@ -71,12 +71,12 @@ def test_the_authors_checkpoints_load(tmp_path, variant):
         },
         tmp_path / "authors.pt",
     )
-    weights = load_weights(tmp_path / "authors.pt", other)
-    assert read_header(tmp_path / "authors.pt") == weights
-    assert weights.scale_factor == 0.75
-    assert weights.objective == "ddpm"
-    assert weights.config["variant"] == ("CCELLA" if variant == "L1ONLY" else variant)
-    shown = {name: value for name, value in weights.config.items() if name != "variant"}
+    header = load_weights(tmp_path / "authors.pt", other)
+    assert read_header(tmp_path / "authors.pt") == header
+    assert header.scale_factor == 0.75
+    assert header.objective == "ddpm"
+    assert header.config["variant"] == ("CCELLA" if variant == "L1ONLY" else variant)
+    shown = {name: value for name, value in header.config.items() if name != "variant"}
     assert shown == {"in_channels": 4, "num_channels": [8, 16]} | (
         {"input_dim": 12} if VARIANTS[variant].adapter else {}
     )
@@ -90,6 +90,30 @@ def test_a_scale_factor_that_carries_an_image_header_loads(tmp_path):
     )
     torch.save({"unet_state_dict": network.state_dict(), "scale_factor": 1 / latents.std()}, tmp_path / "a.pt")
     assert load_weights(tmp_path / "a.pt", make("MAISI", seed=1)).scale_factor == pytest.approx(2**-0.5)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        tuple(torch.tensor(f) for f in (0.75, 1.5, 3.0)),
+        tuple(MetaTensor(torch.tensor(f)) for f in (0.75, 1.5, 3.0)),
+        [0.75, 1.5, 3.0],
+        torch.tensor([0.75, 1.5, 3.0]),
+        torch.tensor([[0.75], [1.5], [3.0]]).numpy(),
+    ],
+    ids=["tuple", "MetaTensors", "list", "tensor", "array"],
+)
+def test_a_checkpoint_of_three_sequences_holds_a_scale_factor_for_each(tmp_path, stored):
+    """CCELLA++: 12 latent channels; read strictly, and written and read again as ours."""
+    sizes = {"in_channels": 12, "out_channels": 12}
+    network, other = make(**sizes), make(seed=1, **sizes)
+    torch.save({"unet_state_dict": network.state_dict(), "scale_factor": stored, "epoch": 1}, tmp_path / "bpmri.pt")
+    header = load_weights(tmp_path / "bpmri.pt", other)
+    assert header.scale_factor == (0.75, 1.5, 3.0)
+    assert header.config["in_channels"] == 12
+    assert same(network.state_dict(), other.state_dict())
+    path = save(tmp_path / "model.safetensors", network, scale_factor=header.scale_factor)
+    assert read_header(path).scale_factor == (0.75, 1.5, 3.0)
 
 
 @pytest.mark.parametrize(("stored", "built"), pairwise([*VARIANTS, "MAISI", "CCELLA"]))
@@ -153,7 +177,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("value", [None, 0.0, -1.0, float("nan"), (), (1.0, 0.0, 1.0), (1.0, None)])
 def test_without_a_usable_scale_factor_nothing_is_loaded(tmp_path, value):
     network = make()
     checkpoint = {"unet_state_dict": make(seed=1).state_dict(), "scale_factor": value}
