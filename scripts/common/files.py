@@ -1,8 +1,7 @@
-"""Writing files so that a final name always means a complete file, telling files apart, and paths out of data files."""
+"""Writing files so that a final name always means a complete file, and paths out of data files."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -69,15 +68,6 @@ def _beside(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """Sixteen hexadecimal digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:

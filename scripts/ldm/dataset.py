@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from scripts.common.files import inside
 from scripts.common.problems import Problems, UserError
-from scripts.data.latents import read_latent
+from scripts.data.latents import read_latent, read_latent_header
 from scripts.engine.randomness import generator_for
 from scripts.ldm.cases import TrainingCase
 from scripts.reports.embeddings import pad_embeddings, read_embedding
@@ -186,7 +186,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape (C, X, Y, Z) of every latent."""
-        return tuple(self.latent(0, 0).shape)
+        channels = [read_latent_header(path).cells for path in self.cases[0].latents]
+        return (sum(cells[0] for cells in channels), *channels[0][1:])
 
     def _read_weights(self) -> dict[str, Tensor]:
         """The weights of every case that has a mask; all problems are told at once."""
@@ -194,9 +195,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         if self.focus.mask:
             for case in self.cases:
                 try:
-                    weights[case.folder] = self.focus.read(
-                        self.root / case.folder, read_latent(case.latents[0]).mu.shape[1:]
-                    )
+                    weights[case.folder] = self.focus.read(self.root / case.folder, self.shape[1:])
                 except UserError as error:
                     problems.add(case.folder, str(error))
         problems.raise_if_any()

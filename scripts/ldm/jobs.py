@@ -14,6 +14,7 @@ import numpy as np
 from monai.utils import ensure_tuple
 from torch import Tensor
 
+from scripts.common.identity import is_by_contents
 from scripts.common.problems import Problems, UserError
 from scripts.data.grid import Grid, grid_affine, read_grid
 from scripts.data.images import refuse_overwriting
@@ -205,6 +206,10 @@ def _check_settings(
     record: Record, settings: dict[str, Any], problems: Problems, otherwise: Sequence[str] = ()
 ) -> None:
     """Note what the record's volume was made with that is not in `settings`, or, where nothing is, `otherwise`."""
+    if not is_by_contents(record.settings.get("model")):
+        what = "was made by an earlier version, which told weights apart by the bytes of their files"
+        problems.add(record.folder, what, f"finish with that version, {ELSEWHERE}")
+        return
     names = [name for name in settings if record.settings.get(name) != settings[name]] or otherwise
     if names:
         problems.add(record.folder, f"was made with other {', '.join(names)}", ELSEWHERE)

@@ -13,9 +13,9 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from scripts.common.identity import fingerprint
 from scripts.common.problems import Problems, UserError
 from scripts.data.images import to_scanner
-from scripts.data.latents import fingerprint
 from scripts.data.montage import montage
 from scripts.data.nifti import save_nifti
 from scripts.data.outputs import MARK, RECORD, SHEET, Record, find_records, read_record, write_merged, write_rank_sheets

@@ -103,13 +103,13 @@ def test_a_run_that_has_all_its_epochs_says_so(tmp_path, engine, caplog):
 def test_the_digest_of_the_data_follows_contents_wherever_they_lie(tmp_path):
     def digest(root, content: str, label: int) -> str:
         root.mkdir(exist_ok=True)
-        (root / "a.nii").write_text(content)
-        (root / "b.nii").write_text("b")
+        (root / "a.npy").write_text(content)
+        (root / "b.npy").write_text("b")
         case = {
             "folder": "1",
             "label": label,
-            "image": root / "a.nii",
-            "more": (root / "b.nii", None),
+            "image": root / "a.npy",
+            "more": (root / "b.npy", None),
             "text": "secret",
         }
         return data_digest([case], ["folder", "label"], ["image", "more"])

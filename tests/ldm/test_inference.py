@@ -24,10 +24,10 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 import tiny
+from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
 from scripts.data.clinical import write_clinical
 from scripts.data.images import save_volume
-from scripts.data.latents import fingerprint
 from scripts.encode_reports import encode_reports
 from scripts.ldm.jobs import Jobs
 from scripts.ldm.recipe import make_recipe
@@ -432,7 +432,7 @@ def test_stored_embeddings_are_in_memory_only_while_their_volumes_are_made(place
         read.append(weakref.ref(embedding))
         return embedding
 
-    monkeypatch.setattr("scripts.ldm.jobs.read_embedding", read_and_watch)
+    monkeypatch.setattr("scripts.reports.reader.read_embedding", read_and_watch)
     jobs = list_jobs(place, tmp_path / "out")
     held = [embedding for ref in read if (embedding := ref()) is not None]
     assert len(jobs.todo) == 5
@@ -535,7 +535,7 @@ def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, a
         return decode(*args) * (torch.nan if len(decoded) == 1 else 1)
 
     if broken == "volume":
-        monkeypatch.setattr("scripts.ldm.generate.decode", broken_decode)
+        monkeypatch.setattr("scripts.ldm.writing.decode", broken_decode)
     else:
         monkeypatch.setattr("scripts.ldm.generate.sample", broken_sample)
     with pytest.raises((RuntimeError, UserError)) as error:
