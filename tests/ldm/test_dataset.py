@@ -8,11 +8,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from scripts.common.problems import UserError
 from scripts.data.latents import latent_path, read_latent, write_latent
+from scripts.engine.resume import data_digest
 from scripts.ldm.cases import read_training_cases, split_cases
-from scripts.ldm.dataset import Dropout, LatentDataset, Slot, TimestepGrid, collate
+from scripts.ldm.dataset import Dropout, Focus, LatentDataset, Slot, TimestepGrid, collate
 from scripts.reports.embeddings import read_embedding, write_embedding
 
 WIDTH = 6
@@ -185,6 +187,47 @@ def test_without_any_empty_report_it_is_asked_for(data_root):
     cases = read(data_root, needs_empty=False)  # nobody needs it
     example = LatentDataset(cases, data_root, seed=0)[slot(1, 0)]
     assert torch.equal(example["embedding"], read_embedding(cases[0].embedding))
+
+
+def test_before_the_first_step_no_numbers_are_read(data_root, monkeypatch):
+    """Ten thousand cases of full size are 84 GB in latents and embeddings: headers tell all that is asked before."""
+    for number in range(7):
+        mask = nib.Nifti1Image(np.ones((16, 16, 16), np.uint8), np.eye(4))
+        (data_root / f"case{number}").mkdir()
+        nib.save(mask, data_root / f"case{number}" / "lesions.nii.gz")
+    numbers, whole = [], []
+
+    class Watched:
+        """A safetensors file that tells whose numbers are read."""
+
+        def __init__(self, path, framework):
+            self.file, self.path = safe_open(path, framework), path
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def get_tensor(self, name):
+            tensor = self.file.get_tensor(name)
+            numbers.append((Path(self.path).name, tensor.nbytes))
+            return tensor
+
+    for module in ("scripts.data.latents", "scripts.reports.embeddings", "scripts.common.identity"):
+        monkeypatch.setattr(f"{module}.safe_open", Watched)
+    monkeypatch.setattr("scripts.common.identity.load_file", whole.append)
+    cases = read(data_root)
+    dataset = LatentDataset(cases, data_root, seed=1, focus=Focus("lesions.nii.gz", 5.0), cache=False)
+    data_digest(cases, ["folder"], ["embedding", "latents"])
+    assert dataset.shape == (4, 4, 4, 4)
+    assert whole == []
+    assert [name for name, _ in numbers] == ["empty.safetensors"]
+    dataset[slot(1, 0)]
+    assert sum(size for _, size in numbers[1:]) == 2 * 4**4 * 4 + 2 * WIDTH * 2  # mu, sigma and two tokens
 
 
 # ---- validation ------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from safetensors.torch import load_file
 
 import tiny
 from scripts.common.identity import fingerprint
@@ -318,11 +319,42 @@ def test_volumes_of_other_weights_are_refused_in_another_split_too(place, genera
     shutil.copytree(generated, tmp_path / "out")
     for folder in ("004", "005"):
         shutil.rmtree(tmp_path / "out" / folder)
-    make_weights(tmp_path / "model.safetensors", **place.meta | {"note": "others"})
+    network = make_network()
+    torch.nn.init.ones_(next(network.parameters()))
+    meta = {"config": network.config, "scale_factor": 1.5, **place.meta}
+    save_weights(tmp_path / "model.safetensors", network.state_dict(), **meta)
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", splits=["test"], model_file=str(tmp_path / "model.safetensors"))
     assert "001  was made with other model" in str(root_cause(error.value))
     assert not (tmp_path / "out" / "004").exists()
+
+
+def test_weights_that_are_exported_again_know_their_volumes(place, generated, tmp_path, capsys):
+    """The same tensors under other bytes, with another number of the epoch; another scale makes other volumes."""
+    shutil.copytree(generated, tmp_path / "out")
+    vae = maisi_vae(**tiny.VAE)
+    vae.load_state_dict(load_file(place.root / "vae.safetensors"))
+    save_vae(vae, tmp_path / "vae.safetensors")
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"epoch": 7})
+    again = {"model_file": str(tmp_path / "model.safetensors"), "vae_file": str(tmp_path / "vae.safetensors")}
+    infer(place, tmp_path / "out", **again)
+    assert "5 volumes" in capsys.readouterr().out
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"objective": "rflow"})
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **again, scheduler="rflow")
+    assert "001  was made with other model, scheduler" in str(root_cause(error.value))
+
+
+def test_volumes_of_an_earlier_version_are_refused_with_what_to_do(place, generated, tmp_path):
+    shutil.copytree(generated, tmp_path / "out")
+    path = tmp_path / "out" / "004" / "generated.json"
+    record = json.loads(path.read_text())
+    record["settings"] |= {"model": "0123456789abcdef", "vae": "0123456789abcdef"}
+    path.write_text(json.dumps(record))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out")
+    told = "1 problem\n  004  was made by an earlier version, which told weights apart by the bytes of their files -> "
+    assert f"{told}finish with that version, give another output_dir" in str(root_cause(error.value))
 
 
 def test_a_corrected_class_is_another_volume_where_the_variant_takes_it(place, tmp_path):
