@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
 from torch.optim.lr_scheduler import LambdaLR
 
-from scripts.common.files import atomic
+from scripts.common.files import atomic, remove_stale
 from scripts.common.identity import MARK, file_identity, is_by_contents
 from scripts.common.problems import UserError
 from scripts.engine.share import for_all
@@ -84,9 +84,7 @@ class Resume:
                 not all see the same one.
         """
         if idist.get_rank() == 0:
-            for name in (CHECKPOINT, EXPORT):  # what a killed run was writing
-                for stale in self.folder.glob(f".part-*{name}"):
-                    stale.unlink()
+            remove_stale(self.folder)
         path = self.folder / CHECKPOINT
         if self.resume and path.is_file():
             self._put_back(path, self._read(path), engine)

@@ -115,7 +115,8 @@ class WeightedLoss(nn.Module):
         """Loss () of a prediction (noise or velocity, class logits); `StepSampler` says what the weights mean."""
         answer, logits = prediction
         share = targets["case_weight"].sum()
-        reports = share / targets["report_weight"][0]
+        # A pass of a case that weighs nothing has a share of 0: times what is finite that is no gradient.
+        reports = (share / targets["report_weight"][0]).clamp(min=1e-6)
         loss, self.parts = self.joint(
             answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports, targets["focus"]
         )
