@@ -234,7 +234,13 @@ def test_a_second_run_makes_only_what_is_missing(place, tmp_path):
     assert [job.folder for job in workflow.parser.get_parsed_content("jobs").todo] == ["002", "003"]
     assert files["001"].stat().st_mtime_ns == before["001"][0]
     assert all(np.abs(voxels(path) - before[folder][1]).max() <= 1 for folder, path in files.items())
+    for name in ("synthsheet_7_train.xlsx", "synthsheet_7_test.xlsx"):  # of a run of eight processes
+        (tmp_path / name).touch()
     infer(place, tmp_path, splits=["train"])  # nothing left to do
+    assert sorted(path.name for path in tmp_path.glob("synthsheet_[0-9]*")) == [
+        "synthsheet_0_train.xlsx",
+        "synthsheet_7_test.xlsx",
+    ]
 
 
 def test_other_settings_into_the_same_folder_are_refused(place, generated):
