@@ -25,7 +25,7 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.latents import read_latent, read_latent_header
 from scripts.engine.randomness import generator_for
 from scripts.ldm.cases import TrainingCase
-from scripts.reports.embeddings import pad_embeddings, read_embedding
+from scripts.reports.embeddings import read_embedding
 
 STACKED = ("latent", "noise", "uniform", "focus", "pirads", "spacing", "text_isnull", "class_keep")
 
@@ -229,11 +229,14 @@ class TimestepGrid(Dataset[dict[str, Any]]):
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Examples as one batch: tensors stacked, embeddings padded to the longest (`text_mask` True on real tokens)."""
+    """Examples as one batch: tensors stacked, embeddings as one row of tokens (sum of T, D) and the `tokens` of each.
+
+    They are padded on the device: padding would be most of what a worker hands over.
+    """
     batch: dict[str, Any] = {key: torch.stack([example[key] for example in examples]) for key in STACKED}
-    batch["embedding"], batch["text_mask"] = None, None
-    if examples[0]["embedding"] is not None:
-        batch["embedding"], batch["text_mask"] = pad_embeddings([example["embedding"] for example in examples])
+    embeddings = [example["embedding"] for example in examples if example["embedding"] is not None]
+    batch["embedding"] = torch.cat(embeddings) if embeddings else None
+    batch["tokens"] = [len(embedding) for embedding in embeddings]
     for key in ("case_weight", "report_weight"):
         batch[key] = torch.tensor([example[key] for example in examples], dtype=torch.float32)
     batch["folder"] = [example["folder"] for example in examples]

@@ -14,6 +14,7 @@ from scripts.common.problems import UserError
 from scripts.engine.precision import precision
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.schedule import noise_process, training_timesteps
+from scripts.reports.embeddings import pad_embeddings
 
 
 class NoisyBatch(PrepareBatch):
@@ -51,6 +52,9 @@ class NoisyBatch(PrepareBatch):
             key: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
             for key, value in batchdata.items()
         }
+        text, mask = None, None
+        if batch["embedding"] is not None:
+            text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"]))
         latents, noise = batch["latent"] * self.scale_factor, batch["noise"]
         timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
@@ -61,8 +65,8 @@ class NoisyBatch(PrepareBatch):
         }
         conditions = {
             "timesteps": timesteps,
-            "text_encoding": batch["embedding"],
-            "text_mask": batch["text_mask"],
+            "text_encoding": text,
+            "text_mask": mask,
             "spacing_tensor": batch["spacing"],
             "pirads": batch["pirads"],
             "class_keep": batch["class_keep"],

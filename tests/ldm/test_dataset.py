@@ -15,6 +15,7 @@ from scripts.data.latents import latent_path, read_latent, write_latent
 from scripts.engine.resume import data_digest
 from scripts.ldm.cases import read_training_cases, split_cases
 from scripts.ldm.dataset import Dropout, Focus, LatentDataset, Slot, TimestepGrid, collate
+from scripts.ldm.objective import NoisyBatch
 from scripts.reports.embeddings import read_embedding, write_embedding
 
 WIDTH = 6
@@ -124,16 +125,19 @@ def test_dropout_probabilities_are_checked(shares):
         Dropout(*shares)
 
 
-def test_embeddings_of_a_batch_are_padded_and_masked(data_root):
-    """As they are stored, in half precision; latents and noise are float32."""
+def test_embeddings_of_a_batch_are_padded_and_masked_when_they_are_prepared(data_root):
+    """As they are stored, in half precision, and without padding on their way; latents and noise are float32."""
     dataset = make(data_root)
     examples = [dataset[slot(1, index)] for index in (0, 3)]
     batch = collate(examples)
-    assert batch["embedding"].shape == (2, 5, WIDTH)
-    assert batch["embedding"].dtype == torch.float16
-    assert torch.equal(batch["embedding"][batch["text_mask"]], torch.cat([e["embedding"] for e in examples]))
+    assert batch["embedding"].shape == (2 + 5, WIDTH)
+    *_, conditions = NoisyBatch("ddpm", 1.0)(batch)
+    text, mask = conditions["text_encoding"], conditions["text_mask"]
+    assert text.shape == (2, 5, WIDTH)
+    assert text.dtype == torch.float16
+    assert torch.equal(text[mask], torch.cat([e["embedding"] for e in examples]))
     assert batch["latent"].dtype == batch["noise"].dtype == torch.float32
-    assert batch["text_mask"].sum(dim=1).tolist() == [2, 5]
+    assert mask.sum(dim=1).tolist() == [2, 5]
     assert batch["latent"].shape == (2, 4, 4, 4, 4)
     assert batch["folder"] == ["case0", "case3"]
 
@@ -143,8 +147,8 @@ def test_networks_without_adapter_read_no_embedding(data_root):
         path.unlink()
     dataset = LatentDataset(read(data_root, variant="MAISI"), data_root, seed=0)
     batch = collate([dataset[slot(1, 0)]])
-    assert batch["embedding"] is None
-    assert batch["text_mask"] is None
+    *_, conditions = NoisyBatch("ddpm", 1.0)(batch)
+    assert batch["embedding"] is conditions["text_encoding"] is conditions["text_mask"] is None
 
 
 def test_channels_are_stacked_in_their_order(data_root):
