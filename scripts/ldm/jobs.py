@@ -118,6 +118,7 @@ def make_jobs(
             text_encoder=text_encoder,
             padded=padded_reports,
             max_tokens=max_tokens,
+            folder=output_dir,
             problems=problems,
         )
         shares = [
