@@ -128,12 +128,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self._weights = self._read_weights()
         empty = next((case.empty for case in self.cases if case.empty is not None), None)
         self.empty = None if empty is None else read_embedding(empty)
-        self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
-        self._embeddings: dict[Path, Tensor] = {}
+        self._read_latents, self._read_embedding = _read_latents, read_embedding
         if cache:
-            self._latents = {case.folder: _load(case) for case in self.cases}
+            latents = {case.latents: _read_latents(case.latents) for case in self.cases}
             paths = {case.embedding for case in self.cases if case.embedding is not None}
-            self._embeddings = {path: read_embedding(path) for path in paths}
+            embeddings = {path: read_embedding(path) for path in paths}
+            self._read_latents, self._read_embedding = latents.__getitem__, embeddings.__getitem__
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -151,6 +151,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
             slot = Slot(0, slot, 1.0, 1.0)
         case = self.cases[slot.index]
         no_report, no_class = self.dropped(slot.epoch, slot.index)
+        embedding = self.empty
+        if not no_report and case.embedding is not None:
+            embedding = self._read_embedding(case.embedding)
         latent = self.latent(slot.epoch if self.fresh_noise else 0, slot.index)
         generator = generator_for(self.seed, slot.epoch, case.folder, "diffusion")
         return {
@@ -160,7 +163,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             "focus": self._weights.get(case.folder, torch.ones(1, 1, 1, 1)),
             "pirads": torch.tensor(case.pirads, dtype=torch.float32),
             "spacing": torch.tensor(case.spacing, dtype=torch.float32),
-            "embedding": self.empty if no_report else self._embedding(case),
+            "embedding": embedding,
             "text_isnull": torch.tensor(no_report),
             "class_keep": torch.tensor(not no_class),
             "case_weight": slot.case_weight,
@@ -171,7 +174,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def latent(self, epoch: int, index: int) -> Tensor:
         """The latent (C, X, Y, Z) of a case as drawn in an epoch: mu + sigma·eps."""
         case = self.cases[index]
-        mu, sigma = self._latents.get(case.folder) or _load(case)
+        mu, sigma = self._read_latents(case.latents)
         if sigma is None:
             return mu
         return mu + sigma * torch.randn(mu.shape, generator=generator_for(self.seed, epoch, case.folder, "latent"))
@@ -200,11 +203,6 @@ class LatentDataset(Dataset[dict[str, Any]]):
                     problems.add(case.folder, str(error))
         problems.raise_if_any()
         return weights
-
-    def _embedding(self, case: TrainingCase) -> Tensor | None:
-        if case.embedding is None:
-            return None
-        return self._embeddings[case.embedding] if self._embeddings else read_embedding(case.embedding)
 
 
 class TimestepGrid(Dataset[dict[str, Any]]):
@@ -243,9 +241,9 @@ def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _load(case: TrainingCase) -> tuple[Tensor, Tensor | None]:
+def _read_latents(paths: Sequence[Path]) -> tuple[Tensor, Tensor | None]:
     """mu and sigma (C, X, Y, Z) of all channels; sigma is None where a file holds one draw only."""
-    latents = [read_latent(path) for path in case.latents]
+    latents = [read_latent(path) for path in paths]
     mu = torch.cat([latent.mu.float() for latent in latents])
     if any(latent.sigma is None for latent in latents):
         return mu, None

@@ -20,7 +20,6 @@ from scripts.data.root import check_root
 from scripts.data.tables import cell_flag
 from scripts.ldm.recipe import Recipe
 from scripts.reports.embeddings import EMPTY_REPORT, embedding_path
-from scripts.reports.reader import Embedding
 from scripts.reports.text import normalise_report, report_of, tell_absent
 
 
@@ -33,7 +32,6 @@ class Source:
     text: str | None = field(default=None, repr=False)
     path: Path | None = None
     absent: bool = False
-    embedding: Embedding | None = None
     pirads: list[int] = field(default_factory=lambda: [0, 0])
     label: str | None = None
     image: Path | None = None
