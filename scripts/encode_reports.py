@@ -25,7 +25,7 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import read_datalist, write_datalist
 from scripts.data.root import check_datalists
 from scripts.engine.processes import join
-from scripts.reports.embeddings import EMPTY_REPORT, read_encoder_fingerprint, write_embedding
+from scripts.reports.embeddings import EMPTY_REPORT, SUFFIXES, read_encoder_fingerprint, write_embedding
 from scripts.reports.encoder import MAX_TOKENS, ReportEncoder
 from scripts.reports.text import report_of, tell_absent
 
@@ -100,7 +100,7 @@ def _read(root: Path, split: str) -> list[dict[str, Any]]:
     cases = json.loads(path.read_text(encoding="utf-8-sig"))
     problems = Problems(str(path))
     for case in cases:
-        if case["text"].startswith("embeddings/") and case["text"].endswith((".safetensors", ".npy")):
+        if case["text"].startswith("embeddings/") and case["text"].endswith(SUFFIXES):
             problems.add(case["folder"], "text is the path of an embedding", "give the list that holds the reports")
     problems.raise_if_any()
     return cases

@@ -134,7 +134,7 @@ def test_files_hold_no_text(root, encoder_dir):
     for path in (root / "embeddings").iterdir():
         assert b"Confidential" not in path.read_bytes()
         with safe_open(path, "pt") as file:
-            assert set(file.metadata()) == {"encoder", "width"}
+            assert set(file.metadata()) == {"encoder", "width", "identity"}
 
 
 def test_merged_lists_of_another_split_are_replaced(root, encoder_dir):

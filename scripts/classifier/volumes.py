@@ -37,6 +37,7 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import Case
 from scripts.data.grid import SPACING_TOLERANCE, Grid, grid_affine, resample
 from scripts.data.images import CheckImaged, ImageTransforms, check_voxels
+from scripts.engine.loading import data_loader
 
 STRIDE = 32  # EfficientNet halves every axis five times
 
@@ -200,4 +201,4 @@ def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, s
         )
     sampler = DrawSampler(dataset, num_replicas=processes, rank=idist.get_rank(), shuffle=True, seed=seed)
     # A short last batch is dropped, or its statistics would weigh too much; the next epoch shuffles again.
-    return DataLoader(dataset, share, sampler=sampler, num_workers=num_workers, drop_last=True)
+    return data_loader(dataset, batch_size=share, sampler=sampler, num_workers=num_workers, drop_last=True)

@@ -1,12 +1,17 @@
-"""Writing files so that a final name always means a complete file, telling files apart, and paths out of data files."""
+"""Writing files so that a final name always means a complete file, and paths out of data files."""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import functools
 import os
+import re
 import secrets
+import shutil
+import socket
+import time
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,6 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scripts.common.problems import UserError
+
+# The folder of a file that is being written: by which machine and process.
+PART = re.compile(r"\.part-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}")
+MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+HOUR = 3600.0  # without a byte, after which another machine's process is taken for dead
+_writing: set[str] = set()  # names of this process' own
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -31,12 +42,13 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], m
             raise OSError(str(error)) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`, with its suffixes; it is renamed to `path` when the block ends well.
+    """Give a path of the same name in a temporary folder beside `path`; it is moved to `path` when the block ends well.
 
-    If the block raises, the temporary file is removed and an existing file at `path` stays as it was. The data is
-    flushed to disk before the rename, so a power cut leaves the old file or the new one.
+    If the block raises, the temporary folder is removed and an existing file at `path` stays as it was. The data is
+    flushed to disk before the rename, so a power cut leaves the old file or the new one. What killed processes were
+    writing into that folder is removed before the first file that this one writes there.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
@@ -52,13 +64,17 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Give the temporary path, and rename it to `path` when the block ends well."""
+    """Give the temporary path, and move it to `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept because writers such as nibabel choose the format by it.
-    temporary = path.with_name(f".part-{secrets.token_hex(4)}{path.name}")
+    _remove_stale_once(path.parent.resolve())
+    # A folder, as writers choose the format by the name, and safetensors writes a temporary file of its own beside it.
+    part = path.with_name(f".part-{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = part / path.name
+    _writing.add(part.name)
     try:
+        part.mkdir()
         # What the user's umask allows is seen from a new file: to ask for the umask is to set it, for all threads.
         temporary.touch(exist_ok=False)
         usual = temporary.stat().st_mode & 0o777
@@ -68,16 +84,42 @@ def _beside(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        _writing.discard(part.name)
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """Sixteen hexadecimal digits of a file's SHA-256."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+def remove_stale(folder: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed were writing into a folder; what others are writing stays."""
+    for part in Path(folder).glob(".part-*"):
+        if _is_being_written(part):
+            continue
+        shutil.rmtree(part, ignore_errors=True)  # another process may be faster
+        with contextlib.suppress(OSError):
+            part.unlink()  # earlier versions wrote files
+
+
+_remove_stale_once = functools.cache(remove_stale)
+
+
+def _is_being_written(part: Path) -> bool:
+    named = PART.fullmatch(part.name)
+    if named is None:  # by an earlier version
+        return False
+    if named["machine"] != MACHINE:
+        try:
+            return time.time() - max(path.stat().st_mtime for path in (part, *part.iterdir())) < HOUR
+        except OSError:  # it has its final name by now
+            return True
+    process = int(named["process"])
+    if process == os.getpid():  # or one that had its number, as the first process of a container that is restarted
+        return part.name in _writing
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def inside(root: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:

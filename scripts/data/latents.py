@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from scripts.common import identity
 from scripts.common.files import inside, write_tensors
 from scripts.common.problems import UserError
 
+Read = TypeVar("Read")
+
 
 @dataclass(frozen=True)
-class Latent:
-    """One encoded image.
+class LatentHeader:
+    """What is told of an encoded image beside its numbers.
 
     Attributes:
-        mu: mean (C, X/4, Y/4, Z/4), float32.
-        sigma: standard deviation, same shape; None where only one draw was stored (the authors' files).
+        cells: shape (C, X/4, Y/4, Z/4) of mean and spread.
         fingerprint: of the VAE that made it; None where it was not recorded.
         affine: (4, 4) float64, voxel to RAS world in mm, of the image.
         spacing: of the image, in mm.
         shape: of the image, in voxels.
     """
 
-    mu: torch.Tensor
-    sigma: torch.Tensor | None
+    cells: tuple[int, ...]
     fingerprint: str | None
     affine: np.ndarray
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
 
 
-def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """Sixteen hexadecimal digits that change when any weight's name, shape, type or value changes."""
-    digest = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = state_dict[name].detach().cpu().contiguous()
-        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+@dataclass(frozen=True)
+class Latent(LatentHeader):
+    """One encoded image.
+
+    Attributes:
+        mu: mean (C, X/4, Y/4, Z/4), float32.
+        sigma: standard deviation, same shape; None where only one draw was stored (the authors' files).
+    """
+
+    mu: torch.Tensor
+    sigma: torch.Tensor | None
 
 
 def latent_path(latent_dir: str | os.PathLike[str], folder: str, sequence: str) -> Path:
@@ -89,14 +93,16 @@ def write_latent(
     """
     affine = np.asarray(affine, dtype=np.float64)
     spacing = nib.affines.voxel_sizes(affine)
+    tensors = {"mu": mu.float(), "sigma": sigma.float()}
     metadata = {
+        identity.KEPT: identity.fingerprint(tensors),
         "vae_fingerprint": fingerprint,
         "made_from": made_from,
         "affine": json.dumps(affine.tolist()),
         "spacing": json.dumps(spacing.tolist()),
         "shape": json.dumps([int(n) for n in shape]),
     }
-    write_tensors(path, {"mu": mu.float(), "sigma": sigma.float()}, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def read_made_from(path: str | os.PathLike[str]) -> str | None:
@@ -114,9 +120,24 @@ def read_latent(path: str | os.PathLike[str]) -> Latent:
     Raises:
         UserError: the file is missing, damaged or no latent.
     """
+    return _read(path, _read_ours)
+
+
+def read_latent_header(path: str | os.PathLike[str]) -> LatentHeader:
+    """What a latent tells beside its numbers, which are not read.
+
+    The authors' files are read whole: nothing else tells whether a compressed file is complete.
+
+    Raises:
+        UserError: the file is missing, damaged or no latent.
+    """
+    return _read(path, _read_our_header)
+
+
+def _read(path: str | os.PathLike[str], ours: Callable[[Path], Read]) -> Read | Latent:
     path = Path(path)
     try:
-        return _read_ours(path) if path.suffix == ".safetensors" else _read_authors(path)
+        return ours(path) if path.suffix == ".safetensors" else _read_authors(path)
     except FileNotFoundError:
         raise UserError(f"latent {path} is missing; encode the images first") from None
     except (OSError, EOFError, KeyError, ValueError, SafetensorError, nib.filebasedimages.ImageFileError) as error:
@@ -125,16 +146,26 @@ def read_latent(path: str | os.PathLike[str]) -> Latent:
 
 def _read_ours(path: Path) -> Latent:
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        mu, sigma = file.get_tensor("mu"), file.get_tensor("sigma")
-    return Latent(
-        mu=mu,
-        sigma=sigma,
-        fingerprint=metadata["vae_fingerprint"],
-        affine=np.array(json.loads(metadata["affine"])),
-        spacing=tuple(json.loads(metadata["spacing"])),
-        shape=tuple(json.loads(metadata["shape"])),
-    )
+        return Latent(**_told(file), mu=file.get_tensor("mu"), sigma=file.get_tensor("sigma"))
+
+
+def _read_our_header(path: Path) -> LatentHeader:
+    with safe_open(path, framework="pt") as file:
+        return LatentHeader(**_told(file))
+
+
+def _told(file: Any) -> dict[str, Any]:
+    metadata = file.metadata() or {}
+    mu, sigma = (tuple(file.get_slice(name).get_shape()) for name in ("mu", "sigma"))
+    if mu != sigma:
+        raise ValueError("mean and spread differ in shape")
+    return {
+        "cells": mu,
+        "fingerprint": metadata["vae_fingerprint"],
+        "affine": np.array(json.loads(metadata["affine"])),
+        "spacing": tuple(json.loads(metadata["spacing"])),
+        "shape": tuple(json.loads(metadata["shape"])),
+    }
 
 
 def _read_authors(path: Path) -> Latent:
@@ -147,6 +178,7 @@ def _read_authors(path: Path) -> Latent:
     return Latent(
         mu=mu,
         sigma=None,
+        cells=tuple(mu.shape),
         fingerprint=None,
         affine=image.affine,
         spacing=tuple(nib.affines.voxel_sizes(image.affine).tolist()),

@@ -5,6 +5,7 @@ Nothing here holds report text. A case's record is written last, so that a recor
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -100,10 +101,21 @@ def write_sheet(path: str | os.PathLike[str], records: Sequence[Record]) -> None
             writer.sheets["Sheet1"].cell(row, 1).number_format = "@"
 
 
-def write_rank_sheets(output_dir: Path, rank: int, records: Sequence[Record]) -> None:
-    """One sheet for each split of a rank's own cases, `synthsheet_<rank>_<split>.xlsx`."""
-    for split in sorted({record.split for record in records}):
+def write_rank_sheets(output_dir: Path, rank: int, records: Sequence[Record]) -> list[tuple[int, str]]:
+    """A sheet for each split of a rank's own cases, `synthsheet_<rank>_<split>.xlsx`; gives rank and split of each."""
+    splits = sorted({record.split for record in records})
+    for split in splits:
         write_sheet(output_dir / f"synthsheet_{rank}_{split}.xlsx", [r for r in records if r.split == split])
+    return [(rank, split) for split in splits]
+
+
+def remove_other_rank_sheets(output_dir: Path, written: Sequence[tuple[int, str]]) -> None:
+    """Remove sheets of these splits that no rank has written: they are of an earlier run, which had more ranks."""
+    for split in {split for _, split in written}:
+        for path in output_dir.glob(f"synthsheet_*_{glob.escape(split)}.xlsx"):
+            rank = path.name.removeprefix("synthsheet_").removesuffix(f"_{split}.xlsx")
+            if rank.isdecimal() and (int(rank), split) not in written:
+                path.unlink()
 
 
 def write_merged(output_dir: Path, records: Sequence[Record]) -> None:

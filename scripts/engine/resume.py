@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import json
 import logging
@@ -20,8 +19,10 @@ from monai.utils import ensure_tuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from scripts.common.files import atomic, file_digest
+from scripts.common.files import atomic, remove_stale
+from scripts.common.identity import MARK, file_identity, is_by_contents
 from scripts.common.problems import UserError
+from scripts.engine.share import for_all
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +100,7 @@ class Resume:
                 not all see the same one.
         """
         if idist.get_rank() == 0:
-            for name in (CHECKPOINT, EXPORT):  # what a killed run was writing
-                for stale in self.folder.glob(f".part-*{name}"):
-                    stale.unlink()
+            remove_stale(self.folder)
         path = self.folder / CHECKPOINT
         if self.resume and path.is_file():
             self._put_back(path, self._read(path), engine)
@@ -217,6 +216,12 @@ class Resume:
             for name in sorted(old.keys() | self.settings.keys())
             if old.get(name) != self.settings.get(name)
         ]
+        if "cases_digest" in old and not is_by_contents(old["cases_digest"]):
+            raise UserError(
+                f"{path} was written by an earlier version, which told data apart by the bytes of their files, so that "
+                "nobody can tell whether these are its data. Go on with that version, or give another folder, or start "
+                "anew with --resume false, which replaces it"
+            )
         if changed:
             raise UserError(
                 f"{path} belongs to another run: {'; '.join(changed)}. Give the values that it was made with or "
@@ -225,20 +230,28 @@ class Resume:
 
 
 def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[str]) -> str:
-    """Sixteen hexadecimal digits that change with what a run learns from, wherever it lies, and with its order.
+    """A digest that changes with what a run learns from, wherever it lies, and with its order.
+
+    The files are those of all processes, which share out the reading.
 
     Args:
         cases: mappings or objects.
         values: names of what counts as it is, such as `label`.
-        files: names of paths, or of sequences of paths, whose contents count; None is left out.
+        files: names of paths, or of sequences of paths, whose contents count (`file_identity`); None is left out.
+
+    Raises:
+        UserError: a file is missing or damaged.
     """
-    content = functools.cache(file_digest)  # cases may share a file
-    rows = []
+    rows, read = [], []
     for case in cases:
         parts = case if isinstance(case, Mapping) else vars(case)
-        paths = [path for name in files for path in ensure_tuple(parts[name]) if path is not None]
-        rows.append([*(str(parts[name]) for name in values), *map(content, paths)])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+        paths = [str(path) for name in files for path in ensure_tuple(parts[name]) if path is not None]
+        rows.append(([str(parts[name]) for name in values], paths))
+        read += paths
+    distinct = sorted(set(read))  # cases may share a file
+    contents = dict(zip(distinct, for_all(file_identity, distinct), strict=True))
+    told = [[*own, *(contents[path] for path in paths)] for own, paths in rows]
+    return MARK + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def copy_state(optimizer: Optimizer) -> None:

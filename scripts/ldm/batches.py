@@ -19,7 +19,8 @@ class StepSampler(Sampler[list[Slot]]):
     A step is what the optimizer sees at once: `batch_size` cases over all processes. Its share for one process is cut
     again into `accumulate` passes. The cut never depends on the number of processes, so the same steps are made on one
     GPU and on eight, and every case is seen exactly once an epoch: instead of one short step at the end, the steps
-    differ by at most one case.
+    differ by at most one case. A step of fewer cases than it has passes, over all processes, repeats its first case in
+    those that are left over, where it weighs nothing: every process takes part in every pass.
 
     The weights make the sum over all passes and processes of a step equal to the loss of the whole step, although the
     trainer divides by the number of passes and data parallelism by that of processes:
@@ -33,7 +34,7 @@ class StepSampler(Sampler[list[Slot]]):
         accumulate: passes in a step.
 
     Raises:
-        UserError: too few cases in a step for the processes and passes.
+        UserError: there is no case, or `batch_size` is less than the passes of a step over all processes.
     """
 
     def __init__(self, dataset: LatentDataset, batch_size: int, accumulate: int = 1) -> None:
@@ -42,7 +43,7 @@ class StepSampler(Sampler[list[Slot]]):
         self.shares = accumulate * idist.get_world_size()
         self.steps = -(-len(dataset) // batch_size) if batch_size > 0 else 0
         self.epochs_done = 0
-        if self.steps == 0 or accumulate < 1 or len(dataset) // self.steps < self.shares:
+        if self.steps == 0 or accumulate < 1 or batch_size < self.shares:
             raise UserError(
                 f"batch_size {batch_size} of {len(dataset)} training cases cannot be cut into {self.shares} shares "
                 f"(accumulate {accumulate} × {idist.get_world_size()} processes); raise batch_size or lower accumulate"
@@ -66,4 +67,5 @@ class StepSampler(Sampler[list[Slot]]):
             parts = step.tensor_split(self.shares)
             for number in range(self.accumulate):
                 part = parts[number * idist.get_world_size() + idist.get_rank()]
-                yield [Slot(epoch, index, *weights) for index in part.tolist()]
+                slots = [Slot(epoch, index, *weights) for index in part.tolist()]
+                yield slots or [Slot(epoch, step[0].item(), 0.0, weights[1])]

@@ -5,21 +5,29 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from scripts.common.files import inside
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import patient_of, read_datalist
 from scripts.data.grid import SPACING_TOLERANCE
-from scripts.data.latents import find_latent, read_latent
+from scripts.data.latents import find_latent, read_latent_header
 from scripts.data.root import check_root
 from scripts.engine.randomness import generator_for
+from scripts.engine.share import for_all
 from scripts.networks.variants import find_variant
-from scripts.reports.embeddings import EMPTY_REPORT, find_empty_report, read_embedding, read_encoder_fingerprint
+from scripts.reports.embeddings import (
+    EMPTY_REPORT,
+    embedding_path,
+    embedding_shape,
+    find_empty_report,
+    read_encoder_fingerprint,
+)
 
 
 @dataclass(frozen=True)
@@ -83,17 +91,19 @@ def read_training_cases(
     entries = read_datalist(root / datalist, root, keys=(), check_files=False, problems=problems)
     if not entries:
         problems.add(datalist, "holds no case", "prepare exams or make a phantom first")
-    widths = _Widths(root, embedding_width if find_variant(variant).adapter else None, problems)
-    empty = None
-    if widths.expected is not None:
+    empty, width = None, embedding_width if find_variant(variant).adapter else None
+    if width is not None:
         found = find_empty_report(root, entries)
         if found or needs_empty or any(entry.get("text_isnull") for entry in entries):
-            empty = widths.check("empty report", found or EMPTY_REPORT)
-    shapes: Counter[tuple[int, ...]] = Counter()
-    cases = [
-        replace(_read_case(entry, Path(latent_dir), channels, factor, widths, shapes, problems), empty=empty)
-        for entry in entries
-    ]
+            empty = _find_embedding(root, "empty report", found or EMPTY_REPORT, width, problems)
+    read = partial(
+        _read_case, root=root, latent_dir=Path(latent_dir), channels=channels, factor=factor, width=width, empty=empty
+    )
+    cases, shapes = [], Counter[tuple[int, ...]]()
+    for case, cells, rows in for_all(read, entries):
+        cases.append(case)
+        shapes.update(cells)
+        problems.rows += rows
     if len(shapes) > 1:
         sizes = ", ".join(f"{shape} in {count} files" for shape, count in shapes.most_common())
         problems.add("latents", f"differ in size: {sizes}", "prepare all exams onto one grid and encode them again")
@@ -106,37 +116,37 @@ def read_training_cases(
 
 def _read_case(
     entry: dict[str, Any],
+    *,
+    root: Path,
     latent_dir: Path,
     channels: Sequence[str],
     factor: int,
-    widths: _Widths,
-    shapes: Counter[tuple[int, ...]],
-    problems: Problems,
-) -> TrainingCase:
-    folder = entry["folder"]
-    paths, prints = [], set()
+    width: int | None,
+    empty: Path | None,
+) -> tuple[TrainingCase, list[tuple[int, ...]], list[tuple[str, str, str]]]:
+    """A case, the shapes of its latents, and the rows of what is wrong with it; of our files headers are read alone."""
+    folder, problems = entry["folder"], Problems("case")
+    paths, headers = [], []
     for channel in channels:
         try:
             path = find_latent(latent_dir, folder, channel)
-            latent = read_latent(path)
+            header = read_latent_header(path)
         except UserError as error:
             problems.add(folder, str(error))
             continue
         paths.append(path)
-        prints.add(latent.fingerprint)
-        if entry["spacing"] and not torch.allclose(
-            torch.tensor(latent.spacing), torch.tensor(entry["spacing"]), rtol=0, atol=SPACING_TOLERANCE
-        ):
-            what = f"latent of {channel} was made from an image of spacing {[round(n, 4) for n in latent.spacing]} mm"
+        headers.append(header)
+        if entry["spacing"] and not np.allclose(header.spacing, entry["spacing"], rtol=0, atol=SPACING_TOLERANCE):
+            what = f"latent of {channel} was made from an image of spacing {[round(n, 4) for n in header.spacing]} mm"
             problems.add(folder, what, f"the datalist says {entry['spacing']}: correct one of them")
-        shape = tuple(latent.mu.shape)
-        shapes[shape] += 1
-        if any(size % factor for size in shape[1:]):
-            problems.add(folder, f"latent of {channel} has shape {shape}", f"every size must divide by {factor}")
+        if any(size % factor for size in header.cells[1:]):
+            what = f"latent of {channel} has shape {header.cells}"
+            problems.add(folder, what, f"every size must divide by {factor}")
+    prints = {header.fingerprint for header in headers}
     if len(prints) > 1:
         problems.add(folder, "its latents come from different VAEs", "encode all channels with one VAE")
-    embedding = widths.check(folder, entry.get("text")) if widths.expected is not None else None
-    return TrainingCase(
+    embedding = None if width is None else _find_embedding(root, folder, entry.get("text"), width, problems)
+    case = TrainingCase(
         folder=folder,
         patient=patient_of(entry),
         latents=tuple(paths),
@@ -144,38 +154,25 @@ def _read_case(
         pirads=tuple(entry["pirads"]),
         spacing=tuple(entry["spacing"]),
         text_isnull=bool(entry.get("text_isnull")),
-        empty=None,
+        empty=empty,
         fingerprint=next(iter(prints), None),
         encoder=read_encoder_fingerprint(embedding) if embedding else None,
     )
+    return case, [header.cells for header in headers], problems.rows
 
 
-class _Widths:
-    """Checks each distinct embedding file once."""
-
-    def __init__(self, root: Path, expected: int | None, problems: Problems) -> None:
-        self.root, self.expected, self.problems = root, expected, problems
-        self.known: dict[str, Path] = {}
-
-    def check(self, case: str, text: Any) -> Path | None:
-        """The embedding's path; a problem is noted where it is no readable embedding of the expected width."""
-        if isinstance(text, str) and text in self.known:
-            return self.known[text]
-        todo = "embed the reports with the text encoder that the network was made for"
-        # A report in place of a path must not be quoted: only the file's state is told.
-        if not isinstance(text, str) or Path(text).suffix not in (".safetensors", ".npy") or len(text) > 500:
-            self.problems.add(case, "text is not the path of an embedding", "train from train_merged.json")
-            return None
-        try:
-            path = inside(self.root, text)
-            width = read_embedding(path).shape[-1]
-        except (OSError, ValueError) as error:
-            self.problems.add(case, f"report embedding: {error}", todo)
-            return None
-        if width != self.expected:
-            self.problems.add(case, f"report embedding has width {width}, the network reads {self.expected}", todo)
-        self.known[text] = path
-        return path
+def _find_embedding(root: Path, case: str, text: Any, width: int, problems: Problems) -> Path | None:
+    """The embedding's path; a problem is noted where it is no readable embedding of the expected width."""
+    todo = "embed the reports with the text encoder that the network was made for"
+    try:
+        path = embedding_path(root, text)
+        found = embedding_shape(path)[-1]
+    except UserError as error:
+        problems.add(case, f"report embedding: {error}", todo)
+        return None
+    if found != width:
+        problems.add(case, f"report embedding has width {found}, the network reads {width}", todo)
+    return path
 
 
 def _check_made_by(maker: str, prints: dict[str, str | None], problems: Problems) -> None:

@@ -22,10 +22,10 @@ from torch.utils.data import Dataset
 
 from scripts.common.files import inside
 from scripts.common.problems import Problems, UserError
-from scripts.data.latents import read_latent
+from scripts.data.latents import read_latent, read_latent_header
 from scripts.engine.randomness import generator_for
 from scripts.ldm.cases import TrainingCase
-from scripts.reports.embeddings import pad_embeddings, read_embedding
+from scripts.reports.embeddings import read_embedding
 
 STACKED = ("latent", "noise", "uniform", "focus", "pirads", "spacing", "text_isnull", "class_keep")
 
@@ -124,12 +124,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self._weights = self._read_weights()
         empty = next((case.empty for case in self.cases if case.empty is not None), None)
         self.empty = None if empty is None else read_embedding(empty)
-        self._latents: dict[str, tuple[Tensor, Tensor | None]] = {}
-        self._embeddings: dict[Path, Tensor] = {}
+        self._read_latents, self._read_embedding = _read_latents, read_embedding
         if cache:
-            self._latents = {case.folder: _load(case) for case in self.cases}
+            latents = {case.latents: _read_latents(case.latents) for case in self.cases}
             paths = {case.embedding for case in self.cases if case.embedding is not None}
-            self._embeddings = {path: read_embedding(path) for path in paths}
+            embeddings = {path: read_embedding(path) for path in paths}
+            self._read_latents, self._read_embedding = latents.__getitem__, embeddings.__getitem__
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -147,6 +147,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
             slot = Slot(0, slot, 1.0, 1.0)
         case = self.cases[slot.index]
         no_report, no_class = self.dropped(slot.epoch, slot.index)
+        embedding = self.empty
+        if not no_report and case.embedding is not None:
+            embedding = self._read_embedding(case.embedding)
         latent = self.latent(slot.epoch if self.fresh_noise else 0, slot.index)
         generator = generator_for(self.seed, slot.epoch, case.folder, "diffusion")
         return {
@@ -156,7 +159,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             "focus": self._weights.get(case.folder, torch.ones(1, 1, 1, 1)),
             "pirads": torch.tensor(case.pirads, dtype=torch.float32),
             "spacing": torch.tensor(case.spacing, dtype=torch.float32),
-            "embedding": self.empty if no_report else self._embedding(case),
+            "embedding": embedding,
             "text_isnull": torch.tensor(no_report),
             "class_keep": torch.tensor(not no_class),
             "case_weight": slot.case_weight,
@@ -167,7 +170,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def latent(self, epoch: int, index: int) -> Tensor:
         """The latent (C, X, Y, Z) of a case as drawn in an epoch: mu + sigma·eps."""
         case = self.cases[index]
-        mu, sigma = self._latents.get(case.folder) or _load(case)
+        mu, sigma = self._read_latents(case.latents)
         if sigma is None:
             return mu
         return mu + sigma * torch.randn(mu.shape, generator=generator_for(self.seed, epoch, case.folder, "latent"))
@@ -182,7 +185,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape (C, X, Y, Z) of every latent."""
-        return tuple(self.latent(0, 0).shape)
+        channels = [read_latent_header(path).cells for path in self.cases[0].latents]
+        return (sum(cells[0] for cells in channels), *channels[0][1:])
 
     def _read_weights(self) -> dict[str, Tensor]:
         """The weights of every case that has a mask; all problems are told at once."""
@@ -190,18 +194,11 @@ class LatentDataset(Dataset[dict[str, Any]]):
         if self.focus.mask:
             for case in self.cases:
                 try:
-                    weights[case.folder] = self.focus.read(
-                        self.root / case.folder, read_latent(case.latents[0]).mu.shape[1:]
-                    )
+                    weights[case.folder] = self.focus.read(self.root / case.folder, self.shape[1:])
                 except UserError as error:
                     problems.add(case.folder, str(error))
         problems.raise_if_any()
         return weights
-
-    def _embedding(self, case: TrainingCase) -> Tensor | None:
-        if case.embedding is None:
-            return None
-        return self._embeddings[case.embedding] if self._embeddings else read_embedding(case.embedding)
 
 
 class TimestepGrid(Dataset[dict[str, Any]]):
@@ -226,20 +223,23 @@ class TimestepGrid(Dataset[dict[str, Any]]):
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Examples as one batch: tensors stacked, embeddings padded to the longest (`text_mask` True on real tokens)."""
+    """Examples as one batch: tensors stacked, embeddings as one row of tokens (sum of T, D) and the `tokens` of each.
+
+    They are padded on the device: padding would be most of what a worker hands over.
+    """
     batch: dict[str, Any] = {key: torch.stack([example[key] for example in examples]) for key in STACKED}
-    batch["embedding"], batch["text_mask"] = None, None
-    if examples[0]["embedding"] is not None:
-        batch["embedding"], batch["text_mask"] = pad_embeddings([example["embedding"] for example in examples])
+    embeddings = [example["embedding"] for example in examples if example["embedding"] is not None]
+    batch["embedding"] = torch.cat(embeddings) if embeddings else None
+    batch["tokens"] = [len(embedding) for embedding in embeddings]
     for key in ("case_weight", "report_weight"):
         batch[key] = torch.tensor([example[key] for example in examples], dtype=torch.float32)
     batch["folder"] = [example["folder"] for example in examples]
     return batch
 
 
-def _load(case: TrainingCase) -> tuple[Tensor, Tensor | None]:
+def _read_latents(paths: Sequence[Path]) -> tuple[Tensor, Tensor | None]:
     """mu and sigma (C, X, Y, Z) of all channels; sigma is None where a file holds one draw only."""
-    latents = [read_latent(path) for path in case.latents]
+    latents = [read_latent(path) for path in paths]
     mu = torch.cat([latent.mu.float() for latent in latents])
     if any(latent.sigma is None for latent in latents):
         return mu, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from monai.utils import ensure_tuple
 from torch import Tensor
 
+from scripts.common.identity import is_by_contents
 from scripts.common.problems import Problems, UserError
 from scripts.data.grid import Grid, grid_affine, read_grid
 from scripts.data.images import refuse_overwriting
@@ -107,9 +108,10 @@ def make_jobs(
     # What is still to do is dealt out first, so that no rank has much more of it than another.
     shares.sort(key=lambda share: read_record(output_dir, _folder(*share)) is not None)
     shares = shares[idist.get_rank() :: idist.get_world_size()]
+    problems = Problems("report embeddings")
+    embeddings: list[Embedding | None] = [None] * len(shares)
     null = None
     if recipe.variant.adapter:
-        problems = Problems("report embeddings")
         reader = ReportReader(
             recipe.embedding_width,
             recipe.meta.get("encoder_fingerprint"),
@@ -117,17 +119,14 @@ def make_jobs(
             text_encoder=text_encoder,
             padded=padded_reports,
             max_tokens=max_tokens,
+            folder=output_dir,
             problems=problems,
         )
-        shares = [
-            (replace(source, embedding=reader.read(source.folder, source.text, source.path)), replicate)
-            for source, replicate in shares
-        ]
+        embeddings = [reader.read(source.folder, source.text, source.path) for source, _ in shares]
         if recipe.needs_null:
             null = reader.read("empty report", None, None if typed else find_empty_path(root, sources))
-        _raise_on_every_rank(problems)
-        null = null and null.read()
-    jobs = [_make_job(recipe, source, replicate) for source, replicate in shares]
+    _raise_on_every_rank(problems)
+    jobs = [_make_job(recipe, *share, embedding) for share, embedding in zip(shares, embeddings, strict=True)]
     problems = Problems(f"volumes in {output_dir}")
     todo = jobs if typed else unfinished(jobs, output_dir, problems)
     _check_overwriting(recipe, todo, output_dir, problems)
@@ -135,7 +134,8 @@ def make_jobs(
         _check_settings(record, recipe.settings, problems)
     # No rank writes before all have looked, else they would see other records and share out otherwise.
     _raise_on_every_rank(problems)
-    return Jobs(jobs, todo, null, output_dir, typed, frozenset([*folders, *(record.folder for record in earlier)]))
+    sheet = frozenset([*folders, *(record.folder for record in earlier)])
+    return Jobs(jobs, todo, null and null.read(), output_dir, typed, sheet)
 
 
 def _check_overwriting(recipe: Recipe, todo: Sequence[Job], output_dir: Path, problems: Problems) -> None:
@@ -168,9 +168,9 @@ def _check_names(folders: Sequence[str]) -> None:
     problems.raise_if_any()
 
 
-def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
+def _make_job(recipe: Recipe, source: Source, replicate: int, embedding: Embedding | None) -> Job:
     like, like_shape = read_grid(source.image) if source.image else (None, None)
-    settings = {**recipe.settings, "report": source.embedding and source.embedding.digest}
+    settings = {**recipe.settings, "report": embedding and embedding.digest}
     if recipe.variant.class_vector == "own":
         settings["class"] = source.pirads
     return Job(
@@ -179,7 +179,7 @@ def _make_job(recipe: Recipe, source: Source, replicate: int) -> Job:
         split=source.split,
         replicate=replicate,
         seed=case_seed(recipe.seed, source.folder, replicate),
-        embedding=source.embedding,
+        embedding=embedding,
         pirads=source.pirads,
         label=source.label,
         affine=grid_affine(Grid(recipe.size, recipe.spacing), like, like_shape),
@@ -196,16 +196,18 @@ def unfinished(jobs: Sequence[Job], output_dir: Path, problems: Problems) -> lis
         if record is None:
             todo.append(job)
         else:
-            same = (record.source, record.seed) == (job.source, job.seed)
-            _check_settings(record, job.settings, problems, () if same else ("source",))
+            _check_settings(record, {**job.settings, "source": job.source}, problems)
     return todo
 
 
-def _check_settings(
-    record: Record, settings: dict[str, Any], problems: Problems, otherwise: Sequence[str] = ()
-) -> None:
-    """Note what the record's volume was made with that is not in `settings`, or, where nothing is, `otherwise`."""
-    names = [name for name in settings if record.settings.get(name) != settings[name]] or otherwise
+def _check_settings(record: Record, settings: dict[str, Any], problems: Problems) -> None:
+    """Note which of the settings the record's volume was not made with."""
+    if not is_by_contents(record.settings.get("model")):
+        what = "was made by an earlier version, which told weights apart by the bytes of their files"
+        problems.add(record.folder, what, f"finish with that version, {ELSEWHERE}")
+        return
+    made_with = {**record.settings, "source": record.source}
+    names = [name for name in settings if made_with.get(name) != settings[name]]
     if names:
         problems.add(record.folder, f"was made with other {', '.join(names)}", ELSEWHERE)
 

@@ -90,10 +90,13 @@ def validation_sums(buckets: int, loss: WeightedLoss) -> Callable[[Engine], Sums
 
 
 def class_sums(engine: Engine) -> Sums:
-    """How often the class head names the right class, over the cases that have a report; empty without a head."""
+    """How often the class head names the right class, over the cases that have a report; empty without a head.
+
+    A case that weighs nothing in its step counts in another pass.
+    """
     targets, (_, logits) = engine.state.output["label"], engine.state.output["pred"]
     if logits is None:
         return {}
-    asked = ~targets["text_isnull"].bool()
+    asked = ~targets["text_isnull"].bool() & (targets["case_weight"] > 0)
     right = logits.argmax(dim=1) == targets["pirads"].argmax(dim=1)
     return {"class_accuracy": ((right & asked).sum(), asked.sum())}

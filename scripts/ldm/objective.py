@@ -16,6 +16,7 @@ from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.schedule import noise_process, training_timesteps
 from scripts.networks.weights import ScaleFactor
+from scripts.reports.embeddings import pad_embeddings
 
 
 class NoisyBatch(PrepareBatch):
@@ -54,6 +55,9 @@ class NoisyBatch(PrepareBatch):
             key: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
             for key, value in batchdata.items()
         }
+        text, mask = None, None
+        if batch["embedding"] is not None:
+            text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"]))
         latents, noise = batch["latent"], batch["noise"]
         latents = latents * per_channel(self.scale_factor, latents.shape[1]).to(latents.device)
         timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
@@ -65,8 +69,8 @@ class NoisyBatch(PrepareBatch):
         }
         conditions = {
             "timesteps": timesteps,
-            "text_encoding": batch["embedding"],
-            "text_mask": batch["text_mask"],
+            "text_encoding": text,
+            "text_mask": mask,
             "spacing_tensor": batch["spacing"],
             "pirads": batch["pirads"],
             "class_keep": batch["class_keep"],
@@ -119,7 +123,8 @@ class WeightedLoss(nn.Module):
         """Loss () of a prediction (noise or velocity, class logits); `StepSampler` says what the weights mean."""
         answer, logits = prediction
         share = targets["case_weight"].sum()
-        reports = share / targets["report_weight"][0]
+        # A pass of a case that weighs nothing has a share of 0: times what is finite that is no gradient.
+        reports = (share / targets["report_weight"][0]).clamp(min=1e-6)
         loss, self.parts = self.joint(
             answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports, targets["focus"]
         )

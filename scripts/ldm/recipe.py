@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from monai.utils import ensure_tuple
 
-from scripts.common.files import file_digest
+from scripts.common.identity import file_identity
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import is_spacing
 from scripts.data.grid import by
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 REFERENCE_SIZE = (256, 256, 128)
 # A field of view that differs by less than this factor from the training data's is taken as the same.
 VIEW_TOLERANCE = 1.15
+# What the weights' file says that decides, beside its tensors, what the network answers and how its latents are scaled.
+DECISIVE = ("config", "objective", "scale_factor")
 
 
 @dataclass(frozen=True)
@@ -141,8 +143,8 @@ def make_recipe(
         amp=amp,
         seed=seed,
         settings={
-            "model": file_digest(model_file),
-            "vae": file_digest(vae_file),
+            "model": file_identity(model_file, DECISIVE),
+            "vae": file_identity(vae_file),
             "scheduler": scheduler,
             "steps": steps,
             "timestep_shift": shift,

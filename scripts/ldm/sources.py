@@ -11,7 +11,6 @@ from typing import Any
 import ignite.distributed as idist
 from monai.utils import ensure_tuple
 
-from scripts.common.files import inside
 from scripts.common.problems import Problems, UserError
 from scripts.data.clinical import read_clinical, sheet_labels
 from scripts.data.datalists import one_hot, read_datalist
@@ -20,8 +19,7 @@ from scripts.data.names import is_folder_name
 from scripts.data.root import check_root
 from scripts.data.tables import cell_flag
 from scripts.ldm.recipe import Recipe
-from scripts.reports.embeddings import EMPTY_REPORT
-from scripts.reports.reader import Embedding
+from scripts.reports.embeddings import EMPTY_REPORT, embedding_path
 from scripts.reports.text import normalise_report, report_of, tell_absent
 
 
@@ -34,7 +32,6 @@ class Source:
     text: str | None = field(default=None, repr=False)
     path: Path | None = None
     absent: bool = False
-    embedding: Embedding | None = None
     pirads: list[int] = field(default_factory=lambda: [0, 0])
     label: str | None = None
     image: Path | None = None
@@ -104,19 +101,11 @@ def find_empty_path(root: Path, sources: Sequence[Source]) -> Path | None:
 
 
 def _embedding_path(root: Path, case: dict[str, Any], problems: Problems) -> Path | None:
-    # A report in place of a path must not be quoted.
-    text = case.get("text")
-    if not isinstance(text, str) or Path(text).suffix not in (".safetensors", ".npy") or len(text) > 500:
-        problems.add(case["folder"], "text is not the path of an embedding", "encode the reports again")
-        return None
     try:
-        path = inside(root, text)
-    except ValueError as error:
-        problems.add(case["folder"], f"report embedding: {error}")
+        return embedding_path(root, case.get("text"))
+    except UserError as error:
+        problems.add(case["folder"], f"report embedding: {error}", "encode the reports again")
         return None
-    if not path.is_file():
-        problems.add(case["folder"], f"report embedding {path.name} is missing", "encode the reports again")
-    return path
 
 
 def _check_image(case: dict[str, Any], sequence: str, problems: Problems) -> None:

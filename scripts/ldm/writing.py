@@ -13,12 +13,22 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
+from scripts.common.identity import fingerprint
 from scripts.common.problems import Problems, UserError
 from scripts.data.images import to_scanner
-from scripts.data.latents import fingerprint
 from scripts.data.montage import montage
 from scripts.data.nifti import save_nifti
-from scripts.data.outputs import MARK, RECORD, SHEET, Record, find_records, read_record, write_merged, write_rank_sheets
+from scripts.data.outputs import (
+    MARK,
+    RECORD,
+    SHEET,
+    Record,
+    find_records,
+    read_record,
+    remove_other_rank_sheets,
+    write_merged,
+    write_rank_sheets,
+)
 from scripts.engine.background import Background
 from scripts.engine.precision import PRECISIONS
 from scripts.ldm.jobs import Job, Jobs
@@ -151,9 +161,9 @@ class VolumeWriter:
                 for sequence in record.sequences:
                     print(f"{output_dir / record.folder / sequence}.nii.gz")
             return
-        write_rank_sheets(output_dir, idist.get_rank(), records)
-        idist.barrier()
+        sheets = idist.all_gather(write_rank_sheets(output_dir, idist.get_rank(), records))  # and all ranks are done
         if idist.get_rank() == 0:
+            remove_other_rank_sheets(output_dir, [sheet for part in sheets for sheet in part])
             found = find_records(output_dir)
             merged = [record for record in found if record.folder in self.jobs.sheet]
             if len(merged) < len(found):

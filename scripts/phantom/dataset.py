@@ -125,8 +125,6 @@ def _write_case(root: Path, grid: Grid, seed: int) -> None:
     """Images and masks of one case."""
     phantom = make_case(seed, grid)
     folder = root / phantom.findings.folder
-    for stale in folder.glob(".part-*"):  # what a killed run was writing
-        stale.unlink()
     for name, volume in (phantom.volumes | phantom.masks).items():
         save_nifti(folder / f"{name}.nii.gz", volume, phantom.affine)
 

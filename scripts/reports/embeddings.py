@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,40 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from scripts.common.files import write_tensors
+from scripts.common import identity
+from scripts.common.files import inside, write_tensors
 from scripts.common.problems import UserError
 
 EMPTY_REPORT = "embeddings/empty.safetensors"
+SUFFIXES = (".safetensors", ".npy")
+MISSING = "the report embedding is missing; run python -m scripts.encode_reports"
+FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors names them
 
 
 def write_embedding(path: str | os.PathLike[str], embedding: Tensor, stamp: str) -> None:
     """Write one report's embedding (T, D) as it is, with its encoder's stamp; the file appears only when complete."""
-    metadata = {"encoder": stamp, "width": str(embedding.shape[-1])}
-    write_tensors(path, {"embedding": embedding}, metadata)
+    tensors = {"embedding": embedding}
+    told = {identity.KEPT: identity.fingerprint(tensors), "encoder": stamp, "width": str(embedding.shape[-1])}
+    write_tensors(path, tensors, told)
+
+
+def embedding_path(root: str | os.PathLike[str], text: object) -> Path:
+    """The file that `text` names, as merged datalists have it, inside the data root.
+
+    Raises:
+        UserError: it is no such path, leads out of the root, or there is no file. A report in its place is not quoted.
+    """
+    is_path = isinstance(text, str) and Path(text).suffix in SUFFIXES and len(text) <= 500 and text.isprintable()
+    if not is_path:
+        raise UserError("text is not the path of an embedding; give the merged list that encode_reports wrote")
+    path = inside(root, text)
+    try:
+        is_there = path.is_file()
+    except OSError:  # of a name that is too long
+        is_there = False
+    if not is_there:
+        raise UserError(f"{path}: {MISSING}")
+    return path
 
 
 def read_embedding(path: str | os.PathLike[str]) -> Tensor:
@@ -31,21 +56,44 @@ def read_embedding(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         UserError: the file is missing, broken or holds something else.
     """
-    path = Path(path)
-    try:
-        if path.suffix == ".npy":
-            embedding = torch.from_numpy(np.load(path, allow_pickle=False))
-            embedding = embedding[0] if embedding.ndim == 3 and len(embedding) == 1 else embedding
+    shape = embedding_shape(path)
+    with _reading(path):
+        if Path(path).suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False)).reshape(shape)
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("embedding")
+
+
+def embedding_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(T, D) of an embedding, whose numbers are not read.
+
+    Raises:
+        UserError: as for `read_embedding`.
+    """
+    with _reading(path):
+        if Path(path).suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            shape, kind = array.shape[1:] if array.ndim == 3 and len(array) == 1 else array.shape, array.dtype
+            is_float = np.issubdtype(kind, np.floating)
         else:
             with safe_open(path, framework="pt") as file:
-                embedding = file.get_tensor("embedding")
+                stored = file.get_slice("embedding")
+                shape, kind = stored.get_shape(), stored.get_dtype()
+                is_float = kind in FLOATS
+    if len(shape) != 2 or 0 in shape or not is_float:
+        raise UserError(f"{path}: holds {tuple(shape)} {kind}, not (tokens, width) of floats")
+    return tuple(shape)
+
+
+@contextmanager
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell what is wrong with the file in words."""
+    try:
+        yield
     except FileNotFoundError:
-        raise UserError(f"{path}: the report embedding is missing; run python -m scripts.encode_reports") from None
+        raise UserError(f"{path}: {MISSING}") from None
     except (SafetensorError, OSError, ValueError, TypeError, EOFError):
         raise UserError(f"{path}: is no readable report embedding; delete it and encode the reports again") from None
-    if embedding.ndim != 2 or not embedding.is_floating_point() or 0 in embedding.shape:
-        raise UserError(f"{path}: holds {tuple(embedding.shape)} {embedding.dtype}, not (tokens, width) of floats")
-    return embedding
 
 
 def find_empty_report(root: str | os.PathLike[str], entries: Iterable[Mapping[str, Any]]) -> str | None:
@@ -90,5 +138,5 @@ def pad_embeddings(embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     half = all(embedding.dtype == torch.float16 for embedding in embeddings)
     batch = pad_sequence([embedding if half else embedding.float() for embedding in embeddings], batch_first=True)
-    lengths = torch.tensor([len(embedding) for embedding in embeddings])
-    return batch, torch.arange(batch.shape[1]) < lengths[:, None]
+    lengths = torch.tensor([len(embedding) for embedding in embeddings], device=batch.device)
+    return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -13,23 +15,20 @@ from torch import Tensor
 from scripts.common.problems import Problems, UserError
 from scripts.reports.embeddings import check_width, read_embedding, read_encoder_fingerprint
 from scripts.reports.encoder import MAX_TOKENS, PADDED, ReportEncoder
+from scripts.reports.shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A report's embedding: the tensor (T, D) that was made, or the file that holds it, and a digest of its numbers.
+    """A report's embedding (T, D): what reads it, when its volume is made, and a digest of its numbers.
 
-    A file is read again when its volume is made: those of ten thousand cases do not fit into memory.
+    Those of ten thousand cases do not fit into memory.
     """
 
-    held: Tensor | Path
+    read: Callable[[], Tensor]
     digest: str
-
-    def read(self) -> Tensor:
-        """The embedding (T, D)."""
-        return read_embedding(self.held) if isinstance(self.held, Path) else self.held
 
 
 class ReportReader:
@@ -42,6 +41,7 @@ class ReportReader:
         text_encoder: folder or hub name; None where all reports are embedded.
         padded: keep the padded positions; None is as in training.
         max_tokens: longer reports lose their beginning.
+        folder: on the disk that embeddings lie on which are made here and do not fit into memory, see `Shelf`.
         problems: where what is wrong with a report is noted.
     """
 
@@ -54,6 +54,7 @@ class ReportReader:
         text_encoder: str | os.PathLike[str] | None,
         padded: bool | None,
         max_tokens: int,
+        folder: str | os.PathLike[str],
         problems: Problems,
     ) -> None:
         self.width, self.trained = width, trained
@@ -68,6 +69,7 @@ class ReportReader:
                 MAX_TOKENS,
             )
         self.encoder: ReportEncoder | None = None
+        self.shelf = Shelf(folder)
         self.known: dict[str | Path, Embedding | None] = {}
 
     def read(self, name: str, text: str | None, path: Path | None) -> Embedding | None:
@@ -84,12 +86,13 @@ class ReportReader:
         key = path or text or ""
         if key not in self.known:
             self.known[key] = None
-            embedding = self._encode(text or "") if path is None else None
+            made = self._encode(text or "") if path is None else None
             try:
-                embedding = read_embedding(path) if embedding is None else embedding
+                embedding = read_embedding(path) if made is None else made
                 check_width(embedding, self.width, path or self.text_encoder)
                 self._check_length(name, embedding)
-                self.known[key] = Embedding(embedding if path is None else path, _digest(embedding))
+                again = partial(read_embedding, path) if made is None else self.shelf.put(made)
+                self.known[key] = Embedding(again, _digest(embedding))
             except UserError as error:
                 self.problems.add(name, str(error))
             if path is not None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scripts.common.files import atomic, file_digest
+from scripts.common.files import atomic
+from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -93,7 +94,7 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
     digests: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, stage in enumerate(stages, 1):
-        inputs = [*(digests[name] for name in stage.needs), *map(file_digest, stage.reads)]
+        inputs = [*(digests[name] for name in stage.needs), *map(file_identity, stage.reads)]
         told = json.dumps([stage.command, inputs])
         digests[stage.name] = hashlib.sha256(told.encode()).hexdigest()
         stamp = folder / "stages" / f"{stage.name}.json"

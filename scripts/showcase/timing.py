@@ -234,13 +234,14 @@ def _recipe(network: CCELLA) -> Recipe:
 
 
 def _job(recipe: Recipe, number: int) -> Job:
+    embedding = torch.randn(TOKENS, recipe.embedding_width)
     return Job(
         folder=str(number),
         source="",
         split="",
         replicate=0,
         seed=number,
-        embedding=Embedding(torch.randn(TOKENS, recipe.embedding_width), str(number)),
+        embedding=Embedding(lambda: embedding, str(number)),
         pirads=[0, 0],
         label=None,
         affine=grid_affine(Grid(recipe.size, recipe.spacing)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from monai.inferers import Inferer
 from torch import nn
 from torch.utils.data import Dataset
 
-from scripts.common.files import file_digest, inside
+from scripts.common.files import inside
+from scripts.common.identity import file_identity
 from scripts.common.problems import Problems, UserError
 from scripts.data.images import read_description, refuse_overwriting, save_volume
-from scripts.data.latents import find_latent, latent_path, read_latent, read_made_from, write_latent
+from scripts.data.latents import find_latent, latent_path, read_latent, read_latent_header, read_made_from, write_latent
 from scripts.data.montage import montage
 from scripts.engine.precision import precision
+from scripts.engine.share import for_all
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.volumes import VolumeDataset
@@ -33,16 +36,16 @@ MODES = ("encode", "decode", "reconstruct")
 
 
 def origin(volume: Mapping[str, Any], mode: str, latent_dir: str | os.PathLike[str], fingerprint: str, amp: str) -> str:
-    """A line that two outputs share when they are the same: mode, VAE, precision, and digest of the file that is read.
+    """A line that two outputs share when they are the same: mode, VAE, precision, and identity of what is read.
 
-    Empty where a latent is missing, which `LatentDataset` tells together with all others.
+    Empty where a file is missing or damaged, which the data set tells together with all others.
     """
     try:
         is_decode = mode == "decode"
         source = find_latent(latent_dir, volume["folder"], volume["sequence"]) if is_decode else volume["path"]
+        return f"{mode} {fingerprint} {amp} {file_identity(source, ['affine'])}"
     except UserError:
         return ""
-    return f"{mode} {fingerprint} {amp} {file_digest(source)}"
 
 
 def output_path(
@@ -69,7 +72,7 @@ class LatentDataset(Dataset):
         for volume in self.data:
             try:
                 path = find_latent(latent_dir, volume["folder"], volume["sequence"])
-                made_by = read_latent(path).fingerprint
+                made_by = read_latent_header(path).fingerprint
             except UserError as error:
                 problems.add(volume["folder"], str(error))
                 continue
@@ -110,7 +113,9 @@ def make_dataset(
         made_from = volume["made_from"]
         return bool(made_from) and read(output_path(volume, mode, latent_dir, output_dir)) == made_from
 
-    marked = [{**v, "made_from": origin(v, mode, latent_dir, fingerprint, amp)} for v in volumes]
+    read_origin = partial(origin, mode=mode, latent_dir=latent_dir, fingerprint=fingerprint, amp=amp)
+    origins = for_all(read_origin, volumes)
+    marked = [{**volume, "made_from": made_from} for volume, made_from in zip(volumes, origins, strict=True)]
     todo = [volume for volume in marked if not is_there(volume)]
     if mode != "encode":
         problems = Problems(f"volumes in {output_dir}")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from scripts.common.files import write_tensors
+from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
-from scripts.data.latents import fingerprint
 
 FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
 LATENT_CHANNELS = 4  # of each image

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from scripts.engine.loading import data_loader
 from scripts.engine.resume import EXPORT, Resume
 from scripts.vae.network import load_vae, save_vae
 from scripts.vae.volumes import VolumeDataset
@@ -98,8 +99,12 @@ def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int)
     Where the volumes do not divide by the ranks, a few are seen twice, so that all ranks take the same steps.
     """
     sampler = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
-    return DataLoader(
-        dataset, batch_size, sampler=sampler, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+    return data_loader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -1,10 +1,15 @@
 """Files appear complete or not at all, and paths out of data files stay inside their root."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.common.files import atomic, inside, write_tensors
+from scripts.common import files
+from scripts.common.files import atomic, inside, remove_stale, write_tensors
 from scripts.common.problems import UserError
 
 
@@ -41,6 +46,45 @@ def test_tensors_come_back_whatever_their_layout(tmp_path):
     write_tensors(tmp_path / "some.safetensors", tensors, {})
     read = load_file(tmp_path / "some.safetensors")
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+KILLED = """
+import os, signal, sys, torch
+from scripts.common import files
+from scripts.common.files import atomic, write_tensors
+
+def die(tensors, path, metadata):
+    path.with_name(".tmpAbCd").write_text("as safetensors leaves it when it is killed")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+files.save_file = die
+write_tensors(sys.argv[1], {"a": torch.zeros(2)}, {})
+"""
+
+
+def test_what_a_killed_process_was_writing_is_gone_when_another_has_written_there(tmp_path, repo_root):
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "w.safetensors")]
+    subprocess.run(command, cwd=repo_root, check=False, timeout=60)
+    assert [path.name for part in tmp_path.iterdir() for path in part.iterdir()]
+    write_tensors(tmp_path / "another.safetensors", {"a": torch.zeros(2)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["another.safetensors"]
+
+
+def test_what_others_are_writing_stays(tmp_path, monkeypatch):
+    """A process of this machine that lives; another machine's, unless it has not written for an hour."""
+    here, there = files.MACHINE, "0" * 8
+    mine = {f".part-{here}-{os.getppid()}-00000000", f".part-{there}-1-00000000"}
+    stale = {f".part-{there}-1-00000001", f".part-{here}-{os.getpid()}-00000000", ".part-0123abcdold.nii.gz"}
+    for name in mine | stale - {".part-0123abcdold.nii.gz"}:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    (tmp_path / ".part-0123abcdold.nii.gz").touch()
+    for path in (tmp_path / f".part-{there}-1-00000001", tmp_path / f".part-{there}-1-00000001" / "half"):
+        os.utime(path, (0, 0))
+    with atomic(tmp_path / "a") as first, atomic(tmp_path / "b"):
+        remove_stale(tmp_path)
+        assert first.is_file()
+    assert {path.name for path in tmp_path.iterdir()} == mine | {"a", "b"}
 
 
 @pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "a/../../secret", "link/secret"])

@@ -15,6 +15,7 @@ from scripts.data.outputs import (
     Record,
     find_records,
     read_record,
+    remove_other_rank_sheets,
     write_merged,
     write_rank_sheets,
 )
@@ -83,6 +84,20 @@ def test_sheets_have_the_authors_columns(tmp_path):
     assert sheet(tmp_path / "synthsheet_1_test.xlsx") == [head, ("c", 1, 0, None)]
     rows = [("007", 1, 0, "train"), ("b", 0, None, "train"), ("c", 1, 0, None)]
     assert sheet(tmp_path / "synthsheet_all.xlsx") == [head, *rows]
+
+
+def test_sheets_of_ranks_that_an_earlier_run_had_more_are_removed(tmp_path):
+    """Those of its splits alone, and nothing that is not a rank's sheet."""
+    for rank in range(4):
+        write_rank_sheets(tmp_path, rank, [record("a"), record("b", "test"), record("c", "old_test")])
+    for name in ("synthsheet_all.xlsx", "synthsheet_mine_train.xlsx", "1_train.xlsx"):
+        (tmp_path / name).touch()
+    written = write_rank_sheets(tmp_path, 0, [record("a"), record("b", "test")])
+    written += write_rank_sheets(tmp_path, 1, [record("c")])
+    before = {path.name for path in tmp_path.iterdir()}
+    remove_other_rank_sheets(tmp_path, written)
+    gone = {f"synthsheet_{rank}_{split}.xlsx" for rank in (2, 3) for split in ("train", "test")}
+    assert before - {path.name for path in tmp_path.iterdir()} == gone | {"synthsheet_1_test.xlsx"}
 
 
 def test_folders_stay_text_in_excel(tmp_path):

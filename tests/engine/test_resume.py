@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.common.files import write_tensors
+from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
 from scripts.engine.resume import Resume, data_digest
 from scripts.engine.steps import polynomial_decay
@@ -133,13 +136,13 @@ def test_a_run_that_has_all_its_epochs_says_so(tmp_path, engine, caplog):
 def test_the_digest_of_the_data_follows_contents_wherever_they_lie(tmp_path):
     def digest(root, content: str, label: int) -> str:
         root.mkdir(exist_ok=True)
-        (root / "a.nii").write_text(content)
-        (root / "b.nii").write_text("b")
+        (root / "a.npy").write_text(content)
+        (root / "b.npy").write_text("b")
         case = {
             "folder": "1",
             "label": label,
-            "image": root / "a.nii",
-            "more": (root / "b.nii", None),
+            "image": root / "a.npy",
+            "more": (root / "b.npy", None),
             "text": "secret",
         }
         return data_digest([case], ["folder", "label"], ["image", "more"])
@@ -147,6 +150,51 @@ def test_the_digest_of_the_data_follows_contents_wherever_they_lie(tmp_path):
     first = digest(tmp_path / "here", "a", 1)
     assert digest(tmp_path / "there", "a", 1) == first
     assert len({first, digest(tmp_path / "here", "A", 1), digest(tmp_path / "here", "a", 0)}) == 3
+
+
+def test_the_digest_of_the_data_is_of_what_the_files_hold(tmp_path):
+    """Written again, safetensors holds its metadata in another order, and what it says of its origin may differ."""
+
+    def digest(**metadata: str) -> str:
+        write_tensors(tmp_path / "latent.safetensors", {"mu": torch.ones(2)}, metadata)
+        return data_digest([{"latents": [tmp_path / "latent.safetensors"]}], [], ["latents"])
+
+    assert digest(made_from="encode contents_1", note="first") == digest(note="again", made_from="encode contents_2")
+
+
+def test_processes_share_out_the_reading_of_the_data(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.npy" for number in range(5)]
+    for path in paths:
+        path.write_text(path.name)
+    cases = [{"file": path} for path in paths]
+    alone = data_digest(cases, [], ["file"])
+    parts, read = [], []
+    monkeypatch.setattr("scripts.engine.resume.file_identity", lambda path: read.append(path) or file_identity(path))
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in (1, 0):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr("ignite.distributed.all_gather", lambda own: parts.insert(0, own) or [own, own])
+        with contextlib.suppress(ValueError):  # the other's part is missing yet
+            data_digest(cases, [], ["file"])
+    assert sorted(read) == sorted(map(str, paths))
+    monkeypatch.setattr("ignite.distributed.all_gather", lambda own: parts)
+    assert data_digest(cases, [], ["file"]) == alone
+
+
+def test_damaged_data_is_told_on_every_process(tmp_path, monkeypatch):
+    gathered = lambda own: [own, ([], ["2.npy cannot be read"])]  # noqa: E731
+    monkeypatch.setattr("ignite.distributed.all_gather", gathered)
+    with pytest.raises(UserError, match=r"1\.npy cannot be read.*\n2\.npy cannot be read"):
+        data_digest([{"file": tmp_path / "1.npy"}], [], ["file"])
+
+
+def test_a_checkpoint_whose_data_were_told_by_bytes_is_refused_with_what_to_do(tmp_path, engine):
+    old, new = handler(tmp_path), handler(tmp_path)
+    old.settings["cases_digest"] = "0123456789abcdef"
+    new.settings["cases_digest"] = data_digest([], [], [])
+    old.save(engine)
+    with pytest.raises(UserError, match=r"written by an earlier version.*Go on with that version.*--resume false"):
+        new.restore(started_anew(engine))
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, engine):

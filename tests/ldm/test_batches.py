@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def passes(monkeypatch, dataset, epoch, *, batch_size, accumulate=1, world=1):
 
 
 def step_cases(steps):
-    return [sorted(s.index for process in step for part in process for s in part) for step in steps]
+    return [sorted(s.index for process in step for part in process for s in part if s.case_weight) for step in steps]
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 4, 7, 20])
@@ -40,7 +42,7 @@ def test_every_case_is_seen_once_an_epoch_in_steps_of_equal_size(monkeypatch, da
 
 def test_steps_do_not_depend_on_processes_and_passes(monkeypatch, dataset):
     alone = step_cases(passes(monkeypatch, dataset, 1, batch_size=4))
-    for world, accumulate in [(2, 1), (1, 3), (3, 1)]:
+    for world, accumulate in [(2, 1), (1, 3), (3, 1), (4, 1), (2, 2)]:
         assert step_cases(passes(monkeypatch, dataset, 1, batch_size=4, world=world, accumulate=accumulate)) == alone
 
 
@@ -50,13 +52,28 @@ def test_epochs_are_shuffled_differently_and_repeatably(monkeypatch, dataset):
     assert step_cases(first) != step_cases(passes(monkeypatch, dataset, 2, batch_size=1))
 
 
-def test_weights_of_a_step_sum_to_its_mean(monkeypatch, dataset):
-    for step in passes(monkeypatch, dataset, 1, batch_size=7, world=2, accumulate=2):
+@pytest.mark.parametrize("batch_size", [4, 7])
+def test_weights_of_a_step_sum_to_its_mean(monkeypatch, dataset, batch_size):
+    for step in passes(monkeypatch, dataset, 1, batch_size=batch_size, world=2, accumulate=2):
         slots = [s for process in step for part in process for s in part]
-        reports = [s for s in slots if not dataset.dropped(s.epoch, s.index)[0]]
+        reports = [s for s in slots if s.case_weight and not dataset.dropped(s.epoch, s.index)[0]]
         # The trainer divides by 2 passes, data parallelism by 2 processes.
         assert sum(s.case_weight for s in slots) / 4 == pytest.approx(1)
         assert sum(s.report_weight for s in reports) / 4 == pytest.approx(1)
+
+
+@pytest.mark.parametrize("cases", [3, 7, 9, 15])
+def test_eight_processes_share_steps_of_eight_cases_whatever_their_number(monkeypatch, dataset, cases):
+    """Every process has a pass in every step; where a step has fewer cases, some repeat one that weighs nothing."""
+    dataset.cases = [replace(dataset.cases[0], folder=str(number)) for number in range(cases)]
+    alone = step_cases(passes(monkeypatch, dataset, 1, batch_size=8))
+    steps = passes(monkeypatch, dataset, 1, batch_size=8, world=8)
+    assert step_cases(steps) == alone
+    assert sorted(index for step in alone for index in step) == list(range(cases))
+    for step, indices in zip(steps, alone, strict=True):
+        slots = [slot for process in step for part in process for slot in part]
+        assert all(part for process in step for part in process)
+        assert len([slot for slot in slots if not slot.case_weight]) == 8 - len(indices)
 
 
 def test_iteration_goes_on_after_the_epochs_that_are_done(monkeypatch, dataset):

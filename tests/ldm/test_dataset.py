@@ -8,11 +8,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from scripts.common.problems import UserError
 from scripts.data.latents import latent_path, read_latent, write_latent
+from scripts.engine.resume import data_digest
 from scripts.ldm.cases import read_training_cases, split_cases
-from scripts.ldm.dataset import Dropout, LatentDataset, Slot, TimestepGrid, collate
+from scripts.ldm.dataset import Dropout, Focus, LatentDataset, Slot, TimestepGrid, collate
+from scripts.ldm.objective import NoisyBatch
 from scripts.reports.embeddings import read_embedding, write_embedding
 
 WIDTH = 6
@@ -123,16 +126,19 @@ def test_dropout_probabilities_are_checked(shares):
         Dropout(*shares)
 
 
-def test_embeddings_of_a_batch_are_padded_and_masked(data_root):
-    """As they are stored, in half precision; latents and noise are float32."""
+def test_embeddings_of_a_batch_are_padded_and_masked_when_they_are_prepared(data_root):
+    """As they are stored, in half precision, and without padding on their way; latents and noise are float32."""
     dataset = make(data_root)
     examples = [dataset[slot(1, index)] for index in (0, 3)]
     batch = collate(examples)
-    assert batch["embedding"].shape == (2, 5, WIDTH)
-    assert batch["embedding"].dtype == torch.float16
-    assert torch.equal(batch["embedding"][batch["text_mask"]], torch.cat([e["embedding"] for e in examples]))
+    assert batch["embedding"].shape == (2 + 5, WIDTH)
+    *_, conditions = NoisyBatch("ddpm", 1.0)(batch)
+    text, mask = conditions["text_encoding"], conditions["text_mask"]
+    assert text.shape == (2, 5, WIDTH)
+    assert text.dtype == torch.float16
+    assert torch.equal(text[mask], torch.cat([e["embedding"] for e in examples]))
     assert batch["latent"].dtype == batch["noise"].dtype == torch.float32
-    assert batch["text_mask"].sum(dim=1).tolist() == [2, 5]
+    assert mask.sum(dim=1).tolist() == [2, 5]
     assert batch["latent"].shape == (2, 4, 4, 4, 4)
     assert batch["folder"] == ["case0", "case3"]
 
@@ -142,8 +148,8 @@ def test_networks_without_adapter_read_no_embedding(data_root):
         path.unlink()
     dataset = LatentDataset(read(data_root, variant="MAISI"), data_root, seed=0)
     batch = collate([dataset[slot(1, 0)]])
-    assert batch["embedding"] is None
-    assert batch["text_mask"] is None
+    *_, conditions = NoisyBatch("ddpm", 1.0)(batch)
+    assert batch["embedding"] is conditions["text_encoding"] is conditions["text_mask"] is None
 
 
 def test_channels_are_stacked_in_their_order(data_root):
@@ -186,6 +192,47 @@ def test_without_any_empty_report_it_is_asked_for(data_root):
     cases = read(data_root, needs_empty=False)  # nobody needs it
     example = LatentDataset(cases, data_root, seed=0)[slot(1, 0)]
     assert torch.equal(example["embedding"], read_embedding(cases[0].embedding))
+
+
+def test_before_the_first_step_no_numbers_are_read(data_root, monkeypatch):
+    """Ten thousand cases of full size are 84 GB in latents and embeddings: headers tell all that is asked before."""
+    for number in range(7):
+        mask = nib.Nifti1Image(np.ones((16, 16, 16), np.uint8), np.eye(4))
+        (data_root / f"case{number}").mkdir()
+        nib.save(mask, data_root / f"case{number}" / "lesions.nii.gz")
+    numbers, whole = [], []
+
+    class Watched:
+        """A safetensors file that tells whose numbers are read."""
+
+        def __init__(self, path, framework):
+            self.file, self.path = safe_open(path, framework), path
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def get_tensor(self, name):
+            tensor = self.file.get_tensor(name)
+            numbers.append((Path(self.path).name, tensor.nbytes))
+            return tensor
+
+    for module in ("scripts.data.latents", "scripts.reports.embeddings", "scripts.common.identity"):
+        monkeypatch.setattr(f"{module}.safe_open", Watched)
+    monkeypatch.setattr("scripts.common.identity.load_file", whole.append)
+    cases = read(data_root)
+    dataset = LatentDataset(cases, data_root, seed=1, focus=Focus("lesions.nii.gz", 5.0), cache=False)
+    data_digest(cases, ["folder"], ["embedding", "latents"])
+    assert dataset.shape == (4, 4, 4, 4)
+    assert whole == []
+    assert [name for name, _ in numbers] == ["empty.safetensors"]
+    dataset[slot(1, 0)]
+    assert sum(size for _, size in numbers[1:]) == 2 * 4**4 * 4 + 2 * WIDTH * 2  # mu, sigma and two tokens
 
 
 # ---- validation ------------------------------------------------------------------------------------------------------

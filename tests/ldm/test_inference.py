@@ -22,12 +22,13 @@ import pandas as pd
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from safetensors.torch import load_file
 
 import tiny
+from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
 from scripts.data.clinical import write_clinical
 from scripts.data.images import save_volume
-from scripts.data.latents import fingerprint
 from scripts.encode_reports import encode_reports
 from scripts.ldm.jobs import Jobs
 from scripts.ldm.recipe import make_recipe
@@ -233,7 +234,13 @@ def test_a_second_run_makes_only_what_is_missing(place, tmp_path):
     assert [job.folder for job in workflow.parser.get_parsed_content("jobs").todo] == ["002", "003"]
     assert files["001"].stat().st_mtime_ns == before["001"][0]
     assert all(np.abs(voxels(path) - before[folder][1]).max() <= 1 for folder, path in files.items())
+    for name in ("synthsheet_7_train.xlsx", "synthsheet_7_test.xlsx"):  # of a run of eight processes
+        (tmp_path / name).touch()
     infer(place, tmp_path, splits=["train"])  # nothing left to do
+    assert sorted(path.name for path in tmp_path.glob("synthsheet_[0-9]*")) == [
+        "synthsheet_0_train.xlsx",
+        "synthsheet_7_test.xlsx",
+    ]
 
 
 def test_other_settings_into_the_same_folder_are_refused(place, generated):
@@ -318,11 +325,42 @@ def test_volumes_of_other_weights_are_refused_in_another_split_too(place, genera
     shutil.copytree(generated, tmp_path / "out")
     for folder in ("004", "005"):
         shutil.rmtree(tmp_path / "out" / folder)
-    make_weights(tmp_path / "model.safetensors", **place.meta | {"note": "others"})
+    network = make_network()
+    torch.nn.init.ones_(next(network.parameters()))
+    meta = {"config": network.config, "scale_factor": 1.5, **place.meta}
+    save_weights(tmp_path / "model.safetensors", network.state_dict(), **meta)
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", splits=["test"], model_file=str(tmp_path / "model.safetensors"))
     assert "001  was made with other model" in str(root_cause(error.value))
     assert not (tmp_path / "out" / "004").exists()
+
+
+def test_weights_that_are_exported_again_know_their_volumes(place, generated, tmp_path, capsys):
+    """The same tensors under other bytes, with another number of the epoch; another scale makes other volumes."""
+    shutil.copytree(generated, tmp_path / "out")
+    vae = maisi_vae(**tiny.VAE)
+    vae.load_state_dict(load_file(place.root / "vae.safetensors"))
+    save_vae(vae, tmp_path / "vae.safetensors")
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"epoch": 7})
+    again = {"model_file": str(tmp_path / "model.safetensors"), "vae_file": str(tmp_path / "vae.safetensors")}
+    infer(place, tmp_path / "out", **again)
+    assert "5 volumes" in capsys.readouterr().out
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"objective": "rflow"})
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **again, scheduler="rflow")
+    assert "001  was made with other model, scheduler" in str(root_cause(error.value))
+
+
+def test_volumes_of_an_earlier_version_are_refused_with_what_to_do(place, generated, tmp_path):
+    shutil.copytree(generated, tmp_path / "out")
+    path = tmp_path / "out" / "004" / "generated.json"
+    record = json.loads(path.read_text())
+    record["settings"] |= {"model": "0123456789abcdef", "vae": "0123456789abcdef"}
+    path.write_text(json.dumps(record))
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out")
+    told = "1 problem\n  004  was made by an earlier version, which told weights apart by the bytes of their files -> "
+    assert f"{told}finish with that version, give another output_dir" in str(root_cause(error.value))
 
 
 def test_a_corrected_class_is_another_volume_where_the_variant_takes_it(place, tmp_path):
@@ -432,13 +470,44 @@ def test_stored_embeddings_are_in_memory_only_while_their_volumes_are_made(place
         read.append(weakref.ref(embedding))
         return embedding
 
-    monkeypatch.setattr("scripts.ldm.jobs.read_embedding", read_and_watch)
+    monkeypatch.setattr("scripts.reports.reader.read_embedding", read_and_watch)
     jobs = list_jobs(place, tmp_path / "out")
     held = [embedding for ref in read if (embedding := ref()) is not None]
     assert len(jobs.todo) == 5
     assert len(held) == 1
     assert held[0] is jobs.null
     assert torch.equal(jobs.todo[0].embedding.read(), read_embedding(place.data / "embeddings" / "001.safetensors"))
+
+
+def test_embeddings_that_are_made_here_leave_memory_for_a_file_without_a_name(place, tmp_path, monkeypatch):
+    """Two of the five distinct reports fit; what is written is what a larger memory gives."""
+    made = []
+
+    def encode_and_watch(self, texts, padded=False):
+        states = encode(self, texts, padded)
+        made.extend((weakref.ref(state), state.clone()) for state in states)
+        return states
+
+    encode = ReportEncoder.encode
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "test"):
+        shutil.copy(place.data / f"{split}.json", data)
+    given = {"dataset_dir": str(data), "text_encoder": str(place.root / "t5"), "steps": 1}
+    infer(place, tmp_path / "large", **given)
+    monkeypatch.setattr(ReportEncoder, "encode", encode_and_watch)
+    monkeypatch.setattr("scripts.reports.shelf.IN_MEMORY", 400)
+    workflow = infer(place, tmp_path / "small", **given)
+    jobs = workflow.parser.get_parsed_content("jobs")
+    assert sum(embedding.nbytes for _, embedding in made) > 400
+    assert not [ref for ref, _ in made if ref() is not None]
+    for job, (_, embedding) in zip(jobs.all, made, strict=True):
+        assert torch.equal(job.embedding.read(), embedding)
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(("tmp", "."))]
+    for folder in ("001", "002", "003", "004", "005"):
+        large, small = (tmp_path / size / folder for size in ("large", "small"))
+        assert np.array_equal(voxels(large / "axt2.nii.gz"), voxels(small / "axt2.nii.gz"))
+        assert digest(tmp_path / "large", folder) == digest(tmp_path / "small", folder)
 
 
 def test_the_authors_lists_have_the_empty_report_at_a_case_without_one(place, generated, tmp_path):
@@ -574,7 +643,7 @@ def test_writing_goes_on_while_others_are_made_and_changes_neither_files_nor_ord
     save, written, others_written = nib.save, [], threading.Event()
 
     def first_comes_last(image, path):
-        folder = Path(path).parent.name
+        folder = Path(path).parents[1].name  # of the folder in which it is written
         if folder == "004":
             others_written.wait(60)
         save(image, path)

@@ -80,6 +80,20 @@ def test_passes_of_unequal_size_sum_to_the_whole_step(dataset):
         assert gradients(dataset, 7, accumulate) == pytest.approx(whole.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("processes", [4, 6])
+def test_processes_without_a_case_of_their_own_add_nothing(dataset, monkeypatch, processes):
+    """Steps of three and four cases: data parallelism averages the processes' gradients to that of the whole step."""
+    batch_size = processes
+    whole = gradients(dataset, batch_size, 1)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        shares.append(gradients(dataset, batch_size, 1))
+    assert torch.stack(shares).mean().item() == pytest.approx(whole.item(), rel=1e-5)
+    assert (torch.stack(shares) == 0).any() == (processes == 6)
+
+
 def test_a_pass_without_any_report_has_no_class_loss(dataset):
     dataset.dropout = Dropout(both=1.0)
     batch = collate([dataset[slot] for slot in next(StepSampler(dataset, 7).epoch(1))])

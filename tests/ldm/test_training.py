@@ -24,6 +24,7 @@ from scripts.ldm.recipe import make_recipe
 from scripts.ldm.sample_pictures import SamplePictures
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import load_weights, read_header
+from scripts.reports.embeddings import read_embedding, write_embedding
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
@@ -341,6 +342,22 @@ def test_a_checkpoint_holds_what_it_always_held(build, tmp_path):
     build(tmp_path / "run", epochs=1).run()
     names = {"network", "optimizer", "schedule", "average", "epoch", "scale_factor", "scaler", "settings"}
     assert checkpoint(tmp_path / "run").keys() == names
+
+
+def test_a_run_goes_on_with_latents_and_embeddings_that_were_made_again(build, data_root, tmp_path, refused):
+    """Equal tensors under other bytes; a latent of other numbers is other data."""
+    build(tmp_path / "run", epochs=1).run()
+    embedding = data_root / "embeddings" / "0.safetensors"
+    write_embedding(embedding, read_embedding(embedding), "encoder")
+    path = data_root / "latents" / "case0" / "axt2_latent.safetensors"
+    latent = read_latent(path)
+    told = {"fingerprint": "vae", "affine": latent.affine, "shape": latent.shape}
+    write_latent(path, latent.mu, latent.sigma, **told, made_from="encode vae bf16 contents_0")
+    build(tmp_path / "run", epochs=2).run()
+    assert checkpoint(tmp_path / "run")["epoch"] == 2
+    write_latent(path, latent.mu + 1, latent.sigma, **told)
+    with refused(r"cases_digest was \w+, is \w+"):
+        build(tmp_path / "run", epochs=3).run()
 
 
 def test_a_finished_run_given_more_epochs_follows_the_longer_schedule(build, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from scripts.data.latents import fingerprint
+from scripts.common.identity import fingerprint
 from scripts.data.outputs import read_record
 from scripts.networks.weights import read_header
 from scripts.reports.encoder import ReportEncoder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import logging
 import os
@@ -22,9 +23,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny
 from scripts.common.problems import UserError
-from scripts.data.latents import read_latent
+from scripts.data.latents import read_latent, write_latent
 from scripts.engine.share import rank_share, validation_share
 from scripts.vae.encode import encode
+from scripts.vae.inference import make_dataset
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 from scripts.vae.training import VAELoss, epoch_loader
 from scripts.vae.volumes import VolumeDataset, list_volumes, split
@@ -395,6 +397,38 @@ def test_images_are_made_once_and_again_when_their_source_changes(workflow, weig
     run(workflow("inference", weights=weights[0], mode="encode"))
     assert redone() == ["003"]
     assert redone(amp="bf16") == ["001", "002", "003", "004", "005", "006"]
+
+
+def test_files_that_were_written_again_make_nothing_anew(workflow, weights, data_root, tmp_path, caplog):
+    """An image compressed at another time, and a latent whose origin is told in other words, hold the same."""
+    caplog.set_level(logging.INFO)
+    options = {"weights": weights[0], "output_dir": str(tmp_path / "out")}
+    for mode in ("encode", "decode"):
+        run(workflow("inference", mode=mode, **options))
+    image = data_root / "001" / "axt2.nii.gz"
+    content = gzip.decompress(image.read_bytes())
+    with gzip.GzipFile(image, "wb", mtime=5) as file:
+        file.write(content)
+    path = data_root / "latents" / "002" / "axt2_latent.safetensors"
+    latent = read_latent(path)
+    told = {"fingerprint": weights[1], "affine": latent.affine, "shape": latent.shape}
+    write_latent(path, latent.mu, latent.sigma, **told, made_from=f"encode {weights[1]} bf16 contents_0")
+    caplog.clear()
+    for mode in ("encode", "decode"):
+        run(workflow("inference", mode=mode, **options))
+    assert "encode: 5 of 6 volumes are there already" in caplog.text  # 002's was said to be made in bf16
+    assert "decode: 6 of 6 volumes are there already" in caplog.text
+
+
+def test_processes_share_out_the_reading_of_what_is_told_apart(data_root, monkeypatch, tmp_path):
+    volumes = list_volumes(data_root, ["train.json"], ["axt2"])
+    read = []
+    monkeypatch.setattr("scripts.vae.inference.file_identity", lambda path, metadata: read.append(path) or "contents_0")
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("ignite.distributed.all_gather", lambda own: [own, own])
+    made = make_dataset(volumes, "encode", tmp_path / "latents", tmp_path, "vae")
+    assert read == [volumes[0]["path"], volumes[2]["path"]]
+    assert [volume["made_from"] for volume in made.data] == ["encode vae fp32 contents_0"] * 2
 
 
 def test_latents_that_are_not_finite_are_not_written(workflow, weights, data_root, monkeypatch, refused):
