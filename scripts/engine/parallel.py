@@ -5,7 +5,6 @@ from __future__ import annotations
 import ignite.distributed as idist
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from scripts.common.problems import UserError
 
@@ -30,8 +29,5 @@ def parallel(network: nn.Module) -> nn.Module:
     pass, so no search for unused ones is needed.
     """
     if idist.get_world_size() == 1:
-        return network
-    device = idist.device()
-    if device.type == "cuda":
-        return DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(network), device_ids=[device.index])
-    return DistributedDataParallel(network)
+        return network  # Ignite would spread it over all GPUs of the machine
+    return idist.auto_model(network, sync_bn=idist.device().type == "cuda")

@@ -115,7 +115,7 @@ class Resume:
         """Leave a run that has all its epochs as it is; Ignite would count them from the first again."""
         if self.saved_epoch and engine.state.epoch == 0:
             self._set_epoch(engine)
-            logger.warning(f"the run was to have {engine.state.max_epochs} epochs and has them: nothing is trained")
+            logger.warning(f"the run has {self.saved_epoch} epochs and was to have no more: nothing is trained")
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -146,6 +146,7 @@ class Resume:
         copy_state(self.parts["optimizer"])
         set_rates(self.parts["schedule"])
         self._set_epoch(engine)
+        engine.state.max_epochs = max(engine.state.max_epochs, self.saved_epoch)  # Ignite refuses to have fewer
 
     def _set_epoch(self, engine: Engine) -> None:
         engine.state.epoch = self.saved_epoch

@@ -112,6 +112,15 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(workf
     assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * (n + 0.65) / 6.65)) / 2 for n in (3, 4, 5)], rel=1e-3)
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_finished_training_given_no_more_epochs_stays_as_it_is(workflow, tmp_path, caplog, epochs):
+    run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN))
+    before = {path: path.read_bytes() for path in (tmp_path / "model").iterdir() if path.is_file()}
+    run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": epochs}))
+    assert "the run has 2 epochs and was to have no more: nothing is trained" in caplog.text
+    assert {path: path.read_bytes() for path in (tmp_path / "model").iterdir() if path.is_file()} == before
+
+
 def test_a_checkpoint_made_with_other_settings_is_refused_and_can_be_replaced(workflow, tmp_path, refused):
     folder = tmp_path / "model"
     run(workflow("train", model_dir=str(folder), **TRAIN | {"epochs": 1}))
