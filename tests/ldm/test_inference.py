@@ -432,7 +432,7 @@ def test_stored_embeddings_are_in_memory_only_while_their_volumes_are_made(place
         read.append(weakref.ref(embedding))
         return embedding
 
-    monkeypatch.setattr("scripts.ldm.jobs.read_embedding", read_and_watch)
+    monkeypatch.setattr("scripts.reports.reader.read_embedding", read_and_watch)
     jobs = list_jobs(place, tmp_path / "out")
     held = [embedding for ref in read if (embedding := ref()) is not None]
     assert len(jobs.todo) == 5
