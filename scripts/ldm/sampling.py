@@ -2,7 +2,7 @@
 
 A case's noise comes from its own generator on the CPU, so it is the same whatever the batch, the rank, the number of
 processes or the device. The adapter sees only report and timestep: it is run once for a report and all timesteps, and
-not again for the empty report of guidance in every batch, as long as the schedule is not one of many steps.
+not again for the empty report of guidance in every batch, unless the schedule has more than ADAPTER_STEPS steps.
 """
 
 from __future__ import annotations
@@ -179,11 +179,9 @@ class AdapterCache:
             yield from itertools.repeat(AdapterOutput(None, None), len(self.timesteps))
             return
         for piece, timesteps in enumerate(self.timesteps.split(ADAPTER_STEPS)):
-            before, self.known = self.known, {}
             keys = [(piece, report.float().numpy().tobytes()) for report in reports]
-            for key, report in zip(keys, reports, strict=True):
-                if key not in self.known:
-                    self.known[key] = before.get(key) or self._read(report, timesteps)
+            asked = dict(zip(keys, reports, strict=True))
+            self.known = {key: self.known.get(key) or self._read(report, timesteps) for key, report in asked.items()}
             outputs = [self.known[key] for key in keys]
             for step in range(len(timesteps)):
                 yield select_step(outputs, step)

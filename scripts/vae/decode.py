@@ -1,4 +1,4 @@
-"""Latent to image: whole where memory allows, else in blended windows."""
+"""Latent to image: whole where memory allows, else in windows."""
 
 from __future__ import annotations
 
@@ -28,9 +28,4 @@ def decode(vae: AutoencoderKlMaisi, latent: torch.Tensor, window: Sequence[int] 
 
 
 def _decode(vae: AutoencoderKlMaisi, latent: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
-    cells = [min(voxels // FACTOR, size) for voxels, size in zip(window, latent.shape[2:], strict=True)]
-    if tuple(cells) == tuple(latent.shape[2:]):
-        images = torch.cat([vae.decode(case) for case in latent.split(1)])
-    else:
-        images = in_windows(vae.decode, vae.decoder, latent, cells)
-    return images.float().clamp(0, 1)
+    return in_windows(vae.decode, vae.decoder, latent, window).float().clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Image to latent: whole where memory allows, else in blended windows."""
+"""Image to latent: whole where memory allows, else in windows."""
 
 from __future__ import annotations
 
@@ -33,8 +33,4 @@ def encode(
 
 def _encode(vae: AutoencoderKlMaisi, image: torch.Tensor, window: Sequence[int]) -> torch.Tensor:
     """Mean and standard deviation one behind the other, (B, 8, X/4, Y/4, Z/4)."""
-    shape = tuple(image.shape[2:])
-    window = tuple(min(n, size) for n, size in zip(window, shape, strict=True))
-    if window == shape:
-        return torch.cat([torch.cat(vae.encode(case), dim=1) for case in image.split(1)])
     return in_windows(lambda part: torch.cat(vae.encode(part), dim=1), vae.encoder, image, window)

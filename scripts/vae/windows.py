@@ -1,9 +1,11 @@
-"""Running the autoencoder on volumes larger than memory: overlapping windows that share their norms' statistics.
+"""Running the autoencoder on volumes larger than memory: in windows, and equal to the whole to rounding.
 
-A group norm averages over the whole map it sees, so a window alone is normalised differently from the whole volume
-and blended windows show seams. Here the statistics of all windows' cores are pooled first; then the windows,
-all normalised by the pool, are blended. What remains differs from the whole only near window borders, where a
-convolution sees padding instead of the neighbour, and there the blending weights are smallest.
+Nearly all memory goes to the maps at full resolution. The blocks of each resolution are therefore run window by window,
+one resolution after the other, and what stays whole is the small map between two of them. A window is cut with as
+many cells around it as the convolutions of its blocks see; what they make there is thrown away. A group norm averages
+over the whole map: windows are run up to each norm in turn, to gather what it must know, and at last to their end.
+
+The ways to decode in windows that were compared are in docs/timing.md.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from fractions import Fraction
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiDownsample, MaisiUpsample
 from torch import nn
 
 from scripts.common.problems import UserError
@@ -28,27 +33,31 @@ logger = logging.getLogger(__name__)
 
 _TOLD: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()  # choices that were logged
 
-# Bytes at the peak of a pass for each value of the widest map at full resolution, where numbers inside the network take
-# four bytes or two. Of a whole volume on a CPU it is four maps (measured: 3.9 of the demo's decoder, 3.4 of the
-# reference's). The others are counted from PyTorch's allocations: a GPU's autocast runs norms in fp32, and norms that
-# pool their statistics over windows keep copies in fp32 anywhere.
+# Bytes at the peak of a pass for each value of its widest map, where numbers inside the network take four bytes or two.
+# Of a whole volume on a CPU it is four maps (measured: 3.9 of the demo's decoder, 3.4 of the reference's). On a GPU,
+# counted from PyTorch's allocations, autocast runs norms in fp32. Windows also need the map between two resolutions,
+# and gather statistics in fp32 (measured in fp32 on a CPU: 17 to 18).
 WHOLE_ON_CPU = {4: 16, 2: 8}
 WHOLE = {4: 16, 2: 12}
-WINDOW = {4: 21, 2: 17}
+WINDOW = {4: 18, 2: 12}
+AROUND = 8  # voxels that the convolutions of the published network see beyond a window
 SHARE = 0.8  # of the free memory that a pass may take
-GATHERINGS = 3  # passes for the statistics: those of deep norms are right once the shallow ones are
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 
 
 def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int, device: str = "cpu") -> int:
-    """Memory of one pass over a window (voxels) of an image of `shape`, with `channels` at full resolution.
+    """Memory of the passes over windows (voxels) of an image of `shape`, with `channels` at full resolution.
+
+    A map of half that resolution has twice the channels, so that it may be the widest of small windows.
 
     Args:
         itemsize: bytes of a number inside the network, 4 or 2.
         device: its type.
     """
-    whole = WHOLE_ON_CPU if device == "cpu" else WHOLE
-    return math.prod(window) * channels * (whole if tuple(window) == tuple(shape) else WINDOW)[itemsize]
+    if tuple(window) == tuple(shape):
+        return math.prod(shape) * channels * (WHOLE_ON_CPU if device == "cpu" else WHOLE)[itemsize]
+    cells = math.prod(min(n + 2 * AROUND, size) for n, size in zip(window, shape, strict=True))
+    return max(cells, 2 * min(cells, math.prod(shape) // 8)) * channels * WINDOW[itemsize]
 
 
 def fitting_window(
@@ -82,146 +91,133 @@ def halved(window: tuple[int, ...]) -> tuple[int, ...] | None:
     return (*window[:axis], max(SMALLEST, math.ceil(longest / 2 / FACTOR) * FACTOR), *window[axis + 1 :])
 
 
-class _PooledNorm(nn.Module):
-    """Stands in for a group norm: normalises by pooled statistics, once there are any, and gathers new ones.
-
-    Statistics are gathered from the window's core only, away from borders where padding stands for the neighbour.
-    """
-
-    def __init__(self, norm: nn.GroupNorm) -> None:
-        super().__init__()
-        self.norm = norm
-        self.core = ((0.0, 1.0),) * 3  # begin and end along each axis, as fractions of the window
-        self.pool: tuple[torch.Tensor, torch.Tensor] | None = None  # mean and mean square of each group
-        self.sums: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.count = 0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(1, C, X, Y, Z), one window."""
-        cut = [slice(round(low * n), round(high * n)) for (low, high), n in zip(self.core, x.shape[2:], strict=True)]
-        core = self._groups(x[(..., *cut)])
-        self.sums.append((core.sum(2), core.square().sum(2)))
-        self.count += core.shape[2]
-        groups = self._groups(x)
-        if self.pool is None:
-            variance, mean = torch.var_mean(groups, dim=2, correction=0)
-        else:
-            mean, square = self.pool
-            variance = square - mean**2
-        groups = (groups - mean[..., None]) * (variance + self.norm.eps).rsqrt()[..., None]
-        weight, bias = (parameter[:, None, None, None] for parameter in (self.norm.weight, self.norm.bias))
-        return (groups.view_as(x) * weight + bias).to(x.dtype)
-
-    def _groups(self, x: torch.Tensor) -> torch.Tensor:
-        """(1, C, X, Y, Z) as (1, groups, rest) in float32."""
-        return x.float().unflatten(1, (self.norm.num_groups, -1)).flatten(2)
-
-    def settle(self) -> None:
-        """Take what was gathered as the statistics from now on."""
-        sums, squares = (torch.stack(values).sum(0) for values in zip(*self.sums, strict=True))
-        self.pool, self.sums, self.count = (sums / self.count, squares / self.count), [], 0
-
-
-@contextmanager
-def _pooled_norms(network: nn.Module) -> Iterator[list[_PooledNorm]]:
-    """Put stand-ins in place of all group norms of `network` for the time of the block."""
-    places = [
-        (parent, name, child)
-        for parent in network.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, nn.GroupNorm)
-    ]
-    stand_ins = [_PooledNorm(norm) for _, _, norm in places]
-    try:
-        for (parent, name, _), stand_in in zip(places, stand_ins, strict=True):
-            setattr(parent, name, stand_in)
-        yield stand_ins
-    finally:
-        for parent, name, norm in places:
-            setattr(parent, name, norm)
-
-
-def _places(size: int, window: int) -> list[tuple[int, float, float]]:
-    """Windows along one axis, at most half a window apart: their begin, and their core in fractions of the window.
-
-    Cores meet in the middle of overlaps, so that together they cover each cell once.
-    """
-    step = window // 2 // FACTOR * FACTOR or window // 2  # images begin where latent cells do
-    starts = [*range(0, size - window, step), size - window]
-    meets = [(left + window + right) / 2 for left, right in itertools.pairwise(starts)]
-    borders = itertools.pairwise([0.0, *meets, float(size)])
-    return [
-        (start, (low - start) / window, (high - start) / window)
-        for start, (low, high) in zip(starts, borders, strict=True)
-    ]
-
-
-def _ramp(cells: int, first: bool, last: bool) -> torch.Tensor:
-    """Blending weights along one axis: 1 in the middle half and where the volume ends, falling to 0 at other borders.
-
-    The outer eighth has next to no weight: there the padding is felt most.
-    """
-    place = (torch.arange(cells) + 0.5) / cells
-    rise = ((place - 0.125) / 0.25).clamp(1e-6, 1)
-    return (torch.ones(cells) if first else rise) * (torch.ones(cells) if last else rise.flip(0))
-
-
 @torch.no_grad()
 def in_windows(
     function: Callable[[torch.Tensor], torch.Tensor], network: nn.Module, x: torch.Tensor, window: Sequence[int]
 ) -> torch.Tensor:
-    """`function` (which runs `network`) over overlapping windows of `x` (B, C, X, Y, Z), blended; case by case.
+    """`function` on `x` (B, C, X, Y, Z), case by case, while `network` runs its blocks in windows.
 
     Args:
-        function: one direction of the autoencoder; every axis of its output is the input's times one factor.
-        network: whose group norms share their statistics over the windows of a case.
-        x: image or latent.
-        window: its size along X, Y, Z in cells of `x`, nowhere larger than `x`.
+        function: one direction of the autoencoder, which runs `network`.
+        network: encoder or decoder, without attention; its blocks are put back.
+        window: voxels along X, Y, Z, multiples of 4.
     """
-    sizes = x.shape[2:]
-    places = list(itertools.product(*map(_places, sizes, window)))
-    done = []
-    for case in x.split(1):
-        with _pooled_norms(network) as norms:
-
-            def run(
-                place: Sequence[tuple[int, float, float]], case: torch.Tensor = case, norms: Any = norms
-            ) -> tuple[torch.Tensor, torch.Tensor]:
-                for norm in norms:
-                    norm.core = [(low, high) for _, low, high in place]
-                cut = tuple(slice(start, start + w) for (start, _, _), w in zip(place, window, strict=True))
-                made = function(case[(..., *cut)])
-                ramps = [
-                    _ramp(n, low == 0, high == 1).to(made)
-                    for n, (_, low, high) in zip(made.shape[2:], place, strict=True)
-                ]
-                return made, torch.einsum("x,y,z->xyz", *ramps)
-
-            for _ in range(GATHERINGS):
-                for place in places:
-                    run(place)
-                for norm in norms:
-                    norm.settle()
-            parts = (([start for start, _, _ in place], *run(place)) for place in places)
-            done.append(_blend(parts, sizes, window))
-    return torch.cat(done)
+    blocks = network.blocks
+    network.blocks = nn.ModuleList(_InWindows(stage, window) for stage in _stages(blocks))
+    try:
+        return torch.cat([function(case) for case in x.split(1)])
+    finally:
+        network.blocks = blocks
 
 
-def _blend(
-    parts: Iterable[tuple[Sequence[int], torch.Tensor, torch.Tensor]], sizes: Sequence[int], window: Sequence[int]
-) -> torch.Tensor:
-    """The weighted mean of windows (begin in input cells, output (1, C, ...), weights) over an input of `sizes`."""
-    total = weights = None
-    for at, made, weight in parts:
-        scale = [Fraction(n, w) for n, w in zip(made.shape[2:], window, strict=True)]
-        if total is None:
-            total = made.new_zeros(*made.shape[:2], *(int(n * s) for n, s in zip(sizes, scale, strict=True)))
-            weights = made.new_zeros(total.shape[2:])
-        begins = [int(start * s) for start, s in zip(at, scale, strict=True)]
-        cut = tuple(slice(begin, begin + n) for begin, n in zip(begins, made.shape[2:], strict=True))
-        total[(..., *cut)] += made * weight
-        weights[cut] += weight
-    return total / weights
+def _stages(blocks: Iterable[nn.Module]) -> list[nn.Sequential]:
+    """The blocks of one resolution each: those after an upsampling with it, those before a downsampling with it."""
+    stages: list[list[nn.Module]] = [[]]
+    for block in blocks:
+        if isinstance(block, MaisiUpsample):
+            stages.append([])
+        stages[-1].append(block)
+        if isinstance(block, MaisiDownsample):
+            stages.append([])
+    return [nn.Sequential(*stage) for stage in stages]
+
+
+class _Along(NamedTuple):
+    """A window along one axis: its own cells begin..end, and low..high with what its convolutions see around them."""
+
+    begin: int
+    end: int
+    low: int
+    high: int
+
+
+class _StatisticsGathered(Exception):
+    """Ends a pass over a window at the norm that it is made for."""
+
+
+class _InWindows(nn.Module):
+    """Runs a stage window by window: equal to the whole, to rounding."""
+
+    def __init__(self, stage: nn.Sequential, window: Sequence[int]) -> None:
+        super().__init__()
+        self.stage = stage
+        convolutions = [module for module in stage.modules() if isinstance(module, nn.Conv3d)]
+        reach = sum(convolution.kernel_size[0] // 2 for convolution in convolutions)
+        # In cells of the stage's input: an upsampling looks one cell farther, a downsampling begins at even ones.
+        if isinstance(stage[0], MaisiUpsample):
+            self.window, self.around = [n // 2 for n in window], reach // 2 + 1
+        else:
+            self.window, self.around = window, reach + reach % 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(1, C, X, Y, Z) to the stage's output."""
+        places = list(itertools.product(*map(self._places, x.shape[2:], self.window)))
+        if len(places) == 1:
+            return self.stage(x)
+        norms = [module for module in self.stage.modules() if isinstance(module, nn.GroupNorm)]
+        try:
+            for norm in norms:  # in the order in which they are run
+                self._settle(norm, x, places)
+            return self._join(x, places)
+        finally:
+            for norm in norms:
+                norm.__dict__.pop("forward", None)
+
+    def _places(self, size: int, window: int) -> list[_Along]:
+        begins = range(0, size, window)
+        ends = [min(begin + window, size) for begin in begins]
+        return [
+            _Along(begin, end, max(begin - self.around, 0), min(end + self.around, size))
+            for begin, end in zip(begins, ends, strict=True)
+        ]
+
+    def _settle(self, norm: nn.GroupNorm, x: torch.Tensor, places: Sequence[Sequence[_Along]]) -> None:
+        """Let `norm` use the statistics of the whole map from now on; those before it do so already."""
+        counts, means, variances = [], [], []
+
+        def gather(place: Sequence[_Along], y: torch.Tensor) -> None:
+            groups = _own(y, place).float().unflatten(1, (norm.num_groups, -1)).flatten(2)
+            variance, mean = torch.var_mean(groups, dim=2, correction=0)
+            counts.append(groups.shape[2])
+            means.append(mean.double())
+            variances.append(variance.double())
+            raise _StatisticsGathered
+
+        for place in places:
+            norm.forward = partial(gather, place)
+            with suppress(_StatisticsGathered):
+                self.stage(_cut(x, place))
+        share = torch.tensor(counts, device=x.device).double()[:, None, None] / sum(counts)
+        mean = (share * torch.stack(means)).sum(0)
+        variance = (share * (torch.stack(variances) + (torch.stack(means) - mean) ** 2)).sum(0)
+        mean, variance = (
+            values[0].float().repeat_interleave(norm.num_channels // norm.num_groups) for values in (mean, variance)
+        )
+        norm.forward = lambda y: F.batch_norm(y, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+
+    def _join(self, x: torch.Tensor, places: Sequence[Sequence[_Along]]) -> torch.Tensor:
+        whole = None
+        for place in places:
+            part = _own(self.stage(_cut(x, place)), place)
+            if whole is None:
+                finer = Fraction(part.shape[-1], place[-1].end - place[-1].begin)
+                whole = part.new_empty(*part.shape[:2], *(int(n * finer) for n in x.shape[2:]))
+            whole[(..., *(slice(int(along.begin * finer), int(along.end * finer)) for along in place))] = part
+        return whole
+
+
+def _cut(x: torch.Tensor, place: Sequence[_Along]) -> torch.Tensor:
+    """A window of x (1, C, X, Y, Z), with what is around it."""
+    return x[(..., *(slice(along.low, along.high) for along in place))]
+
+
+def _own(y: torch.Tensor, place: Sequence[_Along]) -> torch.Tensor:
+    """The window's own cells of a map that was made from its cut, in whatever resolution."""
+    cut = []
+    for n, along in zip(y.shape[2:], place, strict=True):
+        size = along.high - along.low
+        cut.append(slice((along.begin - along.low) * n // size, (along.end - along.low) * n // size))
+    return y[(..., *cut)]
 
 
 def itemsize_of(x: torch.Tensor) -> int:

@@ -112,10 +112,28 @@ def test_windows_agree_with_the_whole_and_show_no_seam(repo_root):
     assert (mu - parts).square().mean().sqrt() < 0.05 * mu.std()
     with torch.no_grad():
         raw = vae.decode(mu)
-        error = (windows.in_windows(vae.decode, vae.decoder, mu, (8, 8, 8)) - raw).square() / raw.var()
+        error = (windows.in_windows(vae.decode, vae.decoder, mu, (32, 32, 32)) - raw).square() / raw.var()
     assert error.mean().sqrt() < 0.05
     for axis in (2, 3, 4):
         assert error.mean(dim=[d for d in range(5) if d != axis]).sqrt().max() < 0.08
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (torch.bfloat16, 0.05)])
+def test_windows_equal_the_whole_to_rounding(direction, dtype, tolerance):
+    """Of a network as deep as the published, with windows that do not divide the volume."""
+    torch.manual_seed(0)
+    vae = maisi_vae(**tiny.VAE | {"num_channels": [4, 8, 8], "num_res_blocks": [2, 2, 2]}).eval()
+    case = torch.rand(2, *((1, 40, 24, 8) if direction == "encode" else (4, 10, 6, 2)))
+
+    def both(part: torch.Tensor) -> torch.Tensor:
+        return torch.cat(vae.encode(part), dim=1) if direction == "encode" else vae.decode(part)
+
+    network = vae.encoder if direction == "encode" else vae.decoder
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        whole, parts = (windows.in_windows(both, network, case, window) for window in ((40, 24, 8), (16, 12, 8)))
+    assert dtype or not torch.equal(whole, parts)
+    assert (whole.float() - parts.float()).abs().max() < tolerance * whole.float().std()
 
 
 def test_windows_as_large_as_the_volume_are_exact(vae):
@@ -141,11 +159,21 @@ def test_the_largest_window_that_fits_is_taken():
 
 
 def test_a_gpu_and_windows_are_reckoned_with_more_than_half_the_memory_in_half_precision():
-    """Their norms run in fp32."""
+    """A GPU's norms, and the statistics that windows gather, are in fp32."""
     shape, free = (256, 256, 128), int(8.5 * 2**30 / SHARE)
     assert fitting_window(shape, 128, 2, free, "cpu") == shape
     assert fitting_window(shape, 128, 2, free, "cuda") == (128, 256, 128)
-    assert fitting_window(shape, 128, 2, int(8 * 2**30 / SHARE) - 1, "cpu") == (128, 128, 128)
+    assert fitting_window(shape, 128, 2, int(8 * 2**30 / SHARE) - 1, "cpu") == (128, 256, 128)
+    assert fitting_window(shape, 128, 2, int(6 * 2**30 / SHARE), "cpu") == (128, 128, 128)
+
+
+def test_of_small_windows_the_next_coarser_map_is_the_widest():
+    """Half the resolution has twice the channels, and an eighth of the volume is its whole map."""
+    shape, around = (256, 256, 128), 2 * windows.AROUND
+    of_a_cell = 128 * windows.WINDOW[4]
+    assert peak_bytes((128, 256, 128), shape, 128, 4) == (128 + around) * 256 * 128 * of_a_cell
+    assert peak_bytes((128, 128, 64), shape, 128, 4) == 2 * 128 * 128 * 64 * of_a_cell
+    assert peak_bytes((64, 64, 64), shape, 128, 4) == 2 * (64 + around) ** 3 * of_a_cell
 
 
 def test_the_choice_is_automatic_and_logged(vae, monkeypatch, caplog):

@@ -185,6 +185,7 @@ def test_a_loss_that_is_not_finite_names_the_cases_and_keeps_the_checkpoint(work
 def test_validation_takes_windows_where_memory_is_short(workflow, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("scripts.vae.windows.available", lambda device: 600_000)  # a whole decode takes 524,288 bytes
     monkeypatch.setattr("scripts.vae.windows.SMALLEST", 8)
+    monkeypatch.setattr("scripts.vae.windows.AROUND", 0)  # of volumes as small as these little else would be left
     caplog.set_level(logging.INFO)
     run(workflow("train", model_dir=str(tmp_path / "model"), **TRAIN | {"epochs": 1, "val_interval": 1}))
     assert "decode: windows of 8×16×16 voxels" in caplog.text
