@@ -53,6 +53,7 @@ def merged(root, split):
 
 
 def test_each_distinct_report_is_embedded_once(root, encoder_dir):
+    (root / "embeddings" / ".part-of-a-killed-run").mkdir(parents=True)
     encode_reports(str(root), encoder_dir)
     train, test = merged(root, "train"), merged(root, "test")
     assert train[0]["text"] == train[3]["text"]

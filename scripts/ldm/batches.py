@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 import ignite.distributed as idist
 import torch
@@ -69,3 +69,19 @@ class StepSampler(Sampler[list[Slot]]):
                 part = parts[number * idist.get_world_size() + idist.get_rank()]
                 slots = [Slot(epoch, index, *weights) for index in part.tolist()]
                 yield slots or [Slot(epoch, step[0].item(), 0.0, weights[1])]
+
+
+class ValidationSampler(Sampler[int]):
+    """This process's share of held-out examples, as many as the others have, for `TimestepGrid`.
+
+    Numbers beyond the last example stand for one that weighs nothing.
+    """
+
+    def __init__(self, dataset: Sized) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // idist.get_world_size())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(idist.get_rank(), len(self) * idist.get_world_size(), idist.get_world_size()))

@@ -215,11 +215,12 @@ class TimestepGrid(Dataset[dict[str, Any]]):
         return len(self.examples) * self.buckets
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        case, bucket = divmod(index, self.buckets)
+        """One example; beyond the last, where processes are many, an earlier one that weighs nothing."""
+        case, bucket = divmod(index % len(self), self.buckets)
         example = self.examples[case]
         # Rounding must not make the last draw 1, which would be a timestep of its own.
         uniform = ((bucket + example["uniform"]) / self.buckets).clamp(max=1 - 2**-24)
-        return example | {"uniform": uniform}
+        return example | {"uniform": uniform, "case_weight": float(index < len(self))}
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:

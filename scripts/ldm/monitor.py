@@ -79,10 +79,11 @@ def validation_sums(buckets: int, loss: WeightedLoss) -> Callable[[Engine], Sums
         losses = loss.joint.noise_loss(answer.float(), targets["answer"], reduction="none").flatten(1).mean(dim=1)
         # Rounding may make the last draw below 1 the very end of the path.
         bucket = (targets["timesteps"] * buckets / TRAIN_STEPS).long().clamp(max=buckets - 1)
-        sums = {"val_loss": (losses.sum(), torch.ones_like(losses).sum())}
+        counts = targets["case_weight"]  # 0 of an example that another process has, too
+        sums = {"val_loss": ((losses * counts).sum(), counts.sum())}
         for i in range(buckets):
             name = f"val_loss_t{TRAIN_STEPS * i // buckets:03d}-{TRAIN_STEPS * (i + 1) // buckets:03d}"
-            inside = (bucket == i).float()
+            inside = (bucket == i) * counts
             sums[name] = ((losses * inside).sum(), inside.sum())
         return sums | {f"val_{name}": pair for name, pair in class_sums(engine).items()}
 

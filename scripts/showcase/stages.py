@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from scripts.common.files import atomic
 from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
+from scripts.ldm.recipe import DECISIVE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUNDLES = REPOSITORY / "bundles"
@@ -94,7 +95,7 @@ def run_stages(stages: list[Stage], folder: Path) -> dict[str, float]:
     digests: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for number, stage in enumerate(stages, 1):
-        inputs = [*(digests[name] for name in stage.needs), *map(file_identity, stage.reads)]
+        inputs = [*(digests[name] for name in stage.needs), *(file_identity(file, DECISIVE) for file in stage.reads)]
         told = json.dumps([stage.command, inputs])
         digests[stage.name] = hashlib.sha256(told.encode()).hexdigest()
         stamp = folder / "stages" / f"{stage.name}.json"

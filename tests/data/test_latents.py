@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts.common.problems import UserError
-from scripts.data.latents import find_latent, latent_path, read_latent, write_latent
+from scripts.data.latents import find_latent, latent_path, read_latent, read_latent_header, write_latent
 
 AFFINE = np.array([[0.5, 0, 0, -64.0], [0, 0.5, 0, -60.0], [0, 0, 0.5625, 12.0], [0, 0, 0, 1]])
 
@@ -65,6 +65,22 @@ def test_a_damaged_file_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"not a latent")
     with pytest.raises(UserError, match=name):
         read_latent(tmp_path / name)
+
+
+def test_a_header_is_what_the_whole_latent_tells(tmp_path):
+    mu, sigma = make()
+    ours, authors = tmp_path / "axt2_latent.safetensors", tmp_path / "axt2_emb.nii.gz"
+    write_latent(ours, mu, sigma, fingerprint="abc", affine=AFFINE, shape=(12, 8, 20))
+    nib.save(nib.Nifti1Image(np.moveaxis(mu.numpy(), 0, -1), AFFINE), authors)
+    for path in (ours, authors):
+        header, whole = read_latent_header(path), read_latent(path)
+        assert header.cells == whole.cells == tuple(mu.shape)
+        for name in ("fingerprint", "spacing", "shape"):
+            assert getattr(header, name) == getattr(whole, name)
+        assert np.array_equal(header.affine, whole.affine)
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(UserError, match=path.name):
+            read_latent_header(path)
 
 
 def test_a_missing_latent_says_what_to_do(tmp_path):

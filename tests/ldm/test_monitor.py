@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from scripts.ldm.batches import ValidationSampler
 from scripts.ldm.cases import read_training_cases
 from scripts.ldm.dataset import LatentDataset, TimestepGrid, collate
 from scripts.ldm.monitor import Figures, validation_sums
@@ -18,14 +19,15 @@ def validated(data_root):
     """Validates a network whose answer is wrong by the timestep, in parts as large as four cases."""
     cases = read_training_cases(data_root, data_root / "latents", embedding_width=6, factor=2)
 
-    def run(objective, shift=1.0, noise_loss="l1", cases=cases, buckets=4):
+    def run(objective, shift=1.0, noise_loss="l1", cases=cases, buckets=4, indices=None):
         grid = TimestepGrid(LatentDataset(cases, data_root, seed=0), buckets)
         figures = Figures(validation_sums(buckets, WeightedLoss(0.0, noise_loss)))
         engine = SimpleNamespace(state=SimpleNamespace(metrics={}))
         figures.start(engine)
         seen = []
-        for first in range(0, len(grid), 4):
-            batch = collate([grid[i] for i in range(first, min(first + 4, len(grid)))])
+        indices = indices or range(len(grid))
+        for first in range(0, len(indices), 4):
+            batch = collate([grid[i] for i in indices[first : first + 4]])
             _, targets, _, conditions = NoisyBatch(objective, 1.0, shift)(batch)
             error = conditions["timesteps"].float()
             seen += error.tolist()
@@ -58,3 +60,18 @@ def test_a_part_of_the_timesteps_that_nothing_was_seen_of_has_no_loss(validated,
 def test_the_noise_loss_is_that_of_training(validated):
     metrics, seen = validated("ddpm", noise_loss="l2")
     assert metrics["val_loss"] == pytest.approx(sum(t**2 for t in seen) / len(seen), rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [3, 8])
+def test_an_example_counts_once_however_many_processes_validate(validated, data_root, monkeypatch, processes):
+    """28 examples: as many on each process, and all figures those of one."""
+    alone, seen = validated("rflow")
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        shares.append(list(ValidationSampler(range(len(seen)))))
+    assert {len(share) for share in shares} == {len(ValidationSampler(range(28)))}
+    monkeypatch.undo()
+    together, _ = validated("rflow", indices=[index for share in shares for index in share])
+    assert together == pytest.approx(alone, rel=1e-5)

@@ -11,6 +11,8 @@ from scripts.common.problems import UserError
 from scripts.phantom.tiny_t5 import make
 from scripts.reports.embeddings import (
     check_width,
+    embedding_path,
+    embedding_shape,
     pad_embeddings,
     read_embedding,
     read_encoder_fingerprint,
@@ -164,9 +166,30 @@ def test_pickled_arrays_and_broken_files_are_refused(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     (tmp_path / "empty.npy").write_bytes(b"")
     for name in ("pickled.npy", "flat.npy", "whole.npy", "cut.safetensors", "empty.npy", "none.safetensors"):
-        with pytest.raises(UserError, match=name):
-            read_embedding(tmp_path / name)
+        for read in (read_embedding, embedding_shape):
+            with pytest.raises(UserError, match=name):
+                read(tmp_path / name)
         assert read_encoder_fingerprint(tmp_path / name) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, 5, "Lesion at the left base.", "Lesion\n.npy", "Lesion\0.npy", "x" * 300 + ".npy", "x" * 600 + ".npy"],
+)
+def test_what_is_no_path_of_an_embedding_is_told_without_quoting_a_report(tmp_path, text):
+    with pytest.raises(UserError, match=r"not the path|is missing") as caught:
+        embedding_path(tmp_path, text)
+    assert "Lesion" not in str(caught.value)
+
+
+def test_a_path_of_an_embedding_is_inside_the_root_and_there(tmp_path):
+    np.save(tmp_path / "e.npy", np.zeros((3, 8), np.float32))
+    assert embedding_path(tmp_path, "./e.npy") == tmp_path.resolve() / "e.npy"
+    assert embedding_shape(tmp_path / "e.npy") == (3, 8)
+    with pytest.raises(UserError, match="leaves the data root"):
+        embedding_path(tmp_path, "../e.npy")
+    with pytest.raises(UserError, match=r"other\.safetensors: the report embedding is missing"):
+        embedding_path(tmp_path, "other.safetensors")
 
 
 def test_another_width_is_refused():

@@ -3,7 +3,9 @@
 import sys
 
 import pytest
+import torch
 
+from scripts.common.files import write_tensors
 from scripts.common.problems import UserError
 from scripts.showcase.stages import Stage, bundle, run_stages
 
@@ -28,8 +30,8 @@ def test_stages_run_once_and_again_when_their_input_changed(tmp_path):
 def test_a_stage_runs_again_when_a_file_from_outside_changed(tmp_path):
     told, weights = tmp_path / "told", tmp_path / "weights.safetensors"
     stage = Stage("a", (sys.executable, "-c", f"open({str(told)!r}, 'a').write('a')"), reads=(weights,))
-    for content in ("one", "one", "two"):
-        weights.write_text(content)
+    for scale in ("1", "1", "2"):
+        write_tensors(weights, {"a": torch.ones(2)}, {"scale_factor": scale, "averaged": "true"})
         run_stages([stage], tmp_path)
     assert told.read_text() == "aa"
 

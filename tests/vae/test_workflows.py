@@ -343,7 +343,9 @@ def test_a_patient_to_test_on_is_not_trained_on(data_root):
 def test_encoding_writes_every_latent_once(workflow, weights, data_root, affine, caplog):
     path, made_by = weights
     overrides = {"weights": path, "sequences": ["axt2", "adc"], "mode": "encode"}
+    (data_root / "latents" / "001" / ".part-of-a-killed-run").mkdir(parents=True)
     run(workflow("inference", **overrides))
+    assert not list((data_root / "latents").rglob(".part-*"))
     files = sorted((data_root / "latents").rglob("*.safetensors"))
     assert len(files) == 12
     latent = read_latent(files[0])
