@@ -64,7 +64,9 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     if cause is None:
         sys.__excepthook__(kind, error, trace)
     else:
-        print(f"error: {cause}", file=sys.stderr)
+        # A process that loads data hands its traceback over as words of the error.
+        words = str(cause).rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2]
+        print(f"error: {words.strip()}", file=sys.stderr)
 
 
 def check_ids(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
@@ -19,9 +21,8 @@ class Progress:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        # None: no bar where the output is no terminal, such as a log file.
-        bar = ProgressBar(disable=True if idist.get_rank() else None)
-        bar.attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
+        if idist.get_rank() == 0 and sys.stderr.isatty():  # else nobody sees it, and reading the loss waits for a GPU
+            ProgressBar().attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)

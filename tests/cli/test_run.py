@@ -6,7 +6,9 @@ import sys
 from typing import get_type_hints
 
 import pytest
+from torch._utils import ExceptionWrapper
 
+from scripts.cli import bundle
 from scripts.cli.bundle import check_ids
 from scripts.cli.options import read_value
 from scripts.cli.run import run
@@ -157,3 +159,14 @@ def test_problems_are_told_all_at_once_or_not_at_all():
         "  case_1   image is missing -> copy it",
         "  case_22  spacing is not positive",
     ]
+
+
+def test_words_from_a_process_that_loads_data_come_without_its_traceback(capsys):
+    try:
+        raise UserError("case_7: axt2.nii.gz is broken\ncopy it again")
+    except UserError:
+        from_worker = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError, match="Traceback") as caught:
+        from_worker.reraise()
+    bundle._hook(caught.type, caught.value, caught.tb)
+    assert capsys.readouterr().err == "error: case_7: axt2.nii.gz is broken\ncopy it again\n"
