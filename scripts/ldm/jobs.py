@@ -15,7 +15,7 @@ from monai.utils import ensure_tuple
 from torch import Tensor
 
 from scripts.common.identity import is_by_contents
-from scripts.common.problems import Problems, UserError
+from scripts.common.problems import Problems
 from scripts.data.grid import Grid, grid_affine, read_grid
 from scripts.data.images import refuse_overwriting
 from scripts.data.outputs import MARK, Record, check_not_a_data_root, find_records, read_record
@@ -93,8 +93,6 @@ def make_jobs(
     Raises:
         UserError: everything that is wrong with the cases; volumes in `output_dir` that were made in another way.
     """
-    if isinstance(replicates, bool) or not isinstance(replicates, int) or replicates < 1:
-        raise UserError(f"replicates is {replicates!r}; give a whole number of volumes for each report, at least 1")
     root, output_dir = Path(dataset_dir), Path(output_dir)
     typed = report is not None
     if typed:

@@ -14,10 +14,8 @@ from monai.utils import ensure_tuple
 
 from scripts.common.identity import file_identity
 from scripts.common.problems import Problems, UserError
-from scripts.data.datalists import is_spacing
 from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
-from scripts.engine.precision import PRECISIONS
 from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.sampling import Guidance
 from scripts.ldm.schedule import Schedule, make_scheduler
@@ -121,7 +119,7 @@ def make_recipe(
     problems = Problems("inference")
     _check_network(network_config, header.config, problems)
     network_config = {**network_config, **header.config}
-    _check(size, spacing, sequences, network_config, amp, problems)
+    _check(size, sequences, network_config, problems)
     problems.raise_if_any()
     variant = find_variant(network_config.get("variant", "CCELLA"))
     guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
@@ -174,28 +172,15 @@ def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Pro
             )
 
 
-def _check(
-    size: Sequence[int],
-    spacing: Sequence[float],
-    sequences: Sequence[str],
-    network: dict[str, Any],
-    amp: str,
-    problems: Problems,
-) -> None:
+def _check(size: Sequence[int], sequences: Sequence[str], network: dict[str, Any], problems: Problems) -> None:
     # The U-Net halves the latent once less than it has levels.
     factor = FACTOR * 2 ** (len(network.get("num_channels", range(4))) - 1)
     if len(size) != 3 or not all(isinstance(n, int) and n > 0 and n % factor == 0 for n in size):
         problems.add("size", f"is {list(size)}", f"give three multiples of {factor}, by which this network divides")
-    if not is_spacing(list(spacing)):
-        problems.add("spacing", f"is {list(spacing)}", "give three positive numbers in mm")
-    for name in sorted(set(sequences) - set(SCANNER_UNITS)):
-        problems.add("channels", f"{name!r} is not known", f"known are {', '.join(SCANNER_UNITS)}")
     channels = network.get("in_channels", LATENT_CHANNELS)
     if channels != LATENT_CHANNELS * len(sequences):
         what = f"are {len(sequences)}, but the network makes latents of {channels // LATENT_CHANNELS}"
         problems.add("channels", what, "name those it was trained on, in that order")
-    if amp not in PRECISIONS:
-        problems.add("amp", f"is {amp!r}", f"choose one of {', '.join(PRECISIONS)}")
 
 
 def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:

@@ -17,7 +17,6 @@ from scripts.data.datalists import one_hot, read_datalist
 from scripts.data.grid import read_grid
 from scripts.data.names import is_folder_name
 from scripts.data.root import check_root
-from scripts.data.tables import cell_flag
 from scripts.ldm.recipe import Recipe
 from scripts.reports.embeddings import EMPTY_REPORT, embedding_path
 from scripts.reports.text import normalise_report, report_of, tell_absent
@@ -46,14 +45,10 @@ def typed_source(recipe: Recipe, report: str, case_name: str, positive: bool | N
     """
     if not is_folder_name(case_name):
         raise UserError(f"case_name {case_name!r} is not a plain name of a folder")
-    # Fire reads `true` as a word and `True` as a bool.
-    flag = None if positive is None else cell_flag(positive)
-    if positive is not None and flag is None:
-        raise UserError(f"positive is {positive!r}; give true or false")
-    if recipe.variant.class_vector == "own" and flag is None:
+    if recipe.variant.class_vector == "own" and positive is None:
         raise UserError("this variant takes the class instead of predicting it; give --positive true or false")
     text, _ = normalise_report(report)
-    return Source(case_name, text=text, pirads=[0, 0] if flag is None else one_hot(bool(flag)))
+    return Source(case_name, text=text, pirads=[0, 0] if positive is None else one_hot(positive))
 
 
 def listed_sources(

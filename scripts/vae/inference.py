@@ -102,11 +102,9 @@ def make_dataset(
     """This rank's part of what `mode` still has to do: what is there from the same VAE and file is left alone.
 
     Raises:
-        UserError: the mode is not known, latents to decode do not fit, images are not usable, or a volume would
+        UserError: latents to decode do not fit, images are not usable, or a volume would
             replace one that is not ours.
     """
-    if mode not in MODES:
-        raise UserError(f"mode {mode!r} is not known; give one of {', '.join(MODES)}")
     read = read_made_from if mode == "encode" else read_description
 
     def is_there(volume: Mapping[str, Any]) -> bool:

@@ -1,16 +1,25 @@
-"""A tiny data root for training: random latents and embeddings of a few cases, and a network that fits them."""
+"""A tiny data root for training, and what tests of generation share; made once for all of them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import tiny
+from generating import SIZE, SIZES, SPACING, infer, make_authors_weights, make_data, make_weights
+from scripts.common.identity import fingerprint
 from scripts.data.latents import latent_path, write_latent
-from scripts.reports.embeddings import write_embedding
+from scripts.encode_reports import encode_reports
+from scripts.phantom.tiny_t5 import make
+from scripts.reports.embeddings import EMPTY_REPORT, read_encoder_fingerprint, write_embedding
+from scripts.reports.encoder import ReportEncoder
+from scripts.vae.network import maisi_vae, save_vae
 
 WIDTH = 6
 
@@ -56,3 +65,56 @@ def data_root(tmp_path: Path) -> Path:
 def wide_root(tmp_path: Path) -> Path:
     """One whose latents stay 4 cells wide in a network of two levels: the CPU's bf16 needs more than 2."""
     return make_root(tmp_path / "wide", size=(8, 4, 4))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory) -> SimpleNamespace:
+    """A data root with three training and two test cases, embedded; a text encoder, a VAE and a network."""
+    root = tmp_path_factory.mktemp("inference")
+    make(str(root / "t5"), reports=60, steps=1, width=16, vocabulary=300)
+    torch.manual_seed(0)
+    vae = maisi_vae(**tiny.VAE)
+    save_vae(vae, root / "vae.safetensors")
+    meta = {"latent_shape": [4, 8, 8, 4], "spacing": list(SPACING), "vae_fingerprint": fingerprint(vae.state_dict())}
+    meta |= {"objective": "ddpm", "trained_with_dropout": {"class": 0.1, "both": 0.1}}
+    make_weights(root / "model.safetensors", **meta)
+    overlay = {"network_def": tiny.CCELLA_DEF | SIZES}
+    overlay["network_def"] |= {"in_channels": 4, "out_channels": 4}
+    overlay["vae_def"] = tiny.VAE_DEF
+    (root / "tiny.json").write_text(json.dumps(overlay))
+    make_data(root / "data", ReportEncoder(root / "t5", device="cpu"))
+    return SimpleNamespace(root=root, data=root / "data", meta=meta)
+
+
+@pytest.fixture(scope="session")
+def generated(place) -> Path:
+    """All five cases, one at a time, in a folder in which a run was killed before."""
+    for folder in ("", "004"):
+        (place.root / "all" / folder / ".part-of-a-killed-run").mkdir(parents=True)
+    infer(place, place.root / "all")
+    return place.root / "all"
+
+
+@pytest.fixture(scope="session")
+def authors(place, tmp_path_factory) -> SimpleNamespace:
+    """A checkpoint of the authors, and data roots whose reports are embedded as theirs are, and as ours are."""
+    root = tmp_path_factory.mktemp("authors")
+    make_authors_weights(root / "authors.pt")
+    for name in ("padded", "short"):
+        shutil.copytree(place.data, root / name)
+        encode_reports(str(root / name), str(place.root / "t5"), device="cpu", padded=name == "padded")
+    given = {"model_file": str(root / "authors.pt"), "spacing": list(SPACING), "size": list(SIZE), "steps": 1}
+    return SimpleNamespace(padded=root / "padded", short=root / "short", given=given | {"splits": ["test"]})
+
+
+@pytest.fixture(scope="session", params=[{"padded": True}, {"max_tokens": 8}, {}], ids=["padded", "short", "default"])
+def embedded(place, request, tmp_path_factory) -> SimpleNamespace:
+    """Weights that were trained on embeddings of `encode_reports` with some options, and a data root of such."""
+    root = tmp_path_factory.mktemp("embedded")
+    shutil.copytree(place.data, root / "data")
+    encode_reports(str(root / "data"), str(place.root / "t5"), device="cpu", **request.param)
+    stamp = read_encoder_fingerprint(root / "data" / EMPTY_REPORT)
+    make_weights(root / "model.safetensors", **place.meta | {"encoder_fingerprint": stamp})
+    given = {"model_file": str(root / "model.safetensors"), "steps": 1, "text_encoder": str(place.root / "t5")}
+    right = {"padded_reports": "padded" in request.param, "max_tokens": request.param.get("max_tokens", 512)}
+    return SimpleNamespace(data=root / "data", given=given, right=right)

@@ -1,0 +1,128 @@
+"""Options against each other and against what the weights say, before any report is read or network built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tiny
+from generating import infer, make_authors_weights, make_weights, recipe_options, root_cause
+from scripts.common.problems import UserError
+from scripts.ldm.recipe import make_recipe
+from scripts.vae.network import maisi_vae, save_vae
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps  is 0 -> give a whole number from 1 to 1000"),
+        ({"scheduler": "rflow"}, "does not fit weights trained with the ddpm objective"),
+        ({"size": [32, 32, 20]}, "three multiples of 8"),
+        ({"spacing": [1, 1, -1]}, "three positive numbers"),
+        ({"channels": ["axt2", "adc"]}, "latents of 1"),
+        ({"amp": "int8"}, "amp"),
+        ({"replicates": 0}, "replicates"),
+        ({"model_file": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"vae_file": "nowhere.pt"}, "nowhere.pt"),
+        ({"splits": ["validation"]}, "validation_merged.json"),
+        ({"report": b"x"}, "text_encoder is not set"),
+        ({"report": b"x", "positive": "perhaps"}, "positive"),
+        ({"report": b"x", "case_name": "../x"}, "case_name"),
+        ({"guidance_report": "much"}, "guidance_report  is 'much' -> give a number of at least 0"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(place, tmp_path, changes, message):
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path / "out", **changes)
+    assert message in str(root_cause(error.value))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded(place, tmp_path):
+    make_weights(tmp_path / "model.safetensors", "LAST", **place.meta)
+    given = {"report": b"x", "text_encoder": "nowhere", "model_file": str(tmp_path / "model.safetensors")}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given)
+    message = str(root_cause(error.value))
+    assert "has variant CCELLA, but model_file was trained with LAST -> list configs/variants/last.yaml" in message
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given, variant="LAST", **{"network_def#num_channels": [8, 24]})
+    assert "has num_channels [8, 24], but model_file was trained with [8, 16]" in str(root_cause(error.value))
+
+
+@pytest.mark.parametrize(
+    ("weights", "changes", "message"),
+    [
+        ({"variant": "LAST"}, {}, "trained with LAST -> list configs/variants/last.yaml"),
+        ({"variant": "MAISI"}, {}, "trained with MAISI -> list configs/variants/maisi.yaml"),
+        (
+            {},
+            {"network_def#num_channels": [8, 24]},
+            "has num_channels [8, 24], but model_file was trained with [8, 16]",
+        ),
+        ({}, {"network_def#input_dim": 12}, "has input_dim 12, but model_file was trained with 16"),
+        ({"sequences": 2}, {}, "channels  are 1, but the network makes latents of 2"),
+        ({"scale_factor": None}, {}, "holds no scale_factor"),
+        ({"scale_factor": (1.0, 2.0)}, {}, "2 scale factors and latents of 4 channels"),
+    ],
+)
+def test_a_network_that_is_not_the_authors_checkpoint_is_told_as_early(place, tmp_path, weights, changes, message):
+    """Before the text encoder is loaded, which is not there, and the network is built, which cannot be."""
+    make_authors_weights(tmp_path / "authors.pt", **weights)
+    given = {"report": b"x", "text_encoder": "nowhere", "model_file": str(tmp_path / "authors.pt"), **changes}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", **given, **{"network_def#_target_": "scripts.nothing.CannotBeBuilt"})
+    assert message in str(root_cause(error.value))
+
+
+def test_another_vae_is_refused(place, tmp_path):
+    torch.manual_seed(1)
+    save_vae(maisi_vae(**tiny.VAE), tmp_path / "other.safetensors")
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", vae_file=str(tmp_path / "other.safetensors"))
+    assert "trained on latents of VAE" in str(root_cause(error.value))
+
+
+def test_guidance_without_dropout_and_a_far_view_are_warned_about(place, tmp_path, capsys):
+    never = {"trained_with_dropout": {"class": 0, "both": 0}}
+    make_weights(tmp_path / "model.safetensors", **place.meta | never)
+    path = str(tmp_path / "model.safetensors")
+    infer(place, tmp_path / "out", model_file=path, splits=["test"], spacing=[0.5, 0.5, 0.5], steps=1)
+    printed = capsys.readouterr().out
+    assert "never seen a case without report and class" in printed
+    assert "16×16×8 mm" in printed
+    assert "40×40×30 mm" in printed
+
+
+def test_the_authors_weights_were_trained_on_the_reference_view_and_without_dropout(place, tmp_path, caplog):
+    make_authors_weights(tmp_path / "authors.pt")
+    given = recipe_options(place, tmp_path / "authors.pt") | {"guidance_report": 3, "guidance_class": 3}
+    make_recipe(**given | {"size": [64, 64, 32], "spacing": [1.25, 1.25, 1.875]})
+    assert "80×80×60 mm, but the weights were trained on 128×128×72 mm" in caplog.text
+    assert "never seen a case without report and class" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variant", "trained", "weights", "lacks"),
+    [
+        ("CCELLA", {"report": 0.1, "class": 0.1}, (3, 3), "without report and class,"),
+        ("CCELLA", {"both": 0.1}, (3, 3), None),
+        ("CCELLA", {"both": 0.1}, (3, 2), "without class,"),
+        ("CCELLA", {}, (3, 2), "without class, nor without report and class,"),
+        ("CCELLA", {}, (1, 1), None),
+        ("ELLAMAISI", {"report": 0.1}, (3, 1), None),
+        ("ELLAMAISI", {"both": 0.1}, (3, 1), None),
+        ("ELLAMAISI", {"class": 0.1}, (3, 1), "without report and class,"),
+        ("DECOUPLED", {"both": 0.1}, (1, 3), "without class,"),
+        ("DECOUPLED", {"class": 0.1}, (1, 3), None),
+        ("RADMAISI", {"both": 0.1}, (1, 3), None),
+        ("RADMAISI", {"report": 0.1}, (1, 3), "without report and class,"),
+        ("RADMAISI", {"class": 0.1}, (1, 3), None),
+    ],
+)
+def test_guidance_warns_of_the_dropout_that_it_misses(place, tmp_path, caplog, variant, trained, weights, lacks):
+    make_weights(tmp_path / "model.safetensors", variant, **place.meta | {"trained_with_dropout": trained})
+    make_recipe(
+        **recipe_options(place, tmp_path / "model.safetensors"), guidance_report=weights[0], guidance_class=weights[1]
+    )
+    assert caplog.text == "" if lacks is None else f"never seen a case {lacks}" in caplog.text

@@ -1,0 +1,123 @@
+"""What is written: volumes where they belong, complete or not at all, beside the sampling of others."""
+
+from __future__ import annotations
+
+import errno
+import re
+import threading
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import openpyxl
+import pytest
+import torch
+
+from generating import OBLIQUE, SIZE, SPACING, infer, listed, root_cause, rows, voxels
+from scripts.common.problems import UserError
+from scripts.ldm.sampling import sample
+from scripts.vae.decode import decode
+
+
+def test_every_case_gets_volume_picture_and_row(place, generated):
+    assert not list(generated.rglob(".part-*"))
+    for folder in ("001", "002", "003", "004", "005"):
+        image = nib.load(generated / folder / "axt2.nii.gz")
+        values = voxels(generated / folder / "axt2.nii.gz")
+        assert image.shape == SIZE
+        assert image.get_data_dtype() == np.int16
+        assert image.header.get_xyzt_units()[0] == "mm"
+        assert 0 <= values.min() < values.max() <= 962
+        assert (generated / f"{folder}.png").is_file()
+    head, *rows = openpyxl.load_workbook(generated / "synthsheet_all.xlsx").active.values
+    assert head == ("folder", "PIRADS_real", "PIRADS_synth", "Label")
+    assert [(row[0], row[1], row[3]) for row in rows] == [
+        ("001", 1, "train"), ("002", 0, "train"), ("003", 0, "train"), ("004", 1, "test"), ("005", 1, "test"),
+    ]  # fmt: skip
+    assert {row[2] for row in rows} <= {0, 1}
+    assert sorted(path.name for path in generated.glob("synthsheet_0_*")) == [
+        "synthsheet_0_test.xlsx",
+        "synthsheet_0_train.xlsx",
+    ]
+
+
+def test_a_volume_lies_where_the_real_image_lies(generated):
+    """The same voxels have the same world coordinates as in the exam the report belongs to."""
+    for folder, affine in (("001", OBLIQUE), ("002", np.diag([*SPACING, 1.0]))):
+        assert np.allclose(nib.load(generated / folder / "axt2.nii.gz").affine, affine, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("broken", "amp", "cure"),
+    [
+        ("latents", "fp16", "give --amp fp32 or bf16"),
+        ("class_logits", "fp32", "give another model_file"),
+        ("volume", "fp32", "give another vae_file"),
+    ],
+)
+def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, amp, cure):
+    """Of a batch of two only the case whose numbers are finite is written."""
+    decoded = []
+
+    def broken_sample(*args, **kwargs):
+        sampled = sample(*args, **kwargs)
+        values = getattr(sampled, broken).clone()
+        values[0, 0] = torch.inf
+        return sampled._replace(**{broken: values})
+
+    def broken_decode(*args):
+        decoded.append(args)
+        return decode(*args) * (torch.nan if len(decoded) == 1 else 1)
+
+    if broken == "volume":
+        monkeypatch.setattr("scripts.ldm.writing.decode", broken_decode)
+    else:
+        monkeypatch.setattr("scripts.ldm.generate.sample", broken_sample)
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path, splits=["test"], batch_size=2, steps=1, amp=amp)
+    message = str(root_cause(error.value))
+    assert "1 problem\n  004  " in message
+    assert cure in message
+    assert not (tmp_path / "004").exists()
+    assert (tmp_path / "005" / "generated.json").is_file()
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, tmp_path, monkeypatch, generated):
+    def full(image, path):
+        Path(path).write_bytes(b"half of it")
+        if "005" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path)
+
+    save = nib.save
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "save", full)
+        with pytest.raises((RuntimeError, UserError)) as error:
+            infer(place, tmp_path, splits=["test"], batch_size=2)
+    told = error.value
+    while not isinstance(told, UserError):
+        told = told.__cause__
+    assert re.search(r"005/axt2.nii.gz cannot be written: No space left on device.*same command again", str(told))
+    assert not list((tmp_path / "005").iterdir())
+    workflow = infer(place, tmp_path, splits=["test"], batch_size=2)
+    assert [job.folder for job in workflow.parser.get_parsed_content("jobs").todo] == ["005"]
+    assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
+
+
+def test_writing_goes_on_while_others_are_made_and_changes_neither_files_nor_order(place, tmp_path, monkeypatch):
+    """The first volume of four is written when the other three are."""
+    save, written, others_written = nib.save, [], threading.Event()
+
+    def first_comes_last(image, path):
+        folder = Path(path).parents[1].name  # of the folder in which it is written
+        if folder == "004":
+            others_written.wait(60)
+        save(image, path)
+        written.append(folder)
+        if len(written) == 3:
+            others_written.set()
+
+    monkeypatch.setattr(nib, "save", first_comes_last)
+    infer(place, tmp_path, splits=["test"], steps=1, replicates=2)
+    assert written[-1] == "004"
+    assert list(rows(tmp_path)) == listed(tmp_path, "test") == ["004", "004_1", "005", "005_1"]
