@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fire.parser import DefaultParseValue
 
-from scripts.cli import bundle, options
+from scripts.cli import options
 from scripts.cli import run as cli
 from scripts.common.problems import Problems, UserError
 
@@ -68,6 +68,8 @@ def wrong_options(commands_of) -> Callable[[Sequence[str]], str]:
 
     The words are those that a shell makes of the command as it is typed in the repository's root.
     """
+
+    from scripts.cli import bundle  # with MONAI, which reads the variables above when it is imported
 
     def check(words: Sequence[str]) -> str:
         module = next(n for n, w in enumerate(words) if w == "monai.bundle" or w.startswith("scripts."))
