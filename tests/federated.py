@@ -32,10 +32,16 @@ class Client:
         )  # fmt: skip
         self.algo.initialize({ExtraItems.CLIENT_NAME: "hospital"})
         self.trainer, self.begun_with = self.algo.trainer, {}
+        self.trained_on: list[Tensor] = []  # what came of the data in each step
         self.trainer.add_event_handler(Events.EPOCH_STARTED, self._note)
+        self.trainer.add_event_handler(Events.ITERATION_STARTED, self._look)
 
     def _note(self) -> None:
         self.begun_with = {name: tensor.clone() for name, tensor in self.trainer.network.state_dict().items()}
+
+    def _look(self) -> None:
+        data = (value for value in self.trainer.state.batch.values() if isinstance(value, Tensor))
+        self.trained_on.append(next(data).flatten().clone())
 
     def weights_of_round(self, number: int) -> dict[str, Tensor]:
         """What the server hands out: far, in steps of training, from what any other round began or ended with."""
@@ -53,6 +59,10 @@ class Client:
         assert all(torch.equal(self.begun_with[name], tensor) for name, tensor in handed_out.items())
 
         steps = self.trainer.state.epoch_length
+        *earlier, latest = (
+            torch.cat(self.trained_on[first:][:steps]) for first in range(0, len(self.trained_on), steps)
+        )
+        assert not any(torch.equal(latest, one) for one in earlier), "a round draws anew, as an epoch does"
         farthest = FARTHEST * steps * self.lr
         parameters = [name for name, _ in self.trainer.network.named_parameters()]
         found = self.algo.get_weights()

@@ -99,11 +99,11 @@ def _kind_in_words(kind: str, rule: Rule) -> str:
         return f"a list of different ones of {', '.join(items['enum'])}{example}"
     if "minItems" in rule and rule["minItems"] == rule.get("maxItems"):
         positive = "positive " if items.get("exclusiveMinimum") == 0 else ""
-        return f"{COUNTS[rule['minItems']]} {positive}numbers{_range_in_words(items)}{example}"
+        return f"{COUNTS[rule['minItems']]} {positive}numbers{'' if positive else _range_in_words(items)}{example}"
     return f"a list{example}"
 
 
 def _range_in_words(rule: Rule) -> str:
     if "minimum" not in rule:
-        return ""
+        return " above 0" if rule.get("exclusiveMinimum") == 0 else ""
     return f" from {rule['minimum']} to {rule['maximum']}" if "maximum" in rule else f" of at least {rule['minimum']}"

@@ -20,9 +20,18 @@ from torch import Tensor
 
 from scripts.common.problems import UserError
 
+
+def _machine() -> str:
+    """Where a process' number means this process: the host since its start and, on Linux, the container."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return f"{zlib.crc32('/'.join(parts).encode()):08x}"
+
+
 # The folder of a file that is being written: by which machine and process.
 PART = re.compile(r"\.part-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}")
-MACHINE = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+MACHINE = _machine()
 HOUR = 3600.0  # without a byte, after which another machine's process is taken for dead
 _writing: set[str] = set()  # names of this process' own
 

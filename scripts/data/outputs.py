@@ -115,7 +115,7 @@ def remove_other_rank_sheets(output_dir: Path, written: Sequence[tuple[int, str]
         for path in output_dir.glob(f"synthsheet_*_{glob.escape(split)}.xlsx"):
             rank = path.name.removeprefix("synthsheet_").removesuffix(f"_{split}.xlsx")
             if rank.isdecimal() and (int(rank), split) not in written:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another run may be faster
 
 
 def write_merged(output_dir: Path, records: Sequence[Record]) -> None:

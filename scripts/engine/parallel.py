@@ -30,4 +30,6 @@ def parallel(network: nn.Module) -> nn.Module:
     """
     if idist.get_world_size() == 1:
         return network  # Ignite would spread it over all GPUs of the machine
-    return idist.auto_model(network, sync_bn=idist.device().type == "cuda")
+    if idist.device().type == "cpu":
+        return nn.parallel.DistributedDataParallel(network)  # Ignite would name a GPU wherever the machine has one
+    return idist.auto_model(network, sync_bn=True)

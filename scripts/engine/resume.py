@@ -193,7 +193,7 @@ class Resume:
             raise self._cannot_write(engine, error) from error
 
     def tell(self, engine: Engine, error: BaseException) -> None:
-        """Put a full disk into words, where others such as TensorBoard write, too.
+        """Put a full disk into words, where others such as TensorBoard write, too; no later handler sees the error.
 
         Raises:
             UserError: the disk is full or can no longer be written.

@@ -92,7 +92,8 @@ class OptimizerStep:
     def attach(self, engine: Engine) -> None:
         """Register with the trainer, before the handler that restores its state."""
         if engine.amp:
-            self.scaler = engine.scaler = torch.amp.GradScaler(engine.state.device.type)
+            scales = engine.amp_kwargs.get("dtype") is not torch.bfloat16  # which has the range of fp32
+            self.scaler = engine.scaler = torch.amp.GradScaler(engine.state.device.type, enabled=scales)
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_STARTED, self.begin)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.mark)
@@ -153,12 +154,13 @@ class OptimizerStep:
         what = f"the gradient's norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
         where = f"in epoch {engine.state.epoch}, iteration {engine.state.iteration}"
         step = f"{what} {where}; the step holds the cases {', '.join(folders)}"
-        if self.left_out >= (MOST_BROKEN if engine.scaler is None else MOST_OVERFLOWS):
+        scales = engine.scaler is not None and engine.scaler.is_enabled()
+        if self.left_out >= (MOST_OVERFLOWS if scales else MOST_BROKEN):
             raise UserError(
                 f"{step}. It is so in {self.left_out} steps in a row, and none has reached the weights. The last "
                 "checkpoint is intact: look at these cases, go on with --amp fp32, or start anew with a lower lr"
             )
-        if idist.get_rank() == 0 and (engine.scaler is None or not math.isfinite(loss)):
+        if idist.get_rank() == 0 and not (scales and math.isfinite(loss)):
             logger.warning(f"{step}. It is left out")
 
     @staticmethod

@@ -59,7 +59,7 @@ class NoisyBatch(PrepareBatch):
         if batch["embedding"] is not None:
             text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"]))
         latents, noise = batch["latent"], batch["noise"]
-        latents = latents * per_channel(self.scale_factor, latents.shape[1]).to(latents.device)
+        latents = latents * per_channel(self.scale_factor, latents.shape[1]).to(latents.device, non_blocking=True)
         timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
         targets = {

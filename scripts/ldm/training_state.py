@@ -58,9 +58,13 @@ class TrainingState(Resume):
         return {"scale_factor": self.prepare.scale_factor}
 
     def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
-        """Tell the scale factor to who prepares batches, and the epoch to who orders the cases."""
+        """Tell the scale factor to who prepares batches."""
         self.prepare.scale_factor = state["scale_factor"]
-        self.sampler.epochs_done = state["epoch"]
+
+    def start(self, engine: Engine) -> None:
+        """Tell the epoch to who orders the cases, before every run: the rounds of a federation are runs of one trainer."""
+        super().start(engine)
+        self.sampler.epochs_done = engine.state.epoch
 
     def export(self, engine: Engine) -> None:
         """Write the weights to sample with: the moving average where there is one."""

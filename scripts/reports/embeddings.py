@@ -138,5 +138,5 @@ def pad_embeddings(embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     half = all(embedding.dtype == torch.float16 for embedding in embeddings)
     batch = pad_sequence([embedding if half else embedding.float() for embedding in embeddings], batch_first=True)
-    lengths = torch.tensor([len(embedding) for embedding in embeddings], device=batch.device)
+    lengths = torch.tensor([len(embedding) for embedding in embeddings]).to(batch.device, non_blocking=True)
     return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]

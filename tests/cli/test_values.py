@@ -58,6 +58,7 @@ def settled(rules, **values):
         ("ccella_ldm", "channels", "axt2", "a list of different ones of axt2, b1600, adc"),
         ("ccella_ldm", "channels", ["axt2", "axt2"], "a list of different ones of axt2, b1600, adc"),
         ("ccella_ldm", "channels", ["t2w"], "a list of different ones of axt2, b1600, adc"),
+        ("ccella_ldm", "timestep_shift", 0, "a number above 0, or null"),
         ("ccella_ldm", "guidance_interval", [0, 2000], "two numbers from 0 to 1000"),
         ("ccella_ldm", "dataset_dir", 2024, "text"),
         ("vae", "sequences", ["t2"], "a list of different ones of axt2, b1600, adc"),
