@@ -98,8 +98,8 @@ def _kind_in_words(kind: str, rule: Rule) -> str:
     if "enum" in items:
         return f"a list of different ones of {', '.join(items['enum'])}{example}"
     if "minItems" in rule and rule["minItems"] == rule.get("maxItems"):
-        positive = "positive " if items.get("exclusiveMinimum") == 0 else ""
-        return f"{COUNTS[rule['minItems']]} {positive}numbers{'' if positive else _range_in_words(items)}{example}"
+        numbers = "positive numbers" if "exclusiveMinimum" in items else f"numbers{_range_in_words(items)}"
+        return f"{COUNTS[rule['minItems']]} {numbers}{example}"
     return f"a list{example}"
 
 

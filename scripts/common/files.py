@@ -25,7 +25,7 @@ def _machine() -> str:
     """Where a process' number means this process: the host since its start and, on Linux, the container."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
     return f"{zlib.crc32('/'.join(parts).encode()):08x}"
 
 

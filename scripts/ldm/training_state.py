@@ -62,7 +62,7 @@ class TrainingState(Resume):
         self.prepare.scale_factor = state["scale_factor"]
 
     def start(self, engine: Engine) -> None:
-        """Tell the epoch to who orders the cases, before every run: the rounds of a federation are runs of one trainer."""
+        """Tell the epoch to who orders the cases, before every run: a federation's rounds are runs of one trainer."""
         super().start(engine)
         self.sampler.epochs_done = engine.state.epoch
 

@@ -113,7 +113,7 @@ class Training:
 
     def __init__(
         self, batches: Sequence[dict], loss: Callable = nn.functional.l1_loss, accumulate: int = 1, amp: bool = False,
-        clip: float = 1.0, epochs: int = 1, folder: Path | None = None,
+        clip: float = 1.0, epochs: int = 1, folder: Path | None = None, dtype: torch.dtype = torch.float16,
     ) -> None:  # fmt: skip
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
@@ -127,7 +127,8 @@ class Training:
             handlers.append(Resume(folder, parts, settings={}))
         self.trainer = SupervisedTrainer(
             torch.device("cpu"), epochs, batches, parallel(self.network), self.optimizer, loss, train_handlers=handlers,
-            decollate=False, accumulation_steps=accumulate, amp=amp, amp_kwargs={"enabled": False},
+            decollate=False, accumulation_steps=accumulate, amp=amp,
+            amp_kwargs={"enabled": False, "dtype": dtype},
         )  # fmt: skip
 
     def run(self) -> Training:
@@ -159,6 +160,13 @@ def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(options, caplog):
     )
     assert "the loss is nan in epoch 1, iteration" in caplog.text
     assert "case7" in caplog.text
+
+
+def test_nothing_is_scaled_in_bf16_which_ends_as_fp32_does(caplog):
+    broken = [case(number, broken=True) for number in range(MOST_BROKEN)]
+    with pytest.raises(UserError, match=f"in {MOST_BROKEN} steps in a row"):
+        Training(broken, amp=True, dtype=torch.bfloat16).run()
+    assert caplog.text.count("It is left out") == MOST_BROKEN - 1
 
 
 def test_a_gradient_that_is_not_finite_is_left_out(caplog):
