@@ -48,9 +48,9 @@ def latent_scale(dataset: LatentDataset, count: int) -> ScaleFactor:
         a number where there is one sequence, else one for each.
     """
     picks = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().long().tolist()
-    share = picks[idist.get_rank() :: idist.get_world_size()]
+    share = [dataset.latent(0, index) for index in picks[idist.get_rank() :: idist.get_world_size()]]
     factors = tuple(
-        scale_factor(dataset.latent(0, index)[first : first + LATENT_CHANNELS] for index in share)
+        scale_factor(latent[first : first + LATENT_CHANNELS] for latent in share)
         for first in range(0, dataset.shape[0], LATENT_CHANNELS)
     )
     return factors if len(factors) > 1 else factors[0]
