@@ -1,4 +1,4 @@
-"""Joining the processes that torchrun started."""
+"""What a process sets up before it works: its device, and the other processes that torchrun started."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ DAYS = 2  # that a process which is done waits for the slowest, where the backen
 
 
 def join(device: torch.device, waits: bool = False) -> None:
-    """Let this process and the others of its run work together; where it is the only one, there is nothing to do.
+    """Let this process use its GPU, and work together with the others of its run, where there are any.
 
-    Nor is there where they do so already: MONAI's client of a federation initializes a workflow twice.
+    Where they do so already there is nothing to do: MONAI's client of a federation initializes a workflow twice.
 
     Args:
         device: this process'; GPUs talk by NCCL, processors by gloo.
         waits: a process that is done with its cases waits for days, as the others' may take far longer.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # tries its kernels for each shape; those here are of one grid
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
         return
     # Inside a job of SLURM Ignite would take ranks from there, and refuse those of torchrun.

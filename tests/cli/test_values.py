@@ -149,7 +149,7 @@ def test_choices_are_those_of_the_code(rules):
     assert ldm["noise_loss"]["enum"] == list(NOISE_LOSSES)
     assert ldm["channels"]["items"]["enum"] == ldm["sequence"]["enum"] == list(SCANNER_UNITS)
     assert vae["mode"]["enum"] == list(MODES)
-    assert all(rules[bundle]["amp"]["enum"] == list(PRECISIONS) for bundle in BUNDLES)
+    assert all(rules[bundle]["amp"]["enum"] == ["auto", *PRECISIONS] for bundle in BUNDLES)
 
 
 @pytest.mark.parametrize("file", [file for file in CONFIGS if not file.endswith("evaluate.yaml") or "vae" in file])

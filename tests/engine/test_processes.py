@@ -36,9 +36,22 @@ def test_processes_that_work_together_join_nothing(joined, monkeypatch):
     assert joined == []
 
 
+def test_a_process_works_on_its_own_gpu_with_the_fastest_kernels(monkeypatch):
+    chosen = []
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("torch.cuda.set_device", chosen.append)
+    monkeypatch.setattr("torch.backends.cudnn.benchmark", False)
+    join(torch.device("cpu"))
+    assert (chosen, torch.backends.cudnn.benchmark) == ([], False)
+    join(torch.device("cuda:1"))
+    assert (chosen, torch.backends.cudnn.benchmark) == ([torch.device("cuda:1")], True)
+
+
 @pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda:1", "nccl")])
 def test_the_device_decides_how_processes_talk(joined, monkeypatch, device, backend):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("torch.backends.cudnn.benchmark", False)
     join(torch.device(device))
     join(torch.device(device), waits=True)
     assert [one[0] for one in joined] == [backend, backend]
