@@ -23,6 +23,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser):
+    """Options of the tests in tests/gpu; here, where pytest looks for them whatever it is started with."""
+    parser.addoption(
+        "--device", default="cuda", help="where tests/gpu runs: cuda, or cpu to check the tests themselves"
+    )
+    parser.addoption("--tell", action="store_true", help="print what each test has found as a line of JSON")
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """The repository's root folder."""

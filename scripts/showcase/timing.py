@@ -3,57 +3,73 @@
     python -m scripts.showcase.timing table [--threads 2]
 
 Weights are random; a forward pass does the same work with any weights. Each row runs in a process of its own, so that
-its peak memory is its own. A GPU is used where there is one.
+its peak memory is its own. A GPU is used where there is one; `make gpu` measures more of it.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import math
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from monai.engines import SupervisedEvaluator
-from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.cli.run import run
 from scripts.common.problems import UserError
-from scripts.data.grid import Grid, grid_affine
 from scripts.engine.precision import PRECISIONS
-from scripts.ldm.generate import JobBatch, LatentInferer
-from scripts.ldm.initial_weights import start_network
-from scripts.ldm.jobs import Job, Jobs
-from scripts.ldm.recipe import Recipe
-from scripts.ldm.sampling import Guidance
-from scripts.ldm.schedule import make_scheduler
-from scripts.ldm.writing import VolumeWriter
-from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
-from scripts.networks.weights import Header
-from scripts.reports.reader import Embedding
-from scripts.vae.decode import decode
-from scripts.vae.encode import encode
-from scripts.vae.network import maisi_vae
+from scripts.showcase.measure import ceilings, clock, count_flop, forget_peak, product, tf32, time_calls
+from scripts.showcase.subjects import (
+    SIZES,
+    WAYS,
+    Size,
+    Work,
+    adapter,
+    authors_step,
+    authors_training,
+    decoding,
+    encoding,
+    forward_and_backward,
+    unet,
+)
+from scripts.showcase.workflows import Figures, as_figures, training, volumes
 
-LATENT = (4, 64, 64, 32)
-IMAGE = (256, 256, 128)
-TOKENS = 512
-STEPS = 20
-MATRIX = 4096  # of the product that speed is held against
+META = torch.device("meta")
+TRAINING = "training"  # begins the names of rows that compute gradients
+
+
+@dataclass(frozen=True)
+class Row:
+    """A subject under its title; `build` is called with size, device and way, and the precision where it trains."""
+
+    title: str
+    build: Callable[..., Work]
+    trains: bool = False
+
+
+CALLS = {
+    "unet": Row("U-Net, one step", unet),
+    "unet_guided": Row("U-Net, one guided step: two answers", partial(unet, answers=2)),
+    "unet_contiguous": Row("U-Net, one step, channels first", partial(unet, layout=torch.contiguous_format)),
+    "adapter": Row("adapter with class heads, one report, one timestep", adapter),
+    "adapter_steps": Row("adapter, one report, all timesteps at once", partial(adapter, timesteps=None)),
+    "encode": Row("VAE, encode", encoding),
+    "decode": Row("VAE, decode", decoding),
+    "authors_step": Row("the authors' sampler, one of 1,000 steps", authors_step),
+    "training_authors": Row("the authors' training step", authors_training, trains=True),
+}
 ROWS = {
-    "unet": "U-Net, one step at 4×64×64×32",
-    "adapter": f"adapter with class heads, one report of {TOKENS} tokens, one timestep",
-    "encode": "VAE, encode 256×256×128",
-    "decode": "VAE, decode to 256×256×128",
-    "volume": f"a volume (on a GPU one of eight): adapter, {STEPS} steps with guidance, decode, files",
-    "train": "training: forward and backward of U-Net and adapter, one case",
+    **{name: row.title for name, row in CALLS.items()},
+    "volume": "a volume from its embedding to its file: adapter, guided steps, decode; alone, and one of eight",
+    "training": "training step as train.yaml has it, loading included",
+    "ceilings": "products of matrices, and copies",
 }
 
 
@@ -61,21 +77,26 @@ def table(
     threads: int = 2,
     rows: Sequence[str] = ("unet", "adapter", "encode", "decode"),
     precisions: Sequence[str] = ("fp32", "bf16"),
+    size: str = "reference",
+    batch: int = 8,
 ) -> None:
     """Print the table.
 
     Args:
         threads: CPU threads that PyTorch may use.
-        rows: which of unet, adapter, encode, decode, volume, train.
+        rows: which of unet, unet_guided, unet_contiguous, adapter, adapter_steps, encode, decode, volume, training,
+            authors_step, training_authors.
         precisions: which of fp32, bf16, fp16.
+        size: `reference`, or `demo` for the networks of the demo overlays.
+        batch: cases of a training step.
 
     Raises:
         UserError: no such row or precision, no thread, or one does not run here, such as for want of memory.
     """
     if threads < 1:
         raise UserError(f"threads is {threads}; give 1 or more")
-    if unknown := [*(set(rows) - set(ROWS)), *(set(precisions) - set(PRECISIONS))]:
-        known = ", ".join([*ROWS, *PRECISIONS])
+    if unknown := [*(set(rows) - (ROWS.keys() - {"ceilings"})), *(set(precisions) - set(PRECISIONS))]:
+        known = ", ".join([*(name for name in ROWS if name != "ceilings"), *PRECISIONS])
         raise UserError(f"not known: {', '.join(unknown)}; there are {known}")
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {threads} threads"
     print(f"{where}, PyTorch {torch.__version__}\n")
@@ -83,202 +104,127 @@ def table(
     print("|---|---|---|---|---|---|")
     for name in rows:
         for precision in precisions:
-            options = ["--name", name, "--precision", precision, "--threads", str(threads)]
-            command = [sys.executable, "-m", "scripts.showcase.timing", "row", *options]
+            command = row_command([name], precision, size, "eager", threads=threads, batch=batch)
             done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise UserError(f"{name} in {precision} failed: {(done.stderr.splitlines() or ['killed'])[-1]}")
-            figures = json.loads(done.stdout.splitlines()[-1])
-            print(
-                f"| {ROWS[name]} | {precision} | {figures['seconds']:.3g} | {figures['tflop']:.3g} "
-                f"| {figures['share']:.0%} | {figures['peak_gib']:.1f} |",
-                flush=True,
-            )
+            found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            for told in found:
+                if "error" not in told:
+                    print(
+                        f"| {told['title']} | {precision} | {told['seconds']:.3g} | {told['tflop']:.3g} "
+                        f"| {told['share']:.0%} | {told['peak_gib']:.1f} |",
+                        flush=True,
+                    )
+            errors = [told["error"] for told in found if "error" in told]
+            if done.returncode or errors:
+                last = (done.stderr.splitlines() or ["killed"])[-1]
+                raise UserError(f"{name} in {precision} failed: {errors[0] if errors else last}")
 
 
-def row(name: str, precision: str, threads: int) -> None:
-    """Measure one row and print it as JSON; `table` calls it in a process of its own.
+def row_command(rows: Sequence[str], precision: str, size: str, way: str, **options: object) -> tuple[str, ...]:
+    """The command that measures rows in a process of its own, which prints each as a line of JSON."""
+    given = {"rows": f"[{','.join(rows)}]", "precision": precision, "size": size, "way": way, **options}
+    words = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    return (sys.executable, "-m", "scripts.showcase.timing", "row", *words)
 
-    The speed is held against what a product of two 4096×4096 matrices reaches here in that precision: on a GPU the
-    peak for all purposes, on a CPU a yardstick that convolutions may exceed. In fp32 a GPU's convolutions use TF32, as
-    PyTorch lets them, and so does that product. The work is counted by PyTorch
-    (convolutions, matrix products and attention, two operations for each multiply-add). Of `volume`, time and work are
-    shared out among the volumes.
+
+def row(
+    rows: Sequence[str],
+    precision: str,
+    size: str = "reference",
+    way: str = "eager",
+    threads: int | None = None,
+    batch: int | None = None,
+) -> None:
+    """Measure rows and print each as a line of JSON as soon as it is there; `table` and `make gpu` call it.
+
+    A row that fails is told by its error, and the next one goes on.
+
+    Args:
+        rows: as in `table`, and `ceilings`.
+        precision, size, batch: as in `table`.
+        way: `eager`, `replayed` (captured once) or `compiled`; of a training eager or compiled.
+        threads: CPU threads; the machine's own number without it.
     """
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = PRECISIONS[precision]
-    with torch.set_grad_enabled(name == "train"):
-        work = WORK[name](device)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            if device.type == "cuda":  # the first pass chooses kernels
-                work()
-            seconds = _seconds(work, device)
-            peak = _peak_bytes(device)
-            reached = _matrix_speed(device, dtype)
-        # In a pass of its own, in fp32: counting slows a GPU down, and does not go with autocast in inference mode.
-        with FlopCounterMode(display=False) as counter:
-            work()
-    flop, count = counter.get_total_flops(), math.prod(_batches(device)) if name == "volume" else 1
-    print(json.dumps({
-        "seconds": seconds / count,
-        "tflop": flop / count / 1e12,
-        "share": flop / seconds / reached,
-        "peak_gib": peak / 2**30,
-    }))  # fmt: skip
+    torch.backends.cudnn.benchmark = device.type == "cuda"  # as every workflow has it
+    chosen = SIZES[size]() if batch is None else replace(SIZES[size](), batch=batch)
+    for name in rows:
+        told = {"row": name, "precision": precision, "way": way}
+        try:
+            for title, figures in measure(name, chosen, device, precision, way):
+                print(json.dumps({**told, "title": title, **figures}), flush=True)
+        except Exception as error:  # whatever a kernel, a compiler or want of memory raises
+            traceback.print_exc()
+            print(json.dumps({**told, "title": ROWS[name], "error": f"{type(error).__name__}: {error}"}), flush=True)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def _matrix_speed(device: torch.device, dtype: torch.dtype | None) -> float:
-    """Give the operations a second of a product of matrices that are in the precision already."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=dtype) for _ in range(2))
-    return 2 * MATRIX**3 / min(_seconds(lambda: a @ b, device) for _ in range(3))
+def measure(
+    name: str, size: Size, device: torch.device, precision: str, way: str = "eager"
+) -> Iterator[tuple[str, Figures]]:
+    """Measure one row: its titles and figures.
+
+    The speed is held against what a product of two matrices reaches here in that precision: on a GPU the peak for all
+    purposes, on a CPU a yardstick that convolutions may exceed. In fp32 a GPU's convolutions use TF32, as PyTorch lets
+    them, and so does that product. The work is counted by PyTorch (see `count_flop`), of a volume by its parts.
+    """
+    if name == "ceilings":
+        yield from ceilings(size.matrix, size.megabytes, device)
+        return
+    if name in CALLS:
+        found = _call(CALLS[name], size, device, precision, way)
+    else:
+        found = _workflow(name, size, device, precision, way)
+    flop, dtype = _flop(name, size), PRECISIONS[precision]
+    for title, figures in found:
+        reached = _matrix_speed(size.matrix, dtype, device)
+        speed = flop / figures["seconds"]
+        yield title, {**figures, "tflop": flop / 1e12, "tflops": speed / 1e12, "share": speed / reached}
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time one call from its begin to its end, also where the device works behind the program's back."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    wait()
-    started = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - started
+def _call(given: Row, size: Size, device: torch.device, precision: str, way: str) -> Iterator[tuple[str, Figures]]:
+    dtype, first = PRECISIONS[precision], {}
+    # What trains casts anew in each step: the weights have changed.
+    around = torch.autocast(device.type, dtype, enabled=dtype is not None and not given.trains)
+    with torch.set_grad_enabled(given.trains), around:
+        work = given.build(size, device, WAYS[way], *([dtype] if given.trains else []))
+        if device.type == "cuda":  # chooses kernels, for which it tries some that take more memory
+            first["first_seconds"], _ = clock(work, device)
+        forget_peak(device)
+        taken = time_calls(work, device)
+        figures = as_figures(taken, device) | first
+    yield given.title, figures | ({"images_per_second": size.batch / taken.median} if given.trains else {})
 
 
-def _peak_bytes(device: torch.device) -> int:
-    """Give the most memory that was taken at once, weights included: of the GPU, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _workflow(name: str, size: Size, device: torch.device, precision: str, way: str) -> Iterator[tuple[str, Figures]]:
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "volume":
+            yield from volumes(size, device, precision, Path(folder))
+        else:
+            yield from training(size, device, precision, Path(folder), compile=way == "compiled")
 
 
-# ---- what is measured ------------------------------------------------------------------------------------------------
+def _flop(name: str, size: Size) -> int:
+    """Operations of one call, counted where nothing is computed."""
+    if name.startswith(TRAINING):
+        return count_flop(forward_and_backward(size, META))
+    with torch.no_grad():
+        if name == "volume":
+            parts = {"unet_guided": size.steps, "adapter_steps": 1, "decode": 1}
+            return sum(times * count_flop(CALLS[part].build(size, META)) for part, times in parts.items())
+        return count_flop(CALLS[name].build(size, META))
 
 
-def _unet(device: torch.device) -> Callable[[], object]:
-    network = CCELLA().to(device).eval()
-    inputs = {
-        "context": torch.randn(1, network.config["num_latents"], network.config["width"], device=device),
-        "class_vector": torch.tensor([[100.0, 0.0]], device=device),
-        "spacing_tensor": torch.tensor([REFERENCE_SPACING], device=device),
-    }
-    x, timestep = torch.randn(1, *LATENT, device=device), torch.tensor([500.0], device=device)
-    return lambda: network.denoise(x, timestep, **inputs)
+@cache
+def _matrix_speed(size: int, dtype: torch.dtype | None, device: torch.device) -> float:
+    """Operations a second of a product of matrices that are in the precision already."""
+    with tf32(torch.backends.cudnn.allow_tf32):
+        return 2 * size**3 / product(size, dtype, device).median
 
-
-def _adapter(device: torch.device) -> Callable[[], object]:
-    network = CCELLA().to(device).eval()
-    text = torch.randn(1, TOKENS, network.config["input_dim"], device=device)
-    return lambda: network.condition(text, torch.tensor([500.0], device=device))
-
-
-def _encode(device: torch.device) -> Callable[[], object]:
-    network = maisi_vae().to(device).eval()
-    image = torch.rand(1, 1, *IMAGE, device=device)
-    return lambda: encode(network, image)
-
-
-def _decode(device: torch.device) -> Callable[[], object]:
-    network = maisi_vae().to(device).eval()
-    latent = torch.randn(1, *LATENT, device=device)
-    return lambda: decode(network, latent)
-
-
-def _batches(device: torch.device) -> tuple[int, int]:
-    """Batches, and volumes in each: on a GPU those of the first are written while the second is sampled."""
-    return (2, 4) if device.type == "cuda" else (1, 1)
-
-
-def _volume(device: torch.device) -> Callable[[], object]:
-    """Inference as its config puts it together, from embeddings to files."""
-    network, vae = CCELLA().to(device).eval(), maisi_vae().to(device).eval()
-    recipe, (batches, size) = _recipe(network), _batches(device)
-    jobs = [_job(recipe, number) for number in range(batches * size)]
-    empty = torch.randn(1, recipe.embedding_width)
-
-    def make() -> None:
-        # All anew, since the adapter's outputs are kept for reports that come again.
-        given = replace(recipe, amp=_precision(device))
-        with tempfile.TemporaryDirectory() as folder:
-            listed = Jobs(jobs, jobs, empty, Path(folder), typed=False, sheet=frozenset())
-            SupervisedEvaluator(
-                device=device,
-                val_data_loader=[jobs[start : start + size] for start in range(0, len(jobs), size)],
-                network=network,
-                prepare_batch=JobBatch(),
-                inferer=LatentInferer(given, listed, Header(scale_factor=1.0), network),
-                val_handlers=[VolumeWriter(given, listed, vae)],
-                decollate=False,
-            ).run()
-
-    return make
-
-
-def _recipe(network: CCELLA) -> Recipe:
-    settings = {"seed": 0, "scheduler": "dpmpp_2m", "steps": STEPS, "guidance": {"report": 2, "class": 2}}
-    return Recipe(
-        variant=network.variant,
-        meta={},
-        authors=False,
-        embedding_width=network.config["input_dim"],
-        schedule=make_scheduler("dpmpp_2m", "rflow", STEPS, LATENT[1:], 1.0),
-        guidance=Guidance(2, 2),
-        sequences=("axt2",),
-        shape=LATENT,
-        size=IMAGE,
-        spacing=REFERENCE_SPACING,
-        amp="fp32",
-        seed=0,
-        settings=settings,
-    )
-
-
-def _job(recipe: Recipe, number: int) -> Job:
-    embedding = torch.randn(TOKENS, recipe.embedding_width)
-    return Job(
-        folder=str(number),
-        source="",
-        split="",
-        replicate=0,
-        seed=number,
-        embedding=Embedding(lambda: embedding, str(number)),
-        pirads=[0, 0],
-        label=None,
-        affine=grid_affine(Grid(recipe.size, recipe.spacing)),
-        entry={"spacing": list(recipe.spacing)},
-        settings=recipe.settings,
-    )
-
-
-def _precision(device: torch.device) -> str:
-    """The precision that is on: inference turns its own on, or off."""
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    return next(name for name, known in PRECISIONS.items() if known == dtype)
-
-
-def _train(device: torch.device) -> Callable[[], object]:
-    network = start_network(CCELLA(), device).train()
-    text = torch.randn(1, TOKENS, network.config["input_dim"], device=device)
-    spacing = torch.tensor([REFERENCE_SPACING], device=device)
-    x, timestep = torch.randn(1, *LATENT, device=device), torch.tensor([500.0], device=device)
-
-    def step() -> None:
-        given = network.condition(text, timestep)
-        classes = network.class_vector(given.class_logits, None, None)
-        network.denoise(x, timestep, given.context, classes, spacing).square().mean().backward()
-        network.zero_grad(set_to_none=True)
-
-    return step
-
-
-WORK: dict[str, Callable[[torch.device], Callable[[], object]]] = {
-    "unet": _unet,
-    "adapter": _adapter,
-    "encode": _encode,
-    "decode": _decode,
-    "volume": _volume,
-    "train": _train,
-}
 
 if __name__ == "__main__":
     run({"table": table, "row": row})

@@ -1,0 +1,172 @@
+"""How far the small networks of the phantom's study come in a few minutes each: what `make gpu ARGS=--train` adds.
+
+The commands are those of the study. Each training is run for one epoch first, which tells how long one takes, and then
+goes on to as many as fit into its minutes: a run that is given more epochs is one that had them from the start.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts.classifier.arms import ARMS
+from scripts.data.datalists import read_datalist
+from scripts.data.images import image_transforms, load_volume
+from scripts.data.montage import montage
+from scripts.showcase.stages import DEMO_T5, Stage, run_stages
+from scripts.showcase.study import SIZES, Size, classifier_stages, generator_stages
+from scripts.showcase.subjects import demo_size
+from scripts.vae.decode import decode
+from scripts.vae.encode import encode
+from scripts.vae.network import load_vae, maisi_vae
+
+CASES, TESTS = 1000, 20  # phantom patients, and those of them whose reports volumes are made from
+SHOWN = 4  # cases in a picture
+SPEED = "images_per_second"
+LEFT_OUT = ("vae_evaluate", "ldm_evaluate")  # which judge far more than a few minutes' training is worth
+
+Result = dict[str, Any]
+Chain = Callable[[Size], list[Stage]]
+
+
+def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int = TESTS) -> Iterator[Result]:
+    """Train VAE, diffusion model and the classifier of real volumes, so many minutes each, start-up among them.
+
+    Data, latents and checkpoints lie in a temporary folder.
+
+    Args:
+        output_dir: gets `vae.safetensors` and `ldm.safetensors`, pictures of reconstructions and of generated volumes.
+
+    Yields:
+        the seconds that data take, and of each training epochs, speed and the last validation's figures.
+
+    Raises:
+        UserError: a stage failed; the message ends with its log.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        size = replace(SIZES["long"], cases=cases, vae_epochs=1, ldm_epochs=1, arm_epochs=1)
+
+        def generator(size: Size) -> list[Stage]:
+            return generator_chain(folder, size, tests)
+
+        seconds = run_stages(_until(generator(size), "embed"), folder)
+        yield {"title": "data", **seconds}
+        size, told = _train(folder, generator, size, "vae", folder / "vae", minutes, cases - tests)
+        shutil.copy(folder / "vae" / "model.safetensors", output_dir / "vae.safetensors")
+        show_reconstructions(folder, output_dir / "reconstructions.png")
+        yield told
+        size, told = _train(folder, generator, size, "ldm", folder / "ldm", minutes, cases - tests)
+        shutil.copy(folder / "ldm" / "model.safetensors", output_dir / "ldm.safetensors")
+        yield told
+        run_stages(generator(size), folder)
+        show_generated(folder, output_dir / "generated.png")
+        arm = ARMS[0]
+
+        def classifier(size: Size) -> list[Stage]:
+            train, *_ = classifier_stages(folder, size, seed=0, arms=[arm])
+            return [*generator(size), replace(train, name="arm_train")]
+
+        _, told = _train(folder, classifier, size, "arm", folder / "classifier" / arm.name, minutes, cases - tests)
+        yield told
+
+
+def generator_chain(folder: Path, size: Size, tests: int) -> list[Stage]:
+    """The study's stages up to generated volumes, with the shipped text encoder and few test cases."""
+    encoder = ("cp", "-r", str(DEMO_T5), str(folder / "t5"))
+    changes: dict[str, Callable[[Stage], Stage]] = {
+        "phantom": lambda stage: _with(stage, test_fraction=tests / size.cases, workers=os.cpu_count() or 1),
+        "encoder": lambda stage: replace(stage, command=encoder),
+        "generate": lambda stage: _with(stage, splits="['test']"),
+    }
+    chain = [stage for stage in generator_stages(folder, size, seed=0) if stage.name not in LEFT_OUT]
+    return [changes.get(stage.name, lambda stage: stage)(stage) for stage in chain]
+
+
+def _with(stage: Stage, **options: object) -> Stage:
+    """The stage with options of its command replaced, or added."""
+    words = list(stage.command)
+    for name, value in options.items():
+        if f"--{name}" in words:
+            words[words.index(f"--{name}") + 1] = str(value)
+        else:
+            words += [f"--{name}", str(value)]
+    return replace(stage, command=tuple(words))
+
+
+def _until(chain: list[Stage], name: str) -> list[Stage]:
+    return chain[: [stage.name for stage in chain].index(name) + 1]
+
+
+def _train(
+    folder: Path, chain: Chain, size: Size, network: str, trained: Path, minutes: float, images: int
+) -> tuple[Size, Result]:
+    """Run a training for one epoch, then for all that fit.
+
+    Args:
+        chain: gives the stages of a size, which names the epochs.
+        network: vae, ldm or arm, as stages and sizes call it.
+        trained: the folder that the training writes to.
+        images: about as many as an epoch has.
+
+    Returns:
+        the size with these epochs, and what the training has told.
+    """
+    stage, epochs = f"{network}_train", f"{network}_epochs"
+    first = run_stages(_until(chain(size), stage), folder)[stage]
+    epoch = images / last_figures(trained)[SPEED]
+    size = replace(size, **{epochs: fitting_epochs(60 * minutes, first, epoch)})
+    rest = run_stages(_until(chain(size), stage), folder)[stage]
+    told = {"title": stage, "epochs": getattr(size, epochs), "seconds": first + rest, "first_epoch_seconds": epoch}
+    return size, told | last_figures(trained)
+
+
+def fitting_epochs(seconds: float, first: float, epoch: float) -> int:
+    """Epochs in all that fit into `seconds`, after a run of one took `first` of them, and of its epochs each `epoch`.
+
+    The second run starts up as the first one did. At least two, so that something goes on.
+    """
+    start = max(first - epoch, 0.0)
+    return max(2, 1 + math.floor((seconds - first - start) / epoch))
+
+
+def last_figures(trained: Path) -> dict[str, float]:
+    """The last of each figure that an epoch, or a validation, has left in a training's log."""
+    log = EventAccumulator(str(trained / "logs")).Reload()
+    names = [name for name in log.Tags()["scalars"] if not name.endswith("loss_of_step")]
+    return {name: log.Scalars(name)[-1].value for name in names}
+
+
+def show_reconstructions(folder: Path, path: Path) -> None:
+    """Draw test volumes, each above what the VAE makes of it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vae = load_vae(maisi_vae(**demo_size().vae), folder / "vae" / "model.safetensors", device)
+    read, volumes, titles = image_transforms(("axt2",)), [], []
+    for case in read_datalist(folder / "data" / "test.json", folder / "data")[: SHOWN // 2]:
+        _, spacing, _ = load_volume(case["axt2"])
+        image = read(case)["axt2"].as_tensor()[None].to(device)
+        made = decode(vae, encode(vae, image)[0])
+        volumes += [image[0, 0].cpu().numpy(), made[0, 0].cpu().numpy()]
+        titles += [f"{case['folder']}", f"{case['folder']}, reconstructed"]
+    montage(volumes, titles, spacing, path)
+
+
+def show_generated(folder: Path, path: Path) -> None:
+    """Draw volumes that were made from test reports, each below the case whose report it was."""
+    volumes, titles = [], []
+    for case in read_datalist(folder / "data" / "test.json", folder / "data")[: SHOWN // 2]:
+        (real, spacing, _), (made, _, _) = (
+            load_volume(place / case["folder"] / "axt2.nii.gz") for place in (folder / "data", folder / "volumes")
+        )
+        volumes += [real, made]
+        titles += [f"{case['folder']}", f"{case['folder']}, generated from its report"]
+    montage(volumes, titles, spacing, path)

@@ -1,0 +1,122 @@
+"""One answer of a network: the authors' own, in bf16, compiled, and captured."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import pytest
+import torch
+from torch import Tensor
+
+from closeness import all_apart, apart
+from reference_cases import FILES, MISSING, TOLERANCE, answers
+from scripts.reports.encoder import ReportEncoder
+from scripts.showcase.demo import EXAMPLES
+from scripts.showcase.stages import DEMO_T5
+
+pytestmark = pytest.mark.gpu
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+ONE_CASE = (100.0, 0.0)
+
+
+def inputs(network, device: torch.device, batch: int, timestep: float, seed: int = 0) -> tuple[Tensor, ...]:
+    """Of `denoise`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    given = (
+        draw(batch, 4, 8, 8, 8),
+        torch.full((batch,), timestep),
+        draw(batch, network.config["num_latents"], network.config["width"]),
+        torch.tensor([ONE_CASE] * batch),
+        torch.full((batch, 3), 0.5),
+    )
+    return tuple(tensor.to(device) for tensor in given)
+
+
+@pytest.mark.skipif(not FILES, reason=MISSING)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_agrees_with_the_authors(device, path, record_property):
+    for name, (ours, expected) in answers(path, device).items():
+        record_property(name, (ours - expected).abs().max().item())
+        torch.testing.assert_close(ours, expected, rtol=0, atol=TOLERANCE)
+
+
+@torch.no_grad()
+def test_bf16_answers_as_fp32_does(device, demo, record_property):
+    """The adapter and one step of the U-Net, with trained weights. Measured on a CPU: 0.007 and 0.006."""
+    text, times = demo.embeddings[0][None].to(device), torch.tensor([500.0], device=device)
+    x = torch.randn(1, *demo.size.latent, generator=torch.Generator().manual_seed(0)).to(device)
+    spacing = torch.tensor([[1.25, 1.25, 1.875]], device=device)
+
+    def ask() -> tuple[Tensor, Tensor]:
+        given = demo.network.condition(text, times)
+        classes = demo.network.class_vector(given.class_logits, None)
+        return given.context, demo.network.denoise(x, times, given.context, classes, spacing)
+
+    full = ask()
+    with torch.autocast(device.type, torch.bfloat16):
+        half = ask()
+    for name, one, other in zip(("adapter", "unet"), half, full, strict=True):
+        record_property(name, apart(one, other))
+        assert apart(one, other) < 0.03
+
+
+@pytest.fixture
+def compiler(device):
+    """What compiles on a GPU."""
+    if device.type == "cpu":
+        pytest.skip("networks are compiled for GPUs alone")
+    if importlib.util.find_spec("triton") is None or COMPILER is None:
+        pytest.skip("compiling needs triton and a C compiler")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_compiled_answers_as_eager_does(device, tiny_network, compiler, record_property):
+    given = inputs(tiny_network, device, 2, 500.0)
+    compiled = torch.compile(tiny_network.denoise, dynamic=False)
+    record_property("apart", apart(compiled(*given), tiny_network.denoise(*given)))
+    assert apart(compiled(*given), tiny_network.denoise(*given)) < 1e-5
+
+
+def test_compiled_learns_as_eager_does(device, tiny_network, compiler, record_property):
+    """The gradients of a step."""
+    x, timesteps, *_ = inputs(tiny_network, device, 2, 500.0)
+    text = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)).to(device)
+    spacing, gradients = torch.full((2, 3), 0.5, device=device), []
+    for network in (tiny_network.train(), torch.compile(tiny_network, dynamic=False)):
+        tiny_network.zero_grad()
+        answer, logits = network(x, timesteps, text, spacing)
+        (answer.square().mean() + logits.square().mean()).backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in tiny_network.named_parameters()})
+    record_property("apart", all_apart(gradients[1], gradients[0]))
+    assert all_apart(gradients[1], gradients[0]) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_what_is_captured_answers_as_eager_does(device, tiny_network, precision):
+    """Of several timesteps, cases and numbers of cases, in turn and again."""
+    replay = pytest.importorskip("scripts.engine.replay")
+    denoise = replay.Replayed(tiny_network.denoise)
+    asked = [(batch, timestep, seed) for batch in (1, 2) for timestep in (900.0, 10.0) for seed in (0, 1)]
+    with torch.autocast(device.type, precision, enabled=precision is not None):
+        for batch, timestep, seed in [*asked, *reversed(asked)]:
+            given = inputs(tiny_network, device, batch, timestep, seed)
+            assert apart(denoise(*given), tiny_network.denoise(*given)) < 1e-5
+
+
+def test_the_text_encoder_in_bf16_reads_as_in_fp32(device, record_property):
+    reports = [example.report for example in EXAMPLES.values()]
+    expected = ReportEncoder(DEMO_T5, dtype="fp32", device="cpu").encode(reports)
+    found = ReportEncoder(DEMO_T5, dtype="bf16", device=device).encode(reports)
+    worst = max(apart(one, other) for one, other in zip(found, expected, strict=True))
+    record_property("apart", worst)
+    assert worst < 0.02
