@@ -106,11 +106,17 @@ def options(place: SimpleNamespace, output_dir: Path, **changes) -> dict:
     return made | changes
 
 
-def infer(place: SimpleNamespace, output_dir: Path, **changes) -> ConfigWorkflow:
+def prepared(place: SimpleNamespace, output_dir: Path, **changes) -> ConfigWorkflow:
+    """Inference before it runs."""
     workflow = ConfigWorkflow(
         [str(CONFIG), str(place.root / "tiny.json")], workflow_type="infer", **options(place, output_dir, **changes)
     )
     workflow.initialize()
+    return workflow
+
+
+def infer(place: SimpleNamespace, output_dir: Path, **changes) -> ConfigWorkflow:
+    workflow = prepared(place, output_dir, **changes)
     workflow.run()
     workflow.finalize()
     return workflow
@@ -143,11 +149,7 @@ def listed(output_dir: Path, split: str) -> list[str]:
 
 def list_jobs(place: SimpleNamespace, output_dir: Path) -> Jobs:
     """What one process would do, without running it."""
-    workflow = ConfigWorkflow(
-        [str(CONFIG), str(place.root / "tiny.json")], workflow_type="infer", **options(place, output_dir)
-    )
-    workflow.initialize()
-    return workflow.parser.get_parsed_content("jobs")
+    return prepared(place, output_dir).parser.get_parsed_content("jobs")
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -18,8 +18,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from scripts.common.files import write_tensors
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 from scripts.engine.resume import EXPORT, Resume
 
 

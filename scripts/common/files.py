@@ -11,12 +11,8 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from scripts.common.problems import UserError
 
@@ -34,21 +30,6 @@ PART = re.compile(r"\.part-(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}
 MACHINE = _machine()
 HOUR = 3600.0  # without a byte, after which another machine's process is taken for dead
 _writing: set[str] = set()  # names of this process' own
-
-
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file of tensors on any device, in any memory layout; it appears complete or not at all.
-
-    Raises:
-        UserError: it cannot be written, see `atomic`.
-    """
-    # To main memory before anything is copied: a GPU that trains has no room for a second network.
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic(path) as temporary:
-        try:
-            save_file(tensors, temporary, dict(metadata))
-        except SafetensorError as error:  # no OSError even where the disk is full
-            raise OSError(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -143,18 +143,27 @@ def check_voxels(cases: Iterable[Mapping[str, Any]], transforms: Compose, proble
             problems.add_error(case["folder"], error)
 
 
+def scanner_units(volume: torch.Tensor, sequence: str) -> torch.Tensor:
+    """Values 0..1 (clipped) in the scanner-like units of `sequence`, int16, on their device.
+
+    Raises:
+        UserError: the sequence is not known.
+    """
+    if sequence not in SCANNER_UNITS:
+        raise UserError(f"sequence {sequence!r} is not known; known are {', '.join(SCANNER_UNITS)}")
+    return (volume.float().clamp(0, 1) * SCANNER_UNITS[sequence]).round().to(torch.int16)
+
+
 def to_scanner(volume: torch.Tensor | np.ndarray, sequence: str) -> np.ndarray:
-    """Values 0..1 (clipped) to int16 in the scanner-like units of `sequence`.
+    """Values as `scanner_units` makes them, on the host.
 
     Raises:
         UserError: the sequence is not known, or a value is not finite.
     """
-    if sequence not in SCANNER_UNITS:
-        raise UserError(f"sequence {sequence!r} is not known; known are {', '.join(SCANNER_UNITS)}")
     values = torch.as_tensor(volume).detach().to("cpu", torch.float32)
     if not values.isfinite().all():
         raise UserError(f"a volume of {sequence} is not finite: give --amp fp32 or bf16, or other weights")
-    return (values.clamp(0, 1) * SCANNER_UNITS[sequence]).round().to(torch.int16).numpy()
+    return scanner_units(values, sequence).numpy()
 
 
 def save_volume(

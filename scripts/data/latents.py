@@ -15,8 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from scripts.common import identity
-from scripts.common.files import inside, write_tensors
+from scripts.common.files import inside
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 
 Read = TypeVar("Read")
 

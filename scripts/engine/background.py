@@ -11,10 +11,8 @@ from typing import Any
 class Background:
     """Runs calls in threads of their own; a caller who is too far ahead waits, so that memory does not fill up.
 
-    Threads, since compressing, most of a volume's writing, lets others run meanwhile; only drawing holds Python's lock,
-    and that delays nothing while a GPU works through what it was given. Processes would be free of the lock, but once
-    CUDA has started they must be spawned: each imports PyTorch and MONAI first, for seconds that a single report would
-    pay for, too, and runs a user's own script again where that has no main guard.
+    For calls that wait, for a GPU, a disk or another process, and let others run meanwhile: what computes in Python in a
+    thread holds the program up.
 
     Args:
         threads: calls that run at the same time.

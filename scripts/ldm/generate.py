@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scripts.engine.precision import PRECISIONS
+from scripts.engine.replay import Replayed
+from scripts.engine.transfer import sent
 from scripts.ldm.jobs import Job, Jobs
 from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.recipe import Recipe
-from scripts.ldm.sampling import AdapterCache, Sample, case_generator, sample
+from scripts.ldm.sampling import AdapterCache, Sample, case_generator, guided_prediction, sample
 from scripts.networks.ccella import CCELLA
+from scripts.networks.unet import fold_upsampling
 from scripts.networks.weights import Header
 
 
@@ -30,11 +34,12 @@ class JobBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, Sequence[Job], tuple[()], dict[str, Any]]:
-        """Seeds stay on the CPU, where the noise is drawn."""
+        """Seeds stay on the CPU, where the noise is drawn, and embeddings, which the device may have already."""
+        device = torch.device(device or "cpu")
         conditions = {
             "embeddings": [job.embedding and job.embedding.read() for job in batchdata],
-            "pirads": torch.tensor([job.pirads for job in batchdata], dtype=torch.float32, device=device),
-            "spacing": torch.tensor([job.entry["spacing"] for job in batchdata], dtype=torch.float32, device=device),
+            "pirads": sent(torch.tensor([job.pirads for job in batchdata], dtype=torch.float32), device),
+            "spacing": sent(torch.tensor([job.entry["spacing"] for job in batchdata], dtype=torch.float32), device),
         }
         return torch.tensor([job.seed for job in batchdata]), batchdata, (), conditions
 
@@ -43,9 +48,14 @@ class LatentInferer(Inferer):
     """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
 
     def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA) -> None:
+        """Take the network, in evaluation mode on its device, and prepare it for sampling alone."""
         self.recipe, self.null = recipe, jobs.null
-        self.scale = per_channel(header.scale_factor, recipe.shape[0])
+        self.device = next(network.parameters()).device
+        self.scale = per_channel(header.scale_factor, recipe.shape[0]).to(self.device)
+        fold_upsampling(network.unet)
+        network.to(memory_format=torch.channels_last_3d)
         self.adapter = AdapterCache(network, recipe.schedule)
+        self.ask = Replayed(partial(guided_prediction, network))
 
     def __call__(
         self,
@@ -57,9 +67,8 @@ class LatentInferer(Inferer):
     ) -> Sample:
         """Latents (B, C, X, Y, Z) and class logits (B, 2) for seeds (B,)."""
         recipe, dtype = self.recipe, PRECISIONS[self.recipe.amp]
-        device = next(network.parameters()).device
         steps = tqdm(total=len(recipe.schedule), desc="sampling", unit="step", leave=False, disable=None)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None), steps:
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None), steps:
             latents, logits = sample(
                 network,
                 recipe.schedule,
@@ -71,6 +80,7 @@ class LatentInferer(Inferer):
                 spacing=spacing,
                 guidance=recipe.guidance,
                 adapter=self.adapter,
+                ask=self.ask,
                 on_step=lambda done, total: steps.update(),
             )
-        return Sample(latents / self.scale.to(device), logits)
+        return Sample(latents / self.scale, logits)

@@ -93,7 +93,7 @@ def make_recipe(
     steps: int,
     timestep_shift: float | None = None,
     guidance_report: float,
-    guidance_class: float,
+    guidance_class: float | None = None,
     guidance_interval: Sequence[float],
     amp: str,
     seed: int,
@@ -104,6 +104,7 @@ def make_recipe(
         network_config: the arguments of `CCELLA` as the config gives them.
         channels: of `trained_sequences`.
         size, spacing, timestep_shift: None takes what the weights were trained on; the others as in inference.yaml.
+        guidance_class: None is `guidance_report`.
 
     Raises:
         UserError: everything that is wrong.
@@ -122,10 +123,11 @@ def make_recipe(
     _check(size, sequences, network_config, problems)
     problems.raise_if_any()
     variant = find_variant(network_config.get("variant", "CCELLA"))
-    guidance = Guidance(guidance_report, guidance_class, ensure_tuple(guidance_interval))
+    class_ = guidance_report if guidance_class is None else guidance_class
+    guidance = Guidance(guidance_report, class_, ensure_tuple(guidance_interval))
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
     per_channel(header.scale_factor, shape[0])  # what does not fit is told before reports are embedded
-    _warn_about_guidance(header.meta, variant, guidance)
+    _warn_about_guidance(header.meta, variant, guidance, follows=guidance_class is None)
     _warn_about_view(size, spacing, trained_size, trained_spacing)
     return Recipe(
         variant=variant,
@@ -183,9 +185,15 @@ def _check(size: Sequence[int], sequences: Sequence[str], network: dict[str, Any
         problems.add("channels", what, "name those it was trained on, in that order")
 
 
-def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance) -> None:
-    """Guidance compares with the network's answer without a condition, which only condition dropout teaches."""
+def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance, follows: bool) -> None:
+    """Guidance compares with the network's answer without a condition, which only condition dropout teaches.
+
+    Args:
+        follows: the class has the report's weight, so that it is enough that the variant reads one of them.
+    """
     weights = {"report": (guidance.report, variant.adapter), "class": (guidance.class_, variant.class_vector)}
+    if follows:
+        weights = {"report": (guidance.report, variant.adapter or variant.class_vector)}
     for name, (weight, is_read) in weights.items():
         if weight != 1 and not is_read:
             logger.warning("this variant reads no %s: guidance_%s has no effect", name, name)
@@ -206,7 +214,7 @@ def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guida
         logger.warning(
             "guidance is on, but these weights were not trained with the condition dropout that it needs: they have "
             "never seen a case without %s, so the direction that guidance amplifies is arbitrary and may do harm. "
-            "Set guidance_report and guidance_class to 1, or train with drop_class and drop_both.",
+            "Set guidance_report to 1, or train with drop_class and drop_both.",
             ", nor without ".join(never),
         )
 

@@ -11,12 +11,14 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from scripts.common.problems import UserError
+from scripts.engine.transfer import sent
 from scripts.ldm.schedule import TRAIN_STEPS, Schedule
 from scripts.networks.ccella import CCELLA, AdapterOutput
 from scripts.networks.variants import Variant
@@ -102,9 +104,9 @@ def case_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device | str) -> Tensor:
+def draw_noise(generators: Sequence[torch.Generator], shape: Sequence[int], device: torch.device) -> Tensor:
     """Standard normal noise (B, *shape), each case's from its own generator."""
-    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(device)
+    return sent(torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]), device)
 
 
 @torch.inference_mode()
@@ -120,9 +122,12 @@ def sample(
     spacing: Tensor | None = None,
     guidance: Guidance | None = None,
     adapter: AdapterCache | None = None,
+    ask: Callable[..., Tensor] | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Sample:
     """Make one latent for each report.
+
+    On a GPU nothing inside the loop waits for it, nor is anything sent there but the noise of solvers that add some.
 
     Args:
         network: in eval mode, on its device.
@@ -136,6 +141,7 @@ def sample(
         spacing: (B, 3) voxel spacing of the image in mm.
         guidance: weights and interval; none is the network as it is.
         adapter: of this network and schedule, to share the adapter's outputs with the batch before.
+        ask: `guided_prediction` of this network, as `Replayed` makes it; without it the network is asked as it is.
         on_step: called after every step with the number of steps done and of all steps.
 
     Raises:
@@ -145,13 +151,16 @@ def sample(
     device = next(network.parameters()).device
     if guidance.needs_null(network.variant) and null is None:
         raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
-    x = draw_noise(generators, shape, device)
+    ask = ask or partial(guided_prediction, network)
     adapter = adapter or AdapterCache(network, schedule)
     reports = [*embeddings, *([] if null is None else [null])]
+    x = draw_noise(generators, shape, device)
+    timesteps = sent(schedule.timesteps, device)
+    terms = [tuple(guidance.terms(network.variant, timestep)) for timestep in schedule.timesteps.tolist()]
+    layouts = {asked: lay_out(asked, len(x), device) for asked in set(terms)}
     x0_before = None
-    for i, (timestep, given) in enumerate(zip(schedule.timesteps, adapter.steps(reports), strict=True)):
-        terms = guidance.terms(network.variant, float(timestep))
-        prediction = guided_prediction(network, x, timestep, terms, given, pirads, spacing)
+    for i, given in enumerate(adapter.steps(reports)):
+        prediction = ask(terms[i], x, timesteps[i], *given, *layouts[terms[i]], pirads, spacing)
         x0 = schedule.predict_clean(i, x, prediction)
         z = draw_noise(generators, shape, device) if schedule.noise[i] else None
         x, x0_before = schedule.step(i, x, x0, x0_before, z), x0
@@ -170,25 +179,29 @@ class AdapterCache:
     """
 
     def __init__(self, network: CCELLA, schedule: Schedule) -> None:
-        self.network, self.timesteps = network, schedule.timesteps
+        self.network = network
+        self.pieces = sent(schedule.timesteps, next(network.parameters()).device).split(ADAPTER_STEPS)
         self.known: dict[tuple[int, bytes], AdapterOutput] = {}
 
     def steps(self, reports: Sequence[Tensor]) -> Iterator[AdapterOutput]:
         """For each step of the schedule the outputs for reports (T_i, D), as a batch in their order."""
         if not self.network.variant.adapter:
-            yield from itertools.repeat(AdapterOutput(None, None), len(self.timesteps))
+            yield from itertools.repeat(AdapterOutput(None, None), sum(map(len, self.pieces)))
             return
-        for piece, timesteps in enumerate(self.timesteps.split(ADAPTER_STEPS)):
-            keys = [(piece, report.float().numpy().tobytes()) for report in reports]
-            asked = dict(zip(keys, reports, strict=True))
-            self.known = {key: self.known.get(key) or self._read(report, timesteps) for key, report in asked.items()}
+        names = [report.numpy().tobytes() for report in reports]
+        texts = {}  # of the reports that are not known, on the device before the first step
+        for piece, timesteps in enumerate(self.pieces):
+            for name, report in zip(names, reports, strict=True):
+                if (piece, name) not in self.known and name not in texts:
+                    texts[name] = sent(report, timesteps.device).float()[None]
+            keys = [(piece, name) for name in names]
+            self.known = {
+                key: self.known.get(key) or self.network.condition(texts[key[1]], timesteps)
+                for key in dict.fromkeys(keys)
+            }
             outputs = [self.known[key] for key in keys]
             for step in range(len(timesteps)):
                 yield select_step(outputs, step)
-
-    def _read(self, report: Tensor, timesteps: Tensor) -> AdapterOutput:
-        device = next(self.network.parameters()).device
-        return self.network.condition(report.to(device).float()[None], timesteps.to(device))
 
 
 def select_step(outputs: Sequence[AdapterOutput], step: int) -> AdapterOutput:
@@ -200,32 +213,52 @@ def select_step(outputs: Sequence[AdapterOutput], step: int) -> AdapterOutput:
     return AdapterOutput(context, logits)
 
 
+class Layout(NamedTuple):
+    """Where the N answers of a guided sum for B cases, all in one batch, take their conditions from.
+
+    Attributes:
+        rows: (N,) of the adapter's outputs for the B reports and, behind them, the empty one.
+        keep: (N,) whether the class is given.
+    """
+
+    rows: Tensor
+    keep: Tensor
+
+
+def lay_out(terms: Sequence[Term], count: int, device: torch.device) -> Layout:
+    """The layout of these terms for `count` cases, on the device."""
+    rows = [row if term.report else count for term in terms for row in range(count)]
+    keep = [term.class_ for term in terms for _ in range(count)]
+    return Layout(sent(torch.tensor(rows), device), sent(torch.tensor(keep), device))
+
+
 def guided_prediction(
     network: CCELLA,
+    terms: Sequence[Term],
     x: Tensor,
     timestep: Tensor,
-    terms: Sequence[Term],
-    given: AdapterOutput,
+    context: Tensor | None,
+    logits: Tensor | None,
+    rows: Tensor,
+    keep: Tensor,
     pirads: Tensor | None,
     spacing: Tensor | None,
 ) -> Tensor:
     """The weighted sum of the network's answers for x (B, C, X, Y, Z), all terms in one batch.
 
     Args:
-        given: the adapter's outputs at the step for the B reports and, behind them, of the empty one.
+        terms: of `Guidance.terms`; `rows` and `keep` are their `Layout`.
+        timestep: (), on the device.
+        context, logits: the adapter's outputs at the step for the B reports and, behind them, the empty one.
+        pirads, spacing: of the B cases.
     """
-    count = len(x)
-    # Which row of `given` each entry of the joint batch reads: its own report's, or the empty one's at the end.
-    own = torch.arange(count, device=x.device)
-    rows = torch.cat([own if term.report else torch.full_like(own, -1) for term in terms])
-    keep = torch.tensor([term.class_ for term in terms], device=x.device).repeat_interleave(count)
-    repeats = len(terms)
-    context = None if given.context is None else given.context[rows]
-    logits = None if given.class_logits is None else given.class_logits[rows]
+    count, repeats = len(x), len(terms)
+    context = None if context is None else context.index_select(0, rows)
+    logits = None if logits is None else logits.index_select(0, rows)
     classes = network.class_vector(logits, None if pirads is None else pirads.repeat(repeats, 1), keep)
     answers = network.denoise(
         x.repeat(repeats, 1, 1, 1, 1),
-        timestep.to(x.device).expand(count * repeats),
+        timestep.expand(count * repeats),
         context,
         classes,
         None if spacing is None else spacing.repeat(repeats, 1),

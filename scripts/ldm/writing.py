@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from joblib.externals.loky import cpu_count, get_reusable_executor
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from scripts.common.identity import fingerprint
 from scripts.common.problems import Problems, UserError
-from scripts.data.images import to_scanner
-from scripts.data.montage import montage
-from scripts.data.nifti import save_nifti
+from scripts.data.case_files import write_case
+from scripts.data.images import scanner_units
 from scripts.data.outputs import (
     MARK,
     RECORD,
@@ -31,6 +30,7 @@ from scripts.data.outputs import (
 )
 from scripts.engine.background import Background
 from scripts.engine.precision import PRECISIONS
+from scripts.engine.transfer import Moment
 from scripts.ldm.jobs import Job, Jobs
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import Sample
@@ -39,14 +39,44 @@ from scripts.vae.network import LATENT_CHANNELS
 
 logger = logging.getLogger(__name__)
 
-# Volumes that are written at the same time, and that wait or are written: 0.4 GB with three sequences of full size.
+# Processes that write for a GPU, which makes a volume in less time than one of them takes to write it; and volumes on
+# their way to files, 0.4 GB with three sequences of full size.
 WRITERS, HANDED_OVER = 4, 8
+
+
+@dataclass(frozen=True)
+class Made:
+    """A case on its way from the device: numbers on the host that are there when `done` has come.
+
+    Attributes:
+        volumes: (X, Y, Z) int16 of each sequence.
+        finite: (2,) whether the sampled latent and class are finite, and the decoded volumes.
+        probability: () of the positive class, None without a head.
+        begun, sampled: when the sampling of its batch of `batch` volumes began and ended.
+        before: when the batch's volume before it was done.
+    """
+
+    volumes: dict[str, Tensor]
+    finite: Tensor
+    probability: Tensor | None
+    batch: int
+    begun: Moment
+    sampled: Moment
+    before: Moment
+    done: Moment
+
+    @property
+    def seconds(self) -> float:
+        """Of the device, for this volume."""
+        return self.sampled.since(self.begun) / self.batch + self.done.since(self.before)
 
 
 class VolumeWriter:
     """Decodes and writes every case of a batch when it is sampled, and the sheets and datalists at the end.
 
-    A case is written while the next ones are made: a GPU need not wait for compressing and drawing.
+    The host never waits for a GPU, but where too many volumes are on their way: a case goes over while the next one is
+    decoded, threads wait for it, and processes compress and draw. They are loky's, which need no more of the program
+    than the function that they run, and so start in a second whatever it has imported.
     """
 
     def __init__(self, recipe: Recipe, jobs: Jobs, vae: nn.Module) -> None:
@@ -62,17 +92,31 @@ class VolumeWriter:
                 f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {given}; give the VAE "
                 "that encoded the training images"
             )
+        self.device = next(vae.parameters()).device
+        writers = min(WRITERS, cpu_count() // idist.get_nproc_per_node()) if self.device.type == "cuda" else 1
+        self.processes = get_reusable_executor(max(1, writers))
+        self.processes.submit(import_module, write_case.__module__)  # while the first volumes are sampled
         self.background = Background(WRITERS, HANDED_OVER)
+        self.problems = Problems(f"sampling with amp {recipe.amp}")
 
     def attach(self, engine: Engine) -> None:
         """Write after every batch; when the engine is done, or stopped by an error, all that it writes is there."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self.background.finish)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
 
     def _start(self) -> None:
-        self.started = time.perf_counter()
+        self.begun = Moment(self.device)
+
+    def _complete(self) -> None:
+        """Wait until all that was handed over is written.
+
+        Raises:
+            UserError: a volume could not be written, or cases are not finite.
+        """
+        self.background.finish()
+        self.problems.raise_if_any()
 
     def _stop(self, error: Exception) -> None:
         """Let what was handed over become complete; ignite leaves it to this handler to raise."""
@@ -82,49 +126,71 @@ class VolumeWriter:
             logger.error(other)
         raise error
 
+    @torch.inference_mode()
     def __call__(self, engine: Engine) -> None:
         """Decode the batch's latents one volume at a time and hand them over to be written.
 
         Raises:
-            UserError: numbers are not finite; names the cases, of which nothing is written. A volume handed over before
-                could not be written.
+            UserError: numbers of earlier cases are not finite; names the cases, of which nothing is written. A volume
+                handed over before could not be written.
         """
+        self.problems.raise_if_any()
         batch, output = engine.state.output[CommonKeys.LABEL], engine.state.output[CommonKeys.PRED]
-        positive = None if output.class_logits is None else output.class_logits.softmax(dim=1)[:, 1].tolist()
-        finite = finite_cases(output)  # waits for the GPU, whose time belongs to sampling
-        sampled = (time.perf_counter() - self.started) / len(batch)
-        problems = Problems(f"sampling with amp {self.recipe.amp}")
-        for index, job in enumerate(batch):
-            if not finite[index]:
-                problems.add(job.folder, "the network's latent or class is not finite", self._cure("model_file"))
-                continue
-            started = time.perf_counter()
-            volumes = self._decode(output.latents[index])
-            if not all(volume.isfinite().all() for volume in volumes.values()):
-                problems.add(job.folder, "the decoded volume is not finite", self._cure("vae_file"))
-                continue
-            values = {sequence: to_scanner(volume, sequence) for sequence, volume in volumes.items()}
-            seconds = sampled + time.perf_counter() - started
-            record = self._record(job, None if positive is None else positive[index], seconds)
-            self.background.start(self._write, job, values, record)
-        problems.raise_if_any()
+        sampled, finite = Moment(self.device), finite_cases(output)
+        positive = [None] * len(batch)
+        if output.class_logits is not None:
+            positive = output.class_logits.softmax(dim=1)[:, 1].to("cpu", non_blocking=True).unbind()
+        before = sampled
+        for job, latent, is_finite, probability in zip(batch, output.latents, finite, positive, strict=True):
+            volumes = self._decode(latent)
+            decoded = torch.stack([volume.isfinite().all() for volume in volumes.values()]).all()
+            # Asynchronously PyTorch copies to pinned memory of its own accord.
+            values = {
+                sequence: scanner_units(volume, sequence).to("cpu", non_blocking=True)
+                for sequence, volume in volumes.items()
+            }
+            checks = torch.stack([is_finite, decoded]).to("cpu", non_blocking=True)
+            done = Moment(self.device)
+            made = Made(values, checks, probability, len(batch), self.begun, sampled, before, done)
+            self.background.start(self._write, job, made)
+            before = done
+
+    def _decode(self, latent: Tensor) -> dict[str, Tensor]:
+        """The volume (X, Y, Z) of each sequence."""
+        dtype, parts = PRECISIONS[self.recipe.amp], latent.split(LATENT_CHANNELS)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return {
+                sequence: decode(self.vae, part[None])[0, 0]
+                for sequence, part in zip(self.recipe.sequences, parts, strict=True)
+            }
+
+    def _write(self, job: Job, made: Made) -> None:
+        """Write a case as soon as it is there, unless it is not finite; its record says how many seconds it took."""
+        made.done.wait()
+        sampled, decoded = made.finite.tolist()
+        if not sampled:
+            self.problems.add(job.folder, "the network's latent or class is not finite", self._cure("model_file"))
+        elif not decoded:
+            self.problems.add(job.folder, "the decoded volume is not finite", self._cure("vae_file"))
+        else:
+            record, output_dir = self._record(job, made), self.jobs.output_dir.absolute()
+            # The record comes last: until then the case counts as not made.
+            (output_dir / job.folder / RECORD).unlink(missing_ok=True)
+            volumes = {sequence: volume.numpy() for sequence, volume in made.volumes.items()}
+            titles = [title(record, sequence) for sequence in volumes]
+            writing = self.processes.submit(
+                write_case, output_dir / job.folder, volumes, job.affine, MARK, titles, self.recipe.spacing
+            )
+            # Processor time: by the clock, a volume would also be charged with what is written beside it.
+            replace(record, seconds=round(made.seconds + writing.result(), 3)).write(output_dir)
 
     def _cure(self, file: str) -> str:
         if self.recipe.amp == "fp16":
             return "give --amp fp32 or bf16, which do not overflow"
         return f"give another {file}: its weights are broken"
 
-    @torch.inference_mode()
-    def _decode(self, latent: Tensor) -> dict[str, Tensor]:
-        """The volume (X, Y, Z) of each sequence, on the CPU."""
-        dtype, parts = PRECISIONS[self.recipe.amp], latent.split(LATENT_CHANNELS)
-        with torch.autocast(latent.device.type, dtype, enabled=dtype is not None):
-            return {
-                sequence: decode(self.vae, part[None])[0, 0].float().cpu()
-                for sequence, part in zip(self.recipe.sequences, parts, strict=True)
-            }
-
-    def _record(self, job: Job, probability: float | None, seconds: float) -> Record:
+    def _record(self, job: Job, made: Made) -> Record:
+        probability = None if made.probability is None else made.probability.item()
         return Record(
             folder=job.folder,
             source=job.source,
@@ -134,22 +200,8 @@ class VolumeWriter:
             probability=probability,
             sequences=list(self.recipe.sequences),
             settings=job.settings,
-            seconds=seconds,
             **job.row,
         )
-
-    def _write(self, job: Job, volumes: dict[str, np.ndarray], record: Record) -> None:
-        """Write a case, whose record says how many seconds it took so far."""
-        # Processor time: by the clock, a volume would also be charged with what is written beside it.
-        started, output_dir = time.thread_time(), self.jobs.output_dir
-        folder = output_dir / job.folder
-        # The record comes last: until then the case counts as not made.
-        (folder / RECORD).unlink(missing_ok=True)
-        for sequence, volume in volumes.items():
-            save_nifti(folder / f"{sequence}.nii.gz", volume, job.affine, MARK)
-        titles = [title(record, sequence) for sequence in volumes]
-        montage(list(volumes.values()), titles, self.recipe.spacing, output_dir / f"{job.folder}.png")
-        replace(record, seconds=round(record.seconds + time.thread_time() - started, 3)).write(output_dir)
 
     def finish(self) -> None:
         """Write this rank's sheets, and once all ranks are done the merged sheet and the datalists; tell where."""
@@ -183,12 +235,10 @@ class VolumeWriter:
         return current
 
 
-def finite_cases(sampled: Sample) -> list[bool]:
-    """Whether latent and class logits of each case are finite."""
+def finite_cases(sampled: Sample) -> Tensor:
+    """Whether latent and class logits of each case are finite, (B,) on their device."""
     finite = sampled.latents.isfinite().flatten(1).all(dim=1)
-    if sampled.class_logits is not None:
-        finite = finite & sampled.class_logits.isfinite().all(dim=1)
-    return finite.tolist()
+    return finite if sampled.class_logits is None else finite & sampled.class_logits.isfinite().all(dim=1)
 
 
 def predicted(record: Record) -> str:

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scripts.common.files import write_tensors
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
 

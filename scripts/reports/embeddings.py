@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from scripts.common import identity
-from scripts.common.files import inside, write_tensors
+from scripts.common.files import inside
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 
 EMPTY_REPORT = "embeddings/empty.safetensors"
 SUFFIXES = (".safetensors", ".npy")

@@ -12,9 +12,9 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from safetensors.torch import load_file
 from torch import nn
 
-from scripts.common.files import write_tensors
 from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 
 FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
 LATENT_CHANNELS = 4  # of each image

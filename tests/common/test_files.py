@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from scripts.common import files
-from scripts.common.files import atomic, inside, remove_stale, write_tensors
+from scripts.common.files import atomic, inside, remove_stale
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -50,15 +51,14 @@ def test_tensors_come_back_whatever_their_layout(tmp_path):
 
 KILLED = """
 import os, signal, sys, torch
-from scripts.common import files
-from scripts.common.files import atomic, write_tensors
+from scripts.common import tensors as module
 
 def die(tensors, path, metadata):
     path.with_name(".tmpAbCd").write_text("as safetensors leaves it when it is killed")
     os.kill(os.getpid(), signal.SIGKILL)
 
-files.save_file = die
-write_tensors(sys.argv[1], {"a": torch.zeros(2)}, {})
+module.save_file = die
+module.write_tensors(sys.argv[1], {"a": torch.zeros(2)}, {})
 """
 
 

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scripts.common.files import write_tensors
 from scripts.common.identity import KEPT, file_identity, fingerprint, is_by_contents
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 from scripts.data.latents import write_latent
 from scripts.reports.embeddings import write_embedding
 

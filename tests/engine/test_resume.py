@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.common.files import write_tensors
 from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 from scripts.engine.resume import Resume, data_digest
 from scripts.engine.steps import polynomial_decay
 

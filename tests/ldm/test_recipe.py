@@ -126,3 +126,21 @@ def test_guidance_warns_of_the_dropout_that_it_misses(place, tmp_path, caplog, v
         **recipe_options(place, tmp_path / "model.safetensors"), guidance_report=weights[0], guidance_class=weights[1]
     )
     assert caplog.text == "" if lacks is None else f"never seen a case {lacks}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights", "told"),
+    [
+        ("ELLAMAISI", {"guidance_report": 3}, ""),
+        ("RADMAISI", {"guidance_report": 3}, ""),
+        ("MAISI", {"guidance_report": 3}, "reads no report: guidance_report has no effect"),
+        ("ELLAMAISI", {"guidance_report": 3, "guidance_class": 3}, "reads no class: guidance_class has no effect"),
+        ("RADMAISI", {"guidance_report": 3, "guidance_class": 1}, "reads no report: guidance_report has no effect"),
+    ],
+)
+def test_the_class_has_the_reports_weight_unless_it_is_given_one(place, tmp_path, caplog, variant, weights, told):
+    trained = {"trained_with_dropout": {"class": 0.1, "both": 0.1}}
+    make_weights(tmp_path / "model.safetensors", variant, **place.meta | trained)
+    recipe = make_recipe(**recipe_options(place, tmp_path / "model.safetensors"), **weights)
+    assert recipe.guidance.class_ == weights.get("guidance_class", 3)
+    assert caplog.text == "" if told == "" else told in caplog.text

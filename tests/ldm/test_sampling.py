@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from functools import partial
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from scripts.common.problems import UserError
@@ -14,9 +20,11 @@ from scripts.ldm.sampling import (
     case_generator,
     case_seed,
     guided_prediction,
+    lay_out,
     sample,
 )
 from scripts.ldm.schedule import make_scheduler
+from scripts.ldm.writing import finite_cases
 from scripts.networks.ccella import CCELLA, AdapterOutput
 from scripts.networks.variants import VARIANTS, find_variant
 
@@ -102,7 +110,8 @@ def test_guided_sum_is_the_formula():
 
     own, empty = (made.condition(embedding[None], t[None]) for embedding in (report, NULL))
     given = AdapterOutput(torch.cat([own.context, empty.context]), torch.cat([own.class_logits, empty.class_logits]))
-    got = guided_prediction(made, x, t, Guidance(3, 1.5).terms(made.variant, 400), given, None, spacing)
+    terms = Guidance(3, 1.5).terms(made.variant, 400)
+    got = guided_prediction(made, terms, x, t, *given, *lay_out(terms, 1, x.device), None, spacing)
     nothing, only_report, both = answer(NULL, False), answer(report, False), answer(report, True)
     expected = nothing + 3 * (only_report - nothing) + 1.5 * (both - only_report)
     assert torch.allclose(got, expected, atol=1e-5)
@@ -256,3 +265,91 @@ def test_progress_is_told():
         on_step=lambda *step: told.append(step),
     )
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+# ---- waiting ---------------------------------------------------------------------------------------------------------
+
+ACCELERATOR = torch.device("meta")  # has no numbers, so that whatever waits for one raises
+
+
+class Sent(TorchDispatchMode):
+    """Counts tensors that go from the host to the accelerator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.device == ACCELERATOR:
+            given = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.ndim]
+            self.count += any(arg.device != ACCELERATOR for arg in given)
+        return made
+
+    def __enter__(self):
+        self.python = _FromPython(self)
+        self.python.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.python.__exit__(*error)
+
+
+class _FromPython(TorchFunctionMode):
+    """Adds those that are made there from Python's numbers, which PyTorch does not dispatch."""
+
+    def __init__(self, sent: Sent) -> None:
+        self.sent = sent
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.sent.count += function in (torch.tensor, torch.as_tensor) and made.device == ACCELERATOR
+        return made
+
+
+def sample_on_the_accelerator(on_step, name="dpmpp_2m", guidance=Guidance(3, 1, (200, 600)), **changes):  # noqa: B008
+    made = network().to(ACCELERATOR)
+    conditions = {"spacing": torch.full((2, 3), 1.25), "pirads": torch.eye(2)}
+    given = {name: tensor.to(ACCELERATOR) for name, tensor in conditions.items()} | {"null": NULL} | changes
+    objective = "rflow" if name in ("dpmpp_2m", "rflow") else "ddpm"
+    schedule = make_scheduler(name, objective, 6, SHAPE[1:])
+    generators = [case_generator(seed) for seed in range(2)]
+    return sample(made, schedule, SHAPE, reports(5, 9), generators, guidance=guidance, on_step=on_step, **given)
+
+
+@pytest.mark.parametrize("name", ["dpmpp_2m", "rflow", "ddim"])
+def test_nothing_waits_for_the_accelerator_and_the_loop_sends_it_nothing(name):
+    counts = []
+    with Sent() as sent:
+        sampled = sample_on_the_accelerator(lambda *step: counts.append(sent.count), name)
+        finite = finite_cases(sampled)
+    assert sampled.latents.device == finite.device == ACCELERATOR
+    assert counts[0] > 0
+    assert len(counts) == 6
+    assert set(counts) == {counts[0]}
+
+
+def test_a_solver_that_adds_noise_sends_nothing_else():
+    counts = []
+    with Sent() as sent:
+        sample_on_the_accelerator(lambda *step: counts.append(sent.count), "ddpm")
+    assert [after - before for before, after in itertools.pairwise(counts)] == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda x: x + torch.tensor([1.0], device=x.device),
+        lambda x: x + torch.ones(1).to(x.device),
+        lambda x: x * x.mean().item(),
+        lambda x: x if x.isfinite().all() else -x,
+    ],
+)
+def test_a_loop_that_waits_or_sends_is_seen(fault):
+    """What the tests above would not let pass."""
+    counts = []
+    made = partial(guided_prediction, network().to(ACCELERATOR))
+    with Sent() as sent, contextlib.suppress(NotImplementedError, RuntimeError):
+        sample_on_the_accelerator(lambda *step: counts.append(sent.count), ask=lambda *args: fault(made(*args)))
+    assert len(counts) < 6 or len(set(counts)) > 1

@@ -384,7 +384,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_can_be_replaced(build, tmp_p
     ("writer", "error"),
     [  # what each of them raised when it wrote into a full file system
         ("torch.save", RuntimeError("[enforce fail at inline_container.cc:672]")),
-        ("scripts.common.files.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("scripts.common.tensors.save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
     ],
 )
 def test_a_full_disk_leaves_the_last_checkpoint_and_a_clear_error(build, tmp_path, monkeypatch, writer, error, refused):

@@ -5,17 +5,20 @@ from __future__ import annotations
 import errno
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import openpyxl
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from generating import OBLIQUE, SIZE, SPACING, infer, listed, root_cause, rows, voxels
+from generating import OBLIQUE, SIZE, SPACING, infer, listed, prepared, root_cause, rows, voxels
 from scripts.common.problems import UserError
-from scripts.ldm.sampling import sample
+from scripts.ldm.sampling import Sample, sample
 from scripts.vae.decode import decode
 
 
@@ -82,6 +85,27 @@ def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, a
     assert (tmp_path / "005" / "generated.json").is_file()
 
 
+@pytest.fixture
+def written_here(monkeypatch):
+    """Threads of this process write, whose functions a test can replace."""
+    with ThreadPoolExecutor(4) as threads:
+        monkeypatch.setattr("scripts.ldm.writing.get_reusable_executor", lambda workers: threads)
+        yield
+
+
+def test_what_the_writing_process_cannot_write_is_told(place, tmp_path):
+    (tmp_path / "004.png").mkdir()
+    with pytest.raises((RuntimeError, UserError)) as error:
+        infer(place, tmp_path, splits=["test"], steps=1)
+    told = error.value
+    while not isinstance(told, UserError):
+        told = told.__cause__
+    assert "004.png cannot be written: Is a directory" in str(told)
+    assert not (tmp_path / "004" / "generated.json").exists()
+    assert (tmp_path / "005" / "generated.json").is_file()
+
+
+@pytest.mark.usefixtures("written_here")
 def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, tmp_path, monkeypatch, generated):
     def full(image, path):
         Path(path).write_bytes(b"half of it")
@@ -104,6 +128,7 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, t
     assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
 
 
+@pytest.mark.usefixtures("written_here")
 def test_writing_goes_on_while_others_are_made_and_changes_neither_files_nor_order(place, tmp_path, monkeypatch):
     """The first volume of four is written when the other three are."""
     save, written, others_written = nib.save, [], threading.Event()
@@ -121,3 +146,30 @@ def test_writing_goes_on_while_others_are_made_and_changes_neither_files_nor_ord
     infer(place, tmp_path, splits=["test"], steps=1, replicates=2)
     assert written[-1] == "004"
     assert list(rows(tmp_path)) == listed(tmp_path, "test") == ["004", "004_1", "005", "005_1"]
+
+
+class Copied(TorchFunctionMode):
+    """Lets what has no numbers go to the host asynchronously; whatever waits for numbers still raises."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and args[1:] == ("cpu",) and (kwargs or {}) == {"non_blocking": True}:
+            return torch.zeros_like(args[0], device="cpu")
+        return function(*args, **(kwargs or {}))
+
+
+def test_handing_volumes_over_does_not_wait_for_the_accelerator(place, tmp_path, monkeypatch):
+    workflow = prepared(place, tmp_path, splits=["test"])
+    writer, jobs = (workflow.parser.get_parsed_content(name) for name in ("writer", "jobs"))
+    writer.vae.to("meta")
+    monkeypatch.setattr("scripts.vae.windows.itemsize_of", lambda x: 4)  # autocast knows no such device
+    handed_over = []
+    monkeypatch.setattr(writer.background, "start", lambda write, job, made: handed_over.append((job.folder, made)))
+    latents, logits = torch.zeros(2, 4, *(n // 4 for n in SIZE), device="meta"), torch.zeros(2, 2, device="meta")
+    output = {"label": jobs.todo, "pred": Sample(latents, logits)}
+    engine = SimpleNamespace(state=SimpleNamespace(output=output))
+    writer._start()
+    with Copied():
+        writer(engine)
+    assert [folder for folder, _ in handed_over] == ["004", "005"]
+    assert all(made.volumes["axt2"].shape == SIZE for _, made in handed_over)
+    assert all(made.volumes["axt2"].dtype == torch.int16 for _, made in handed_over)

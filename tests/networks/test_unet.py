@@ -1,10 +1,12 @@
 """The U-Net is MONAI's own, with one more part in its time embedding."""
 
+import pytest
 import torch
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from scripts.networks.unet import ClassConditionedUNet
+from scripts.networks.unet import ClassConditionedUNet, FoldedUpsample, fold_upsampling
 
 SIZES = {"spatial_dims": 3, "in_channels": 4, "out_channels": 4, "include_spacing_input": True, **tiny.UNET}
 X = torch.randn(2, 4, 8, 8, 4, generator=torch.Generator().manual_seed(0))
@@ -49,3 +51,27 @@ def test_the_class_stands_between_time_and_spacing():
 def test_fused_attention_may_be_asked_for_without_a_gpu():
     network = ClassConditionedUNet(**SIZES, use_flash_attention=True)
     assert network(X, TIME, class_labels=torch.eye(2), spacing_tensor=SPACING).shape == X.shape
+
+
+def test_folded_upsampling_gives_the_same_answer_with_fewer_products():
+    network = fill(ClassConditionedUNet(**SIZES))
+    given = {"class_labels": torch.eye(2), "spacing_tensor": SPACING}
+
+    def ask() -> tuple[torch.Tensor, int]:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            return network(X, TIME, **given), counter.get_total_flops()
+
+    expected, products = ask()
+    fold_upsampling(network)
+    answer, fewer = ask()
+    assert sum(isinstance(module, FoldedUpsample) for module in network.modules()) == len(SIZES["num_channels"]) - 1
+    assert (answer - expected).abs().max() < 1e-5 * expected.std()
+    assert fewer < products
+
+
+@pytest.mark.parametrize("size", [(1, 2, 3), (4, 3, 1)])
+def test_a_folded_upsampling_equals_both_parts_up_to_the_borders(size):
+    convolution = torch.nn.Conv3d(5, 5, 3, padding=1).double()
+    x = torch.randn(2, 5, *size, generator=torch.Generator().manual_seed(0)).double()
+    expected = convolution(torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+    torch.testing.assert_close(FoldedUpsample(convolution).double()(x), expected)

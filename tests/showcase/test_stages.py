@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from scripts.common.files import write_tensors
 from scripts.common.problems import UserError
+from scripts.common.tensors import write_tensors
 from scripts.showcase.stages import Stage, bundle, run_stages
 
 

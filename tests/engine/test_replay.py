@@ -1,0 +1,21 @@
+"""What a function gives is the same, however a device is told of it; graphs themselves need a GPU (tests/gpu)."""
+
+from __future__ import annotations
+
+import torch
+
+from scripts.engine.replay import Replayed
+
+
+def test_without_a_gpu_the_function_is_called_each_time():
+    calls = []
+
+    def scale(factor, x, other):
+        calls.append(factor)
+        return factor * x if other is None else factor * x + other
+
+    replayed, x = Replayed(scale), torch.arange(3.0)
+    assert torch.equal(replayed(2.0, x, None), 2 * x)
+    assert torch.equal(replayed(3.0, x, x), 4 * x)
+    assert calls == [2.0, 3.0]
+    assert not replayed.graphs
