@@ -3,9 +3,9 @@
     python -m scripts.showcase.gpu --output_dir out/gpu [--train]
 
 In this order: whether it is right (the tests marked `gpu`), what the card reaches at best, how fast each part is at the
-reference size, and the authors' way beside ours. With --train instead: how far the small networks of the phantom come in
-a few minutes each. Each result is printed, and written into `gpu.json`, as soon as it is there, so that a run that is cut
-short has told what it found; what fails is told and does not stop the rest.
+reference size, and the authors' way beside ours. With --train instead: how far the small networks of the phantom come
+in a few minutes each. Each result is printed, and written into `gpu.json`, as soon as it is there, so that a run that
+is cut short has told what it found; what fails is told and does not stop the rest.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def gpu(
     if not torch.cuda.is_available():
         raise UserError(
             "there is no GPU that PyTorch can use through CUDA, and nothing here can be measured without one; "
-            "`python -m scripts.showcase.timing table` measures a CPU. Where there is a card, see that nvidia-smi lists "
-            f"it and that PyTorch is built for CUDA (this is {torch.__version__})"
+            "`python -m scripts.showcase.timing table` measures a CPU. Where there is a card, see that nvidia-smi "
+            f"lists it and that PyTorch is built for CUDA (this is {torch.__version__})"
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped, too
     report = Report(Path(output_dir), describe())
@@ -113,7 +113,16 @@ def ceiling() -> list[Task]:
 
 def speed() -> list[Task]:
     """The reference size: as PyTorch runs it, the authors' way, then captured and compiled, which may take long."""
-    networks = ["unet", "unet_guided", "unet_contiguous", "adapter", "adapter_steps", "encode", "decode"]
+    networks = [
+        "unet",
+        "unet_guided",
+        "unet_contiguous",
+        "unet_unfolded",
+        "adapter",
+        "adapter_steps",
+        "encode",
+        "decode",
+    ]
     chosen = [
         ("networks", networks, "bf16", "eager", 100),
         ("volume", ["volume"], "bf16", "eager", 100),

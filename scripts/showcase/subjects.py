@@ -15,9 +15,11 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from scripts.engine.replay import Replayed
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.schedule import noise_process
 from scripts.networks.ccella import CCELLA, REFERENCE_SPACING
+from scripts.networks.unet import fold_upsampling
 from scripts.showcase.measure import in_turn
 from scripts.showcase.stages import BUNDLES
 from scripts.vae.decode import decode
@@ -84,15 +86,8 @@ def as_it_is(function: Function) -> Function:
     return function
 
 
-def replayed(function: Function) -> Function:
-    """The function, captured at its first call for each shape and replayed afterwards."""
-    from scripts.engine.replay import Replayed
-
-    return Replayed(function)
-
-
 # Shapes are those of one row: a general one would take longer to compile, and be slower.
-WAYS: dict[str, Way] = {"eager": as_it_is, "replayed": replayed, "compiled": partial(torch.compile, dynamic=False)}
+WAYS: dict[str, Way] = {"eager": as_it_is, "replayed": Replayed, "compiled": partial(torch.compile, dynamic=False)}
 
 
 def ccella(size: Size, device: torch.device) -> CCELLA:
@@ -107,9 +102,16 @@ def unet(
     way: Way = as_it_is,
     answers: int = 1,
     layout: torch.memory_format = torch.channels_last_3d,
+    folded: bool = True,
 ) -> Work:
-    """One step of the U-Net, for so many answers in one batch: two where sampling is guided with equal weights."""
-    network = ccella(size, device).to(memory_format=layout)
+    """One step of the U-Net, for so many answers in one batch: two where sampling is guided with equal weights.
+
+    As sampling has it, with its upsampling folded into the convolution behind it.
+    """
+    network = ccella(size, device)
+    if folded:
+        fold_upsampling(network.unet)
+    network.to(memory_format=layout)
     denoise = way(network.denoise)
     with device:
         inputs = [

@@ -58,6 +58,7 @@ CALLS = {
     "unet": Row("U-Net, one step", unet),
     "unet_guided": Row("U-Net, one guided step: two answers", partial(unet, answers=2)),
     "unet_contiguous": Row("U-Net, one step, channels first", partial(unet, layout=torch.contiguous_format)),
+    "unet_unfolded": Row("U-Net, one step, upsampling not folded", partial(unet, folded=False)),
     "adapter": Row("adapter with class heads, one report, one timestep", adapter),
     "adapter_steps": Row("adapter, one report, all timesteps at once", partial(adapter, timesteps=None)),
     "encode": Row("VAE, encode", encoding),
@@ -84,8 +85,8 @@ def table(
 
     Args:
         threads: CPU threads that PyTorch may use.
-        rows: which of unet, unet_guided, unet_contiguous, adapter, adapter_steps, encode, decode, volume, training,
-            authors_step, training_authors.
+        rows: which of unet, unet_guided, unet_contiguous, unet_unfolded, adapter, adapter_steps, encode, decode,
+            volume, training, authors_step, training_authors.
         precisions: which of fp32, bf16, fp16.
         size: `reference`, or `demo` for the networks of the demo overlays.
         batch: cases of a training step.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -15,11 +16,13 @@ from monai.bundle import create_workflow
 
 from closeness import apart
 from scripts.data.images import SCANNER_UNITS
-from scripts.ldm.sampling import Guidance, Sample, case_generator, sample
+from scripts.engine.replay import Replayed
+from scripts.ldm.sampling import Guidance, Sample, case_generator, guided_prediction, sample
 from scripts.ldm.schedule import make_scheduler
 from scripts.networks.ccella import CCELLA
 from scripts.showcase.stages import BUNDLES, REPOSITORY, bundle
 from scripts.vae.decode import decode
+from scripts.vae.network import maisi_vae
 
 pytestmark = pytest.mark.gpu
 
@@ -27,19 +30,22 @@ REPORT = "Impression: 16 mm lesion in the left peripheral zone at the base, PI-R
 STEPS = 20
 
 
-def sampled(network: CCELLA, embeddings: list[torch.Tensor], shape: tuple[int, ...]) -> Sample:
+def sampled(
+    network: CCELLA, embeddings: list[torch.Tensor], shape: tuple[int, ...], steps: int = STEPS, **options
+) -> Sample:
     """Latents of all reports but the last, which is the empty one, guided by both conditions."""
     *reports, null = embeddings
     device = next(network.parameters()).device
     return sample(
         network,
-        make_scheduler("dpmpp_2m", "rflow", STEPS, shape[1:], 3.0),
+        make_scheduler("dpmpp_2m", "rflow", steps, shape[1:], 3.0),
         shape,
         reports,
         [case_generator(seed) for seed, _ in enumerate(reports)],
         null=null,
         spacing=torch.tensor([[1.25, 1.25, 1.875]] * len(reports), device=device),
-        guidance=Guidance(4.0, 1.0),
+        guidance=Guidance(4.0, 4.0),
+        **options,
     )
 
 
@@ -54,24 +60,41 @@ def test_one_seed_gives_one_latent_on_both_devices(device, tiny_network, record_
 
 
 def test_one_seed_gives_one_latent_with_trained_weights(device, demo, record_property):
-    """Twenty guided steps carry rounding along: on a CPU, other kernels lie 5e-6 apart."""
+    """Twenty guided steps carry rounding along: on a CPU, other kernels lie 1.5e-6 apart."""
     found, expected = (sampled(network, demo.embeddings, demo.size.latent) for network in (demo.network, demo.cpu))
     record_property("apart", apart(found.latents, expected.latents))
-    assert apart(found.latents, expected.latents) < 1e-3
+    assert apart(found.latents, expected.latents) < 1e-4
 
 
-def test_bf16_gives_nearly_the_latents_and_volumes_of_fp32(device, demo, record_property):
-    """Latents by their norm, volumes by the mean difference in units of 0 to 1."""
-    full = sampled(demo.network, demo.embeddings, demo.size.latent)
+def test_steps_that_are_captured_give_the_same_latents(device, demo, record_property):
+    """Those of one batch, and of the next of another size, which is captured anew."""
+    ask = Replayed(partial(guided_prediction, demo.network))
+    for reports in (demo.embeddings, demo.embeddings[1:], demo.embeddings):
+        expected = sampled(demo.network, reports, demo.size.latent, 3)
+        found = sampled(demo.network, reports, demo.size.latent, 3, ask=ask)
+        record_property(f"apart_{len(reports) - 1}", apart(found.latents, expected.latents))
+        assert apart(found.latents, expected.latents) < 1e-5
+
+
+def test_bf16_gives_nearly_the_latents_and_volumes_of_fp32(device, demo, tiny_network, small, record_property):
+    """Latents by their norm, volumes by the mean difference in units of 0 to 1.
+
+    With what enters and leaves each layer rounded to bf16, a CPU gives 0.006 and 0.0012.
+    """
+    network, vae, embeddings, shape = demo.network, demo.vae, demo.embeddings, demo.size.latent
+    if device.type == "cpu":  # whose bf16 would take minutes
+        network, vae, shape = tiny_network, maisi_vae(**small.vae).eval(), small.latent
+        embeddings = [embedding[:, : small.width] for embedding in embeddings]
+    full = sampled(network, embeddings, shape)
     with torch.autocast(device.type, torch.bfloat16):
-        half = sampled(demo.network, demo.embeddings, demo.size.latent)
-        half_volume = decode(demo.vae, half.latents)
-    volume = decode(demo.vae, full.latents)
+        half = sampled(network, embeddings, shape)
+        half_volume = decode(vae, half.latents)
+    volume = decode(vae, full.latents)
     difference = (half_volume - volume).abs().mean().item()
     record_property("latents_apart", apart(half.latents, full.latents))
     record_property("volumes_apart", difference)
-    assert apart(half.latents, full.latents) < 0.15
-    assert difference < 0.02
+    assert apart(half.latents, full.latents) < 0.05
+    assert difference < 0.01
 
 
 def test_a_typed_report_gives_the_volume_of_the_cpu(device, tmp_path, record_property):
@@ -94,7 +117,7 @@ def test_a_typed_report_gives_the_volume_of_the_cpu(device, tmp_path, record_pro
     difference = np.abs(volumes[0] - volumes[1]).mean() / SCANNER_UNITS["axt2"]
     record_property("amp", made["amp"])
     record_property("mean_difference", difference)
-    assert difference < 0.02
+    assert difference < 0.01
     assert volumes[1].std() > 50
 
 

@@ -65,7 +65,7 @@ def checkpoint(folder: Path) -> dict:
 
 
 def test_a_gpu_learns_what_a_cpu_learns(device, options, tmp_path, record_property):
-    """Losses, and how far the weights have moved: on a CPU, other kernels lie 1e-7 and 2e-4 apart."""
+    """Losses, and how far the weights have moved: on a CPU, other kernels lie 9e-8 and 5e-6 apart."""
     losses: dict[str, list[float]] = {}
     for name, where in (("cpu", torch.device("cpu")), ("device", device), ("start", device)):
         made = start(tmp_path / name, where, **options | ({"lr": 0.0} if name == "start" else {}))
@@ -78,8 +78,8 @@ def test_a_gpu_learns_what_a_cpu_learns(device, options, tmp_path, record_proper
     moved = [{name: tensor - begin[name] for name, tensor in state.items()} for state in (other, one)]
     record_property("losses_apart", apart(torch.tensor(losses["device"]), torch.tensor(losses["cpu"])))
     record_property("moves_apart", all_apart(*moved))
-    assert losses["device"] == pytest.approx(losses["cpu"], rel=1e-3)
-    assert all_apart(*moved) < 0.05
+    assert losses["device"] == pytest.approx(losses["cpu"], rel=1e-4)
+    assert all_apart(*moved) < 1e-2
 
 
 def test_a_training_that_was_cut_short_goes_on_exactly(device, options, tmp_path, repeatable, record_property):
