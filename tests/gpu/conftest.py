@@ -30,6 +30,12 @@ class Teller:
     def __init__(self, config) -> None:
         self.config = config
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self):
+        """No dots, which would stand before the lines."""
+        category, _, word = yield
+        return category, "", word
+
     def pytest_runtest_logreport(self, report):
         if report.when != "call" and report.passed:
             return

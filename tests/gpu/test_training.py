@@ -20,7 +20,7 @@ from scripts.showcase.workflows import network_def, workflow, write_latents, wri
 pytestmark = pytest.mark.gpu
 
 CASES = 6
-HUGE = 2.0**40  # a scale of fp16 gradients that overflows, and is halved until it does not
+HUGE = 2.0**30  # a scale of fp16 gradients that overflows, and is halved until it does not
 
 
 class Interrupted(Exception):
@@ -102,7 +102,7 @@ def test_a_training_that_was_cut_short_goes_on_exactly(device, options, tmp_path
 
 
 def test_fp16_leaves_out_a_step_that_overflows_and_lowers_its_scale(device, options, tmp_path, record_property):
-    made = start(tmp_path / "run", device, **options | {"amp": "fp16", "epochs": 8})
+    made = start(tmp_path / "run", device, **options | {"amp": "fp16", "epochs": 6})
     trainer, seen = made.trainer, []
 
     def weights() -> dict[str, torch.Tensor]:

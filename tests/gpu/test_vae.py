@@ -36,7 +36,7 @@ def halves(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(n // 2 for n in shape)
 
 
-@pytest.mark.parametrize(("precision", "bound"), [(None, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("precision", "bound"), [(None, 1e-5), (torch.bfloat16, 5e-2)])
 def test_windows_give_the_whole(device, vae, shape, precision, bound, record_property):
     """The largest difference by the range of the whole. In bf16 a window rounds what the whole rounds otherwise."""
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,60 @@
+"""Short trainings: as many epochs as fit into their minutes, by commands that exist."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from scripts.showcase import trainings
+from scripts.showcase.stages import Stage
+from scripts.showcase.study import SIZES
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first", "epoch", "epochs"),
+    [
+        (120, 15, 5, 20),  # 95 s are left when the second run has started up: 19 more
+        (120, 100, 90, 2),  # none fits, and one is run all the same
+        (60, 10, 12, 5),  # the first epoch took less than the log says
+    ],
+)
+def test_epochs_fill_the_minutes(seconds, first, epoch, epochs):
+    assert trainings.fitting_epochs(seconds, first, epoch) == epochs
+
+
+def test_every_stage_can_be_typed_and_makes_few_volumes(tmp_path, wrong_options):
+    chain = trainings.generator_chain(tmp_path, replace(SIZES["long"], cases=40), tests=4)
+    typed = {stage.name: stage.command for stage in chain if stage.name != "encoder"}
+    assert [told for command in typed.values() if (told := wrong_options(command))] == []
+    phantom, generate = typed["phantom"], typed["generate"]
+    assert phantom.count("--test_fraction") == 1
+    assert phantom[phantom.index("--test_fraction") + 1] == "0.1"
+    assert generate[generate.index("--splits") + 1] == "['test']"
+
+
+def test_a_training_is_measured_and_gone_on_with(tmp_path, monkeypatch):
+    """Twenty images an epoch, ten a second, after five seconds: sixty seconds hold 1 + (60 - 7 - 5) / 2 epochs."""
+    with SummaryWriter(str(tmp_path / "vae" / "logs")) as log:
+        log.add_scalar("images_per_second", 10.0, 1)
+        log.add_scalar("val_psnr", 20.0, 1)
+        log.add_scalar("val_psnr", 22.0, 2)
+        log.add_scalar("train/loss_of_step", 1.0, 1)
+    asked = []
+
+    def run(stages: list[Stage], folder) -> dict[str, float]:
+        asked.append([stage.command for stage in stages])
+        return {"vae_train": 7.0}
+
+    monkeypatch.setattr(trainings, "run_stages", run)
+    size, told = trainings._train(
+        tmp_path,
+        lambda size: [Stage("vae_train", (str(size.vae_epochs),)), Stage("later", ())],
+        replace(SIZES["long"], vae_epochs=1), "vae", tmp_path / "vae", minutes=1, images=20,
+    )  # fmt: skip
+    assert size.vae_epochs == told["epochs"] == 25
+    assert asked == [[("1",)], [("25",)]]
+    assert told["val_psnr"] == 22
+    assert told["seconds"] == 14
+    assert not any("loss_of_step" in name for name in told)
