@@ -133,7 +133,7 @@ class Resume:
     def _put_back(self, path: Path, state: Mapping[str, Any], engine: Engine) -> None:
         try:
             for name, part in self.parts.items():
-                part.load_state_dict(state[name])
+                part.load_state_dict(as_here(part, state[name]))
             if engine.scaler is not None and state["scaler"]:  # empty: the run was begun where nothing is scaled
                 engine.scaler.load_state_dict(state["scaler"])
             self.load_extra_state(engine, state)
@@ -253,6 +253,14 @@ def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[
     contents = dict(zip(distinct, for_all(file_identity, distinct), strict=True))
     told = [[*own, *(contents[path] for path in paths)] for own, paths in rows]
     return MARK + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def as_here(part: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """A part's state; an optimizer computes its steps as is right on this device, and not as on the checkpoint's."""
+    if not isinstance(part, Optimizer):
+        return state
+    groups = zip(state["param_groups"], part.param_groups, strict=True)
+    return state | {"param_groups": [old | {"fused": new.get("fused")} for old, new in groups]}
 
 
 def copy_state(optimizer: Optimizer) -> None:
