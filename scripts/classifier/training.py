@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from scripts.common.problems import UserError
 from scripts.common.tensors import write_tensors
+from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
 
 
@@ -58,7 +59,7 @@ class ArmState(Resume):
     `model.safetensors` holds the weights of the epoch with the highest key metric in validation.
 
     Args:
-        folder, settings, resume: see `Resume`.
+        folder, batches, settings, resume: see `Resume`.
         network: not wrapped for distributed training.
         optimizer, schedule: its optimizer and learning rate.
         validator: its best metric decides.
@@ -74,11 +75,12 @@ class ArmState(Resume):
         schedule: LambdaLR,
         validator: SupervisedEvaluator,
         arm: str,
+        batches: Epochs,
         settings: Mapping[str, Any],
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-        super().__init__(folder, parts, settings, resume=resume)
+        super().__init__(folder, parts, settings, batches=batches, resume=resume)
         self.network, self.validator, self.arm = network, validator, arm
 
     def extra_state(self, engine: Engine) -> dict[str, Any]:

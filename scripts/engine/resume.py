@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from scripts.common.files import atomic, remove_stale
 from scripts.common.identity import MARK, file_identity, is_by_contents
 from scripts.common.problems import UserError
+from scripts.engine.loading import Epochs
 from scripts.engine.share import for_all
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Resume:
         parts: whatever has a state, by its name in the file; `optimizer` and `schedule` among them, and a moving
             average after its network, whose loading begins it anew.
         settings: what shapes the run, plain values; a checkpoint made with others is refused.
+        batches: told before every run how many epochs are done: a federation's rounds are runs of one trainer.
         every: epochs between checkpoints; the last epoch is always saved.
         resume: go on from a checkpoint in the folder; else start anew and replace it.
     """
@@ -63,10 +65,13 @@ class Resume:
         folder: str | os.PathLike[str],
         parts: Mapping[str, Any],
         settings: Mapping[str, Any],
+        *,
+        batches: Epochs | None = None,
         every: int = 1,
         resume: bool = True,
     ) -> None:
         self.folder, self.parts, self.settings = Path(folder), dict(parts), dict(settings)
+        self.batches = batches
         self.every, self.resume = every, resume
         self.saved_epoch: int | None = None
 
@@ -112,10 +117,15 @@ class Resume:
             self.export(engine)
 
     def start(self, engine: Engine) -> None:
-        """Leave a run that has all its epochs as it is; Ignite would count them from the first again."""
+        """Begin the batches where the run goes on.
+
+        A run that has all its epochs is left as it is; Ignite would count them from the first again.
+        """
         if self.saved_epoch and engine.state.epoch == 0:
             self._set_epoch(engine)
             logger.warning(f"the run has {self.saved_epoch} epochs and was to have no more: nothing is trained")
+        if self.batches is not None:
+            self.batches.epochs_done = engine.state.epoch
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
-from scripts.ldm.batches import StepSampler
 from scripts.ldm.objective import NoisyBatch
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
@@ -22,9 +22,9 @@ class TrainingState(Resume):
     """Handler: saves and restores a run of the latent diffusion model, see `Resume`.
 
     Args:
-        folder, settings, every, resume: see `Resume`.
+        folder, batches, settings, every, resume: see `Resume`.
         network, optimizer, schedule, average: what is trained; `average` is exported where there is one.
-        sampler, prepare: told the epoch and the scale factor of the checkpoint.
+        prepare: told the scale factor of the checkpoint.
         about: what the exported weights shall say about themselves, see `save_weights`.
         half: export the weights in half precision, half the size; the checkpoint keeps them whole.
     """
@@ -37,7 +37,7 @@ class TrainingState(Resume):
         optimizer: Optimizer,
         schedule: LambdaLR,
         average: AveragedModel | None,
-        sampler: StepSampler,
+        batches: Epochs,
         prepare: NoisyBatch,
         settings: Mapping[str, Any],
         about: Mapping[str, Any],
@@ -48,9 +48,9 @@ class TrainingState(Resume):
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
         if average is not None:
             parts["average"] = average
-        super().__init__(folder, parts, settings, every, resume)
+        super().__init__(folder, parts, settings, batches=batches, every=every, resume=resume)
         self.network, self.average = network, average
-        self.sampler, self.prepare = sampler, prepare
+        self.prepare = prepare
         self.about, self.half = dict(about), half
 
     def extra_state(self, engine: Engine) -> dict[str, Any]:
@@ -60,11 +60,6 @@ class TrainingState(Resume):
     def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
         """Tell the scale factor to who prepares batches."""
         self.prepare.scale_factor = state["scale_factor"]
-
-    def start(self, engine: Engine) -> None:
-        """Tell the epoch to who orders the cases, before every run: a federation's rounds are runs of one trainer."""
-        super().start(engine)
-        self.sampler.epochs_done = engine.state.epoch
 
     def export(self, engine: Engine) -> None:
         """Write the weights to sample with: the moving average where there is one."""

@@ -83,6 +83,14 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, co
     assert all(torch.equal(best[name], kept[name]) for name in best)
 
 
+def test_loading_processes_change_no_weight(trained, configs, tmp_path):
+    folder, options = trained
+    start(configs, "train", "train", epochs=2, num_workers=2, **{**options, "models_dir": str(tmp_path)}).run()
+    alone, two = (torch.load(root / ARM / "checkpoint.pt", weights_only=True) for root in (folder, tmp_path))
+    assert all(torch.equal(alone["network"][name], two["network"][name]) for name in alone["network"])
+    assert alone["best_metric"] == two["best_metric"]
+
+
 @pytest.fixture
 def copy(trained, tmp_path):
     """The trained arm's folder, to change, and the options that it was trained with."""

@@ -314,6 +314,13 @@ def test_passes_do_not_change_what_is_learned(build, tmp_path):
         assert torch.allclose(whole[name], passes[name], atol=2e-5), name
 
 
+@pytest.mark.parametrize("cache", [True, False])
+def test_loading_processes_change_no_weight(build, tmp_path, cache):
+    for processes in (0, 1, 3):
+        build(tmp_path / str(processes), epochs=3, num_workers=processes, cache=cache).run()
+        assert_same(checkpoint(tmp_path / "0"), checkpoint(tmp_path / str(processes)))
+
+
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
