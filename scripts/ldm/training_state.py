@@ -17,12 +17,14 @@ from scripts.ldm.objective import NoisyBatch
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
 
+MODULE = "module."  # before the names of what PyTorch averages
+
 
 class TrainingState(Resume):
     """Handler: saves and restores a run of the latent diffusion model, see `Resume`.
 
     Args:
-        folder, batches, settings, every, resume: see `Resume`.
+        folder, batches, settings, minutes, resume: see `Resume`.
         network, optimizer, schedule, average: what is trained; `average` is exported where there is one.
         prepare: told the scale factor of the checkpoint.
         about: what the exported weights shall say about themselves, see `save_weights`.
@@ -41,14 +43,14 @@ class TrainingState(Resume):
         prepare: NoisyBatch,
         settings: Mapping[str, Any],
         about: Mapping[str, Any],
-        every: int = 1,
+        minutes: float = 0.0,
         half: bool = False,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
         if average is not None:
             parts["average"] = average
-        super().__init__(folder, parts, settings, batches=batches, every=every, resume=resume)
+        super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
         self.network, self.average = network, average
         self.prepare = prepare
         self.about, self.half = dict(about), half
@@ -61,16 +63,17 @@ class TrainingState(Resume):
         """Tell the scale factor to who prepares batches."""
         self.prepare.scale_factor = state["scale_factor"]
 
-    def export(self, engine: Engine) -> None:
+    def export(self, state: Mapping[str, Any]) -> None:
         """Write the weights to sample with: the moving average where there is one."""
-        source = self.network if self.average is None else self.average.module
-        state = source.state_dict()
+        weights = state["network"]
+        if self.average is not None:
+            weights = {name[len(MODULE) :]: one for name, one in state["average"].items() if name.startswith(MODULE)}
         save_weights(
             self.folder / EXPORT,
-            {name: tensor.cpu().half() for name, tensor in state.items()} if self.half else state,
+            {name: tensor.half() for name, tensor in weights.items()} if self.half else weights,
             config=self.network.config,
-            scale_factor=self.prepare.scale_factor,
-            epoch=engine.state.epoch,
+            scale_factor=state["scale_factor"],
+            epoch=state["epoch"],
             averaged=self.average is not None,
             **self.about,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from statistics import fmean
@@ -131,16 +132,18 @@ class VAEState(Resume):
         schedule: LambdaLR,
         batches: Epochs,
         settings: Mapping[str, Any],
-        every: int = 1,
+        minutes: float = 0.0,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-        super().__init__(folder, parts, settings, batches=batches, every=every, resume=resume)
-        self.network = network
+        super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
+        self.form = copy.deepcopy(network).to("meta")  # takes in a checkpoint's weights without a copy
 
-    def export(self, engine: Engine) -> None:
+    def export(self, state: Mapping[str, Any]) -> None:
         """Write the weights."""
-        save_vae(self.network, self.folder / EXPORT)
+        self.form.load_state_dict(state["network"], assign=True)
+        save_vae(self.form, self.folder / EXPORT)
+        self.form.to("meta")  # and lets go of them
 
 
 class Fidelity:

@@ -29,7 +29,10 @@ from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
 NETWORK = tiny.CCELLA_DEF | {"input_dim": 6}  # as wide as the embeddings of `data_root`
-OPTIONS = {"network_def": NETWORK, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2}
+OPTIONS = {
+    "network_def": NETWORK, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2,
+    "checkpoint_minutes": 0,
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -64,7 +64,10 @@ def weights(tmp_path):
     return str(tmp_path / "vae.safetensors"), vae_fingerprint(network)
 
 
-TRAIN = {"epochs": 2, "batch_size": 1, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2}
+TRAIN = {
+    "epochs": 2, "batch_size": 1, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2,
+    "checkpoint_minutes": 0,
+}  # fmt: skip
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
