@@ -1,4 +1,4 @@
-"""A network as several processes train it together, and whether it is compiled."""
+"""A network as several processes train it together, and whether it may be compiled."""
 
 from __future__ import annotations
 
