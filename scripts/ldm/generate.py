@@ -12,7 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.engine.precision import PRECISIONS
+from scripts.engine.precision import PRECISIONS, half_weights
 from scripts.engine.replay import Replayed
 from scripts.engine.transfer import sent
 from scripts.ldm.jobs import Job, Jobs
@@ -53,6 +53,7 @@ class LatentInferer(Inferer):
         self.device = next(network.parameters()).device
         self.scale = per_channel(header.scale_factor, recipe.shape[0]).to(self.device)
         fold_upsampling(network.unet)
+        half_weights(network, PRECISIONS[recipe.amp])
         network.to(memory_format=torch.channels_last_3d)
         self.adapter = AdapterCache(network, recipe.schedule)
         self.ask = Replayed(partial(guided_prediction, network))

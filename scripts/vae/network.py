@@ -19,6 +19,7 @@ from torch import nn
 from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
 from scripts.common.tensors import write_tensors
+from scripts.engine.precision import half_weights
 from scripts.vae.layers import GroupNorm, Upsample
 
 FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
@@ -112,6 +113,16 @@ def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.dev
 def vae_fingerprint(network: nn.Module) -> str:
     """What latents record about the VAE that made them."""
     return fingerprint(network.state_dict())
+
+
+def prepare_inference(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Make the network, in place, one for inference alone, under autocast to `dtype`; its fingerprint becomes another.
+
+    On a GPU it has its channels last, as its convolutions want them; on a CPU that was no faster.
+    """
+    half_weights(network, dtype)
+    if next(network.parameters()).device.type == "cuda":
+        network.to(memory_format=torch.channels_last_3d)
 
 
 class Reconstructor(nn.Module):

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+from scripts.engine.precision import half_weights
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.layers import GroupNorm, moments, normed, of_groups
@@ -128,6 +129,16 @@ def test_a_gpu_makes_no_map_of_four_byte_numbers(meta_vae, gpu, function):
     voxels = math.prod(size)
     assert max(made.sizes[torch.bfloat16]) >= 8 * voxels
     assert max(made.sizes[torch.float32]) <= max(voxels, max(w.numel() for w in vae.parameters()))
+
+
+def test_no_weight_is_cast_any_more_where_all_are_in_half_precision(meta_vae, gpu):
+    vae, size = on(gpu, meta_vae), (32, 32, 16)
+    half_weights(vae, torch.bfloat16)
+    weights = {layer.weight.numel() for layer in vae.modules() if isinstance(layer, nn.Conv3d)}
+    with Made() as made:
+        encode(vae, torch.empty((1, 1, *size), device=gpu), size)
+    assert max(made.sizes[torch.bfloat16]) >= 8 * math.prod(size)
+    assert not weights & set(made.sizes[torch.bfloat16])
 
 
 def test_training_keeps_pytorchs_kernel(gpu):
