@@ -275,21 +275,6 @@ def test_activation_checkpointing_changes_no_weight(build, tmp_path):
     assert_same(checkpoint(tmp_path / "kept"), checkpoint(tmp_path / "computed_again"))
 
 
-@pytest.fixture
-def compiling(monkeypatch):
-    """Lets the U-Net be compiled on the CPU, by a backend of PyTorch that compiles no C++, which takes minutes."""
-    kept, counters = torch.nn.Module.compile, torch._dynamo.utils.counters
-    monkeypatch.setattr("scripts.engine.parallel.may_compile", lambda compile, device: compile)
-
-    def by(backend: str) -> dict:
-        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **given: kept(self, backend=backend, **given))
-        torch._dynamo.reset()
-        counters.clear()
-        return counters
-
-    return by
-
-
 @pytest.mark.parametrize(("backend", "exact"), [("eager", True), ("aot_eager", False)])
 def test_a_compiled_unet_learns_the_same_under_the_same_names(build, tmp_path, compiling, backend, exact):
     """One graph for each size of a step, of three cases and of two, without breaks; the adapter's reports vary."""
