@@ -39,8 +39,8 @@ def precision(amp: str) -> torch.dtype | None:
 def half_weights(network: nn.Module, dtype: torch.dtype | None) -> None:
     """Cast the weights, in place, that autocast would cast to `dtype` at every call; None leaves all as they are.
 
-    For inference alone, under that autocast: answers are the same, bit for bit; weights take half the memory. Norms,
-    embeddings and loose parameters stay in fp32.
+    For inference alone, under that autocast: the answers are the same, bit for bit, and weights take half the memory.
+    Norms, embeddings and loose parameters stay in fp32.
     """
     if dtype is None:
         return

@@ -116,8 +116,8 @@ def row(name: str, precision: str, threads: int) -> None:
             seconds = _seconds(work, device)
             peak = _peak_bytes(device)
             reached = _matrix_speed(device, dtype)
-        # In a pass of its own, in fp32: counting slows a GPU down, and does not go with autocast in inference mode. Of
-        # new networks: inference has cast the weights of those.
+        # In a pass of its own, in fp32: counting slows a GPU down, and does not go with autocast in inference mode. And
+        # of new networks: inference has cast the weights of those.
         with FlopCounterMode(display=False) as counter:
             WORK[name](device)()
     flop, count = counter.get_total_flops(), math.prod(_batches(device)) if name == "volume" else 1
