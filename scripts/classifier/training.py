@@ -13,14 +13,16 @@ from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from scripts.common.problems import UserError
 from scripts.common.tensors import write_tensors
+from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
+from scripts.engine.states import in_main_memory
 
 
 class EpochState:
@@ -55,10 +57,11 @@ class EpochState:
 class ArmState(Resume):
     """Handler: saves and restores the training of an arm, see `Resume`, and keeps the best weights.
 
-    `model.safetensors` holds the weights of the epoch with the highest key metric in validation.
+    `model.safetensors` holds the weights of the epoch with the highest key metric in validation, and so does the
+    checkpoint, since its own epoch is another.
 
     Args:
-        folder, settings, resume: see `Resume`.
+        folder, batches, settings, minutes, resume: see `Resume`.
         network: not wrapped for distributed training.
         optimizer, schedule: its optimizer and learning rate.
         validator: its best metric decides.
@@ -74,30 +77,44 @@ class ArmState(Resume):
         schedule: LambdaLR,
         validator: SupervisedEvaluator,
         arm: str,
+        batches: Epochs,
         settings: Mapping[str, Any],
+        minutes: float = 0.0,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-        super().__init__(folder, parts, settings, resume=resume)
+        super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
         self.network, self.validator, self.arm = network, validator, arm
+        self.best: dict[str, Tensor] | None = None  # weights of the best epoch since the run was begun
 
     def extra_state(self, engine: Engine) -> dict[str, Any]:
         """The best epoch so far."""
         best = self.validator.state
-        return {"best_metric": float(best.best_metric), "best_metric_epoch": best.best_metric_epoch}
+        return {
+            "best_metric": float(best.best_metric),
+            "best_metric_epoch": best.best_metric_epoch,
+            "best": self.best,
+        }
 
     def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
         """Tell the validator what is to be bettered."""
         self.validator.state.best_metric = state["best_metric"]
         self.validator.state.best_metric_epoch = state["best_metric_epoch"]
+        self.best = in_main_memory(state.get("best"))  # earlier versions left them to model.safetensors
 
-    def export(self, engine: Engine) -> None:
-        """Write the weights where this epoch is the best."""
-        best = self.validator.state
-        if best.best_metric_epoch != engine.state.epoch:
+    def save(self, engine: Engine) -> None:
+        """Keep the weights where this epoch is the best, and write where it is time."""
+        if self.validator.state.best_metric_epoch == engine.state.epoch:
+            self.best = in_main_memory(self.network.state_dict())
+        super().save(engine)
+
+    def export(self, state: Mapping[str, Any]) -> None:
+        """Write the weights of the best epoch."""
+        if state.get("best") is None:
             return
-        note = {"arm": self.arm, "epoch": str(engine.state.epoch), best.key_metric_name: f"{best.best_metric:.4f}"}
-        write_tensors(self.folder / EXPORT, self.network.state_dict(), note)
+        metric = {self.validator.state.key_metric_name: f"{state['best_metric']:.4f}"}
+        note = {"arm": self.arm, "epoch": str(state["best_metric_epoch"]), **metric}
+        write_tensors(self.folder / EXPORT, state["best"], note)
 
 
 def load_weights(network: nn.Module, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> nn.Module:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -31,13 +31,13 @@ from monai.transforms import (
     ResizeWithPadOrCropd,
     ScaleIntensityRangePercentilesd,
 )
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import Case
 from scripts.data.grid import SPACING_TOLERANCE, Grid, grid_affine, resample
 from scripts.data.images import CheckImaged, ImageTransforms, check_voxels
-from scripts.engine.loading import data_loader
+from scripts.engine.loading import Draw, ShuffledEpochs, data_loader
 
 STRIDE = 32  # EfficientNet halves every axis five times
 
@@ -118,13 +118,6 @@ def augmentation(probability: float, degrees: float, translation: Sequence[int],
     )
 
 
-class Draw(NamedTuple):
-    """A case in an epoch."""
-
-    epoch: int
-    index: int
-
-
 class VolumeDataset(Dataset):
     """Preprocessed volumes, kept in memory, and augmented with a seed of their own.
 
@@ -179,14 +172,7 @@ class VolumeDataset(Dataset):
         return case
 
 
-class DrawSampler(DistributedSampler):
-    """Shuffles anew every epoch, gives each process its share, and tells the dataset which epoch it is."""
-
-    def __iter__(self) -> Iterator[Draw]:
-        return (Draw(self.epoch, index) for index in super().__iter__())
-
-
-def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
+def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int | None, seed: int) -> DataLoader:
     """Batches for training; `batch_size` is that of all processes together.
 
     Raises:
@@ -199,6 +185,6 @@ def training_loader(dataset: VolumeDataset, batch_size: int, num_workers: int, s
             f"batch_size {batch_size} and {len(dataset)} training cases over {processes} processes leave {share} a "
             "batch; batch normalisation needs 2: raise batch_size or use fewer processes"
         )
-    sampler = DrawSampler(dataset, num_replicas=processes, rank=idist.get_rank(), shuffle=True, seed=seed)
     # A short last batch is dropped, or its statistics would weigh too much; the next epoch shuffles again.
-    return data_loader(dataset, batch_size=share, sampler=sampler, num_workers=num_workers, drop_last=True)
+    batches = ShuffledEpochs(dataset, share, seed, drop_last=True)
+    return data_loader(dataset, batch_sampler=batches, num_workers=num_workers)

@@ -11,8 +11,8 @@ from typing import Any
 class Background:
     """Runs calls in threads of their own; a caller who is too far ahead waits, so that memory does not fill up.
 
-    For calls that wait, for a GPU, a disk or another process, and let others run meanwhile: what computes in Python in a
-    thread holds the program up.
+    For calls that wait, for a GPU, a disk or another process, and let others run meanwhile: a thread that computes in
+    Python holds the program up.
 
     Args:
         threads: calls that run at the same time.

@@ -1,4 +1,4 @@
-"""Data loaders whose worker processes say so where shared memory is too small for their batches.
+"""Data loaders of the trainings: how many processes load, what they see, and what they share.
 
 Workers hand batches over in /dev/shm, of which a container has 64 MB unless it is told otherwise. PyTorch moves a batch
 there in a thread whose errors nobody sees: the batch is lost, and training waits for it for ever.
@@ -6,33 +6,130 @@ there in a thread whose errors nobody sees: the batch is lost, and training wait
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
+import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    Sampler,
+    default_collate,
+    get_worker_info,
+)
 
 from scripts.common.problems import UserError
 
+logger = logging.getLogger(__name__)
+
 SHARED = Path("/dev/shm")
 CURE = "Start the container with more (docker run --shm-size=8g, or --ipc=host), or give --num_workers 0"
+USUAL = 4  # loading processes beside each process with a GPU
+
+
+def loading_processes(given: int | None) -> int:
+    """How many processes load data for each that computes: `given`, or as many as suit the machine where it is None.
+
+    That is four where there is a GPU, fewer where the cores that this process may use, shared out among the processes
+    of the machine, are not enough for them and the one that computes. Without a GPU it is none: all cores compute.
+    """
+    if given is not None:
+        return given
+    if not torch.cuda.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(0, min(USUAL, cores // idist.get_nproc_per_node() - 1))
 
 
 def data_loader(
-    dataset: Dataset, *, num_workers: int = 0, collate_fn: Callable[[Any], Any] = default_collate, **options: Any
+    dataset: Dataset,
+    *,
+    num_workers: int | None = 0,
+    collate_fn: Callable[[Any], Any] = default_collate,
+    **options: Any,
 ) -> DataLoader:
-    """PyTorch's loader with these options.
+    """PyTorch's loader with these options, whose batches are pinned where there is a GPU.
+
+    On Linux the loading processes are forked: what the data set keeps in memory when it is built is there once for all
+    of them. Nothing is drawn from the global generator, whose numbers would then depend on theirs.
+
+    Args:
+        num_workers: loading processes; None for as many as suit the machine and fit into its shared memory.
 
     Raises:
-        UserError: the workers of this machine's processes need more shared memory than there is.
+        UserError: the given number of workers of this machine's processes needs more shared memory than there is.
     """
-    loader = DataLoader(dataset, num_workers=num_workers, collate_fn=HandOver(collate_fn), **options)
-    if num_workers:
-        _check_shared_memory(loader)
+
+    def make(processes: int) -> DataLoader:
+        own = {"pin_memory": torch.cuda.is_available(), "generator": torch.Generator()}
+        if processes and sys.platform == "linux":
+            own["multiprocessing_context"] = "fork"
+        return DataLoader(dataset, num_workers=processes, collate_fn=HandOver(collate_fn), **own | options)
+
+    loader = make(loading_processes(num_workers))
+    if problem := _too_little_shared_memory(loader):
+        if num_workers is not None:
+            raise UserError(problem)
+        logger.warning(f"{problem}. It goes on with none")
+        loader = make(0)
     return loader
+
+
+class Draw(NamedTuple):
+    """A case in an epoch."""
+
+    epoch: int
+    index: int
+
+
+class Epochs(Sampler[list[Any]]):
+    """A process's batches in one epoch after the other, without end.
+
+    Loading goes on across the border of two epochs and while a validation runs, and its processes stay for the whole
+    run. A batch names the epoch with its cases: a data set in another process would not hear of it otherwise.
+    """
+
+    epochs_done = 0  # of the run, told before it goes on
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for epoch in itertools.count(self.epochs_done + 1):
+            yield from self.epoch(epoch)
+
+    def epoch(self, epoch: int) -> Iterator[list[Any]]:
+        """The batches of one epoch; epochs count from 1."""
+        raise NotImplementedError
+
+
+class ShuffledEpochs(Epochs):
+    """PyTorch's batches of `Draw`s, shuffled anew in every epoch; `batch_size` is for each process.
+
+    Args:
+        drop_last: leave out a last batch that is smaller.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, drop_last: bool = False) -> None:
+        self.order = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
+        self.batches = BatchSampler(self.order, batch_size, drop_last)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.batches)
+
+    def epoch(self, epoch: int) -> Iterator[list[Draw]]:
+        """The batches of one epoch; epochs count from 1."""
+        self.order.set_epoch(epoch)
+        for indices in self.batches:
+            yield [Draw(epoch, index) for index in indices]
 
 
 class HandOver:
@@ -59,19 +156,22 @@ class HandOver:
         return batch
 
 
-def _check_shared_memory(loader: DataLoader) -> None:
-    """Compare what is free with what all workers hold when they are ahead, by the size of the first batch."""
-    first = next(iter(loader.batch_sampler), None)
-    if first is None or not SHARED.is_dir():
-        return
-    batch = sum(tensor.nbytes for tensor in _tensors(loader.collate_fn([loader.dataset[index] for index in first])))
-    batches = (loader.num_workers * loader.prefetch_factor + 1) * idist.get_nproc_per_node()
+def _too_little_shared_memory(loader: DataLoader) -> str:
+    """What is wrong where less is free than all workers hold when they are ahead, by the size of the first batch."""
+    if not loader.num_workers or not SHARED.is_dir():
+        return ""
+    ahead = list(itertools.islice(loader.batch_sampler, loader.num_workers * loader.prefetch_factor + 1))
+    if not ahead:
+        return ""
+    batch = sum(tensor.nbytes for tensor in _tensors(loader.collate_fn([loader.dataset[index] for index in ahead[0]])))
+    batches = len(ahead) * idist.get_nproc_per_node()
     needed, free = batches * batch, shutil.disk_usage(SHARED).free
-    if needed > free:
-        raise UserError(
-            f"num_workers {loader.num_workers} needs about {needed / 2**20:,.0f} MiB of shared memory ({batches} "
-            f"batches of {batch / 2**20:,.1f} MiB), and {free / 2**20:,.0f} MiB are free in {SHARED}. {CURE}"
-        )
+    if needed <= free:
+        return ""
+    return (
+        f"num_workers {loader.num_workers} needs about {needed / 2**20:,.0f} MiB of shared memory ({batches} "
+        f"batches of {batch / 2**20:,.1f} MiB), and {free / 2**20:,.0f} MiB are free in {SHARED}. {CURE}"
+    )
 
 
 def _tensors(batch: Any) -> list[Tensor]:

@@ -8,6 +8,8 @@ import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
+READ_EVERY = 10  # iterations between two looks at the loss, for each of which the host waits for the GPU
+
 
 class Progress:
     """Handler: a progress bar on a terminal; images/s and the learning rate among the epoch's metrics everywhere.
@@ -21,8 +23,12 @@ class Progress:
 
     def attach(self, engine: Engine) -> None:
         """Register with the trainer."""
-        if idist.get_rank() == 0 and sys.stderr.isatty():  # else nobody sees it, and reading the loss waits for a GPU
-            ProgressBar().attach(engine, output_transform=lambda output: {"loss": output["loss"].item()})
+        if idist.get_rank() == 0 and sys.stderr.isatty():  # else nobody sees it
+            ProgressBar().attach(
+                engine,
+                output_transform=lambda output: {"loss": output["loss"].item()},
+                event_name=Events.ITERATION_COMPLETED(every=READ_EVERY),
+            )
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scripts.common.problems import UserError
 
 
-def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
+class MovingAverage(AveragedModel):
+    """PyTorch's, whose count of updates stays in main memory: PyTorch sends it to the device in every update.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten.
+
+    Args:
+        network: what is averaged; the average begins as a copy of it, on its device.
+        decay: what is kept of the average in an update.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network)
+        self.decay = decay
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Follow the weights; buffers are taken over. The first update takes over the weights, too."""
+        done = int(self.n_averaged)
+        decay = min(self.decay, (1 + done) / (10 + done)) if done else 0.0
+        get_ema_multi_avg_fn(decay)(list(self.module.parameters()), list(model.parameters()), done)
+        for kept, current in zip(self.module.buffers(), model.buffers(), strict=True):
+            kept.copy_(current)
+        self.n_averaged += 1
+
+
+def averaged(network: nn.Module, decay: float) -> MovingAverage | None:
     """The network's moving average, to be updated after each optimizer step; None when `decay` is 0.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that the random start is soon forgotten. Weights
-    that are loaded into the network, such as those of a federation's server, begin it anew: it holds them, and no
-    update of those before.
+    Weights that are loaded into the network, such as those of a federation's server, begin it anew: it holds them, and
+    no update of those before.
 
     Raises:
         UserError: `decay` is not in [0, 1).
@@ -25,13 +48,7 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
         return None
     if not 0 < decay < 1:
         raise UserError(f"ema_decay is {decay}; it must be at least 0 (no average) and below 1")
-
-    @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
-        warm = min(decay, (1 + int(count)) / (10 + int(count)))
-        get_ema_multi_avg_fn(warm)(list(average), list(current), count)
-
-    average = AveragedModel(network, multi_avg_fn=update).requires_grad_(False)
+    average = MovingAverage(network, decay)
 
     def begin(loaded: nn.Module, _: object) -> None:
         if loaded is network:  # and not a copy of it, which has its hooks

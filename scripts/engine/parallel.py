@@ -1,4 +1,4 @@
-"""A network as several processes train it together, and whether it is compiled."""
+"""A network as several processes train it together, and whether it may be compiled."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def parallel(network: nn.Module) -> nn.Module:
 
     One process uses one device, however many the machine has: what is learned depends on the command alone. On GPUs
     batch norms, where the network has any, see the batches of all processes. Every parameter gets a gradient in every
-    pass, so no search for unused ones is needed.
+    pass, so no search for unused ones is needed. Gradients lie where they are averaged, and not a second time.
     """
     if idist.get_world_size() == 1:
         return network  # Ignite would spread it over all GPUs of the machine
     if idist.device().type == "cpu":
-        return nn.parallel.DistributedDataParallel(network)  # Ignite would name a GPU wherever the machine has one
-    return idist.auto_model(network, sync_bn=True)
+        # Ignite would name a GPU wherever the machine has one.
+        return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+    return idist.auto_model(network, sync_bn=True, gradient_as_bucket_view=True)

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import ensure_tuple
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from scripts.common.files import atomic, remove_stale
 from scripts.common.identity import MARK, file_identity, is_by_contents
 from scripts.common.problems import UserError
+from scripts.engine.background import Background
+from scripts.engine.loading import Epochs
 from scripts.engine.share import for_all
+from scripts.engine.states import as_here, copy_state, in_main_memory, set_rates
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +32,14 @@ CHECKPOINT, EXPORT = "checkpoint.pt", "model.safetensors"
 
 
 class Resume:
-    """Handler: saves the state of a run after every few epochs, and puts a trainer that is being built into it.
+    """Handler: saves the state of a run every few minutes, and puts a trainer that is being built into it.
 
-    The file is replaced only by a complete one, so a run that is killed at any moment goes on from its last
-    checkpoint. Nothing random is stored because nothing random is carried over: every draw has a seed of its own, of
-    the run, the epoch and the step or the case. A continued run is therefore the same as one that was never
-    interrupted.
+    At the end of an epoch the state is copied to main memory, and written from there while the training goes on; of two
+    checkpoints the second waits until the first is written, so that there is one copy at most. The file is replaced
+    only by a complete one, so a run that is killed at any moment goes on from its last checkpoint.
+
+    Nothing random is stored because nothing random is carried over: every draw has a seed of its own, of the run, the
+    epoch and the step or the case. A continued run is therefore the same as one that was never interrupted.
 
     The checkpoint is read once, when the trainer is built, and not when it runs: weights that are loaded into the
     network afterwards stay, as those of a federation's server do, which come before every run of the same trainer.
@@ -54,7 +58,8 @@ class Resume:
         parts: whatever has a state, by its name in the file; `optimizer` and `schedule` among them, and a moving
             average after its network, whose loading begins it anew.
         settings: what shapes the run, plain values; a checkpoint made with others is refused.
-        every: epochs between checkpoints; the last epoch is always saved.
+        batches: told before every run how many epochs are done: a federation's rounds are runs of one trainer.
+        minutes: between checkpoints, at the end of an epoch; 0: after every epoch. The last epoch is always saved.
         resume: go on from a checkpoint in the folder; else start anew and replace it.
     """
 
@@ -63,12 +68,18 @@ class Resume:
         folder: str | os.PathLike[str],
         parts: Mapping[str, Any],
         settings: Mapping[str, Any],
-        every: int = 1,
+        *,
+        batches: Epochs | None = None,
+        minutes: float = 0.0,
         resume: bool = True,
     ) -> None:
         self.folder, self.parts, self.settings = Path(folder), dict(parts), dict(settings)
-        self.every, self.resume = every, resume
-        self.saved_epoch: int | None = None
+        self.batches = batches
+        self.minutes, self.resume = minutes, resume
+        self.saved_epoch: int | None = None  # of the checkpoint on the disk
+        self.copied_epoch: int | None = None  # of that which is there or is being written
+        self.copied_at = time.monotonic()
+        self.background = Background(threads=1, most=1)
 
     def extra_state(self, engine: Engine) -> dict[str, Any]:
         """What else the checkpoint holds."""
@@ -77,8 +88,8 @@ class Resume:
     def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
         """Put back what `extra_state` gave."""
 
-    def export(self, engine: Engine) -> None:
-        """Write `model.safetensors`."""
+    def export(self, state: Mapping[str, Any]) -> None:
+        """Write `model.safetensors` from what a checkpoint holds."""
 
     def attach(self, engine: Engine) -> None:
         """Restore a trainer and register with it: after `OptimizerStep`, validation and learning-rate handlers.
@@ -88,8 +99,8 @@ class Resume:
         """
         self.restore(engine)
         engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.every), self.save)
-        engine.add_event_handler(Events.COMPLETED, self.save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.tell)
 
     def restore(self, engine: Engine) -> None:
@@ -102,20 +113,28 @@ class Resume:
         if idist.get_rank() == 0:
             remove_stale(self.folder)
         path = self.folder / CHECKPOINT
+        state = None
         if self.resume and path.is_file():
-            self._put_back(path, self._read(path), engine)
+            state = self._read(path)
+            self._put_back(path, state, engine)
         self._check_shared(path)
-        if not self.saved_epoch:
+        if state is None:
             return
         logger.info(f"going on after epoch {self.saved_epoch} from {path}")
         if idist.get_rank() == 0 and not (self.folder / EXPORT).is_file():
-            self.export(engine)
+            self.export(state)
 
     def start(self, engine: Engine) -> None:
-        """Leave a run that has all its epochs as it is; Ignite would count them from the first again."""
+        """Begin the batches, and the minutes to the next checkpoint, where the run goes on.
+
+        A run that has all its epochs is left as it is; Ignite would count them from the first again.
+        """
         if self.saved_epoch and engine.state.epoch == 0:
             self._set_epoch(engine)
             logger.warning(f"the run has {self.saved_epoch} epochs and was to have no more: nothing is trained")
+        self.copied_at = time.monotonic()
+        if self.batches is not None:
+            self.batches.epochs_done = engine.state.epoch
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
@@ -133,11 +152,11 @@ class Resume:
     def _put_back(self, path: Path, state: Mapping[str, Any], engine: Engine) -> None:
         try:
             for name, part in self.parts.items():
-                part.load_state_dict(state[name])
+                part.load_state_dict(as_here(part, state[name]))
             if engine.scaler is not None and state["scaler"]:  # empty: the run was begun where nothing is scaled
                 engine.scaler.load_state_dict(state["scaler"])
             self.load_extra_state(engine, state)
-            self.saved_epoch = state["epoch"]
+            self.saved_epoch = self.copied_epoch = state["epoch"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{path} does not fit this training's network and optimizer ({type(error).__name__}). Give another "
@@ -165,48 +184,71 @@ class Resume:
             )
 
     def save(self, engine: Engine) -> None:
-        """Write the checkpoint and the weights to use; the first rank does it for all.
+        """Let the checkpoint and the weights to use be written, where it is time; the first rank does it for all.
 
         Raises:
-            UserError: they cannot be written; those that were there before are intact.
+            UserError: the last one could not be written; those that were there before are intact.
         """
-        epoch = engine.state.epoch
-        if self.saved_epoch != epoch:
-            if idist.get_rank() == 0:
-                self._write(engine, epoch)
-            self.saved_epoch = epoch
+        if idist.get_rank() == 0 and time.monotonic() - self.copied_at >= 60 * self.minutes:
+            self._hand_over(engine)
 
-    def _write(self, engine: Engine, epoch: int) -> None:
+    def finish(self, engine: Engine) -> None:
+        """Write the last checkpoint, and wait for it.
+
+        Raises:
+            UserError: it cannot be written; those that were there before are intact.
+        """
+        if idist.get_rank() == 0:
+            self._hand_over(engine)
+            self.background.finish()
+        self.saved_epoch = engine.state.epoch
+
+    def _hand_over(self, engine: Engine) -> None:
+        """Copy the state, and let the copy be written in the background."""
+        if self.copied_epoch == engine.state.epoch:
+            return
+        self.background.finish()  # before another copy is made
         state = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {
-            "epoch": epoch,
+            "epoch": engine.state.epoch,
             "scaler": None if engine.scaler is None else engine.scaler.state_dict(),
             "settings": self.settings,
             **self.extra_state(engine),
         }
+        self.background.start(self._write, in_main_memory(state))
+        self.copied_epoch, self.copied_at = engine.state.epoch, time.monotonic()
+
+    def _write(self, state: Mapping[str, Any]) -> None:
         try:
             with atomic(self.folder / CHECKPOINT) as part:
                 torch.save(state, part)
                 # Before the checkpoint counts: a run that is killed between the two then writes both again.
-                self.export(engine)
+                self.export(state)
         except (UserError, RuntimeError) as error:  # torch's writer raises RuntimeError when the disk is full
-            raise self._cannot_write(engine, error) from error
+            raise self._cannot_write(state["epoch"], error) from error
+        self.saved_epoch = state["epoch"]
 
     def tell(self, engine: Engine, error: BaseException) -> None:
-        """Put a full disk into words, where others such as TensorBoard write, too; no later handler sees the error.
+        """Complete what is being written; put a full disk into words, where others such as TensorBoard write, too.
+
+        No later handler sees the error.
 
         Raises:
             UserError: the disk is full or can no longer be written.
             BaseException: what else has ended the run, as it is.
         """
+        try:
+            self.background.finish()
+        except UserError as failed:  # beside what has ended the run
+            logger.error(failed)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise self._cannot_write(engine, error) from error
+            raise self._cannot_write(engine.state.epoch, error) from error
         raise error
 
-    def _cannot_write(self, engine: Engine, error: Exception) -> UserError:
+    def _cannot_write(self, epoch: int, error: Exception) -> UserError:
         free = shutil.disk_usage(self.folder).free / 2**30
         return UserError(
-            f"cannot write to {self.folder} in epoch {engine.state.epoch}, {free:.1f} GiB are free there: {error}. The "
+            f"cannot write to {self.folder} in epoch {epoch}, {free:.1f} GiB are free there: {error}. The "
             f"checkpoint of epoch {self.saved_epoch or 0} is intact; make room (checkpoints may take twice their size "
             "for a moment) and start again with the same command"
         )
@@ -253,19 +295,3 @@ def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[
     contents = dict(zip(distinct, for_all(file_identity, distinct), strict=True))
     told = [[*own, *(contents[path] for path in paths)] for own, paths in rows]
     return MARK + hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-def copy_state(optimizer: Optimizer) -> None:
-    """Give an optimizer memory of its own: of a mapped file it keeps what lies on the right device already.
-
-    A checkpoint that was replaced meanwhile would go on taking its place on the disk.
-    """
-    for state in optimizer.state.values():
-        state |= {name: value.clone() for name, value in state.items() if getattr(value, "is_cpu", False)}
-
-
-def set_rates(schedule: LambdaLR) -> None:
-    """Set the learning rates to the schedule's at its step: a checkpoint's are those of the epochs planned then."""
-    groups = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
-    for group, highest, factor in groups:
-        group["lr"] = highest * factor(schedule.last_epoch)

@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -105,7 +106,12 @@ class OptimizerStep:
         engine.scaler = self.scaler
 
     def begin(self, engine: Engine) -> None:
-        """Keep what a forward pass changes, when the first of a step begins."""
+        """Keep what a forward pass changes, when the first of a step begins.
+
+        Gradients are averaged over the processes in the pass that ends a step: what `no_sync` does for the others.
+        """
+        if isinstance(engine.network, DistributedDataParallel):
+            engine.network.require_backward_grad_sync = self._ends_step(engine)
         if (engine.state.iteration - 1) % engine.accumulation_steps == 0:
             self.buffers = [buffer.clone() for buffer in self.network.buffers()]
             self.folders, self.losses = [], []

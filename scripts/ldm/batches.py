@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sized
 
 import ignite.distributed as idist
@@ -10,10 +9,11 @@ import torch
 from torch.utils.data import Sampler
 
 from scripts.common.problems import UserError
+from scripts.engine.loading import Epochs
 from scripts.ldm.dataset import LatentDataset, Slot
 
 
-class StepSampler(Sampler[list[Slot]]):
+class StepSampler(Epochs):
     """Shuffles the cases anew in every epoch, cuts them into steps, and each step into passes.
 
     A step is what the optimizer sees at once: `batch_size` cases over all processes. Its share for one process is cut
@@ -25,8 +25,6 @@ class StepSampler(Sampler[list[Slot]]):
     The weights make the sum over all passes and processes of a step equal to the loss of the whole step, although the
     trainer divides by the number of passes and data parallelism by that of processes:
     case_weight = passes·processes / cases, report_weight = passes·processes / cases that have a report.
-
-    Iteration never ends: it goes on with the next epoch, so that workers can prefetch across the border.
 
     Args:
         dataset: tells how many cases there are and which of them have a report in an epoch.
@@ -42,7 +40,6 @@ class StepSampler(Sampler[list[Slot]]):
         self.accumulate = accumulate
         self.shares = accumulate * idist.get_world_size()
         self.steps = -(-len(dataset) // batch_size) if batch_size > 0 else 0
-        self.epochs_done = 0
         if self.steps == 0 or accumulate < 1 or batch_size < self.shares:
             raise UserError(
                 f"batch_size {batch_size} of {len(dataset)} training cases cannot be cut into {self.shares} shares "
@@ -52,10 +49,6 @@ class StepSampler(Sampler[list[Slot]]):
     def __len__(self) -> int:
         """Passes in an epoch on each process."""
         return self.steps * self.accumulate
-
-    def __iter__(self) -> Iterator[list[Slot]]:
-        for epoch in itertools.count(self.epochs_done + 1):
-            yield from self.epoch(epoch)
 
     def epoch(self, epoch: int) -> Iterator[list[Slot]]:
         """This process's passes in one epoch; epochs count from 1."""

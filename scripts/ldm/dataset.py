@@ -226,12 +226,14 @@ class TimestepGrid(Dataset[dict[str, Any]]):
 def collate(examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Examples as one batch: tensors stacked, embeddings as one row of tokens (sum of T, D) and the `tokens` of each.
 
-    They are padded on the device: padding would be most of what a worker hands over.
+    They are padded on the device: padding would be most of what a worker hands over, and of what is copied. What is
+    real then is told by `text_mask` (B, longest T).
     """
     batch: dict[str, Any] = {key: torch.stack([example[key] for example in examples]) for key in STACKED}
     embeddings = [example["embedding"] for example in examples if example["embedding"] is not None]
     batch["embedding"] = torch.cat(embeddings) if embeddings else None
     batch["tokens"] = [len(embedding) for embedding in embeddings]
+    batch["text_mask"] = torch.arange(max(batch["tokens"], default=0)) < torch.tensor(batch["tokens"])[:, None]
     for key in ("case_weight", "report_weight"):
         batch[key] = torch.tensor([example[key] for example in examples], dtype=torch.float32)
     batch["folder"] = [example["folder"] for example in examples]

@@ -12,7 +12,7 @@ from monai.inferers import Inferer
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.engine.precision import PRECISIONS
+from scripts.engine.precision import PRECISIONS, half_weights
 from scripts.engine.replay import Replayed
 from scripts.engine.transfer import sent
 from scripts.ldm.jobs import Job, Jobs
@@ -47,13 +47,20 @@ class JobBatch(PrepareBatch):
 class LatentInferer(Inferer):
     """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
 
-    def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA) -> None:
-        """Take the network, in evaluation mode on its device, and prepare it for sampling alone."""
+    def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA, compile: bool = False) -> None:
+        """Take the network, in evaluation mode on its device, and prepare it for sampling alone.
+
+        Args:
+            compile: the U-Net, before its steps are recorded.
+        """
         self.recipe, self.null = recipe, jobs.null
         self.device = next(network.parameters()).device
         self.scale = per_channel(header.scale_factor, recipe.shape[0]).to(self.device)
         fold_upsampling(network.unet)
+        half_weights(network, PRECISIONS[recipe.amp])
         network.to(memory_format=torch.channels_last_3d)
+        if compile:
+            network.unet.compile(dynamic=False)
         self.adapter = AdapterCache(network, recipe.schedule)
         self.ask = Replayed(partial(guided_prediction, network))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,10 @@ def make_jobs(
             folder=output_dir,
             problems=problems,
         )
-        embeddings = [reader.read(source.folder, source.text, source.path) for source, _ in shares]
-        if recipe.needs_null:
-            null = reader.read("empty report", None, None if typed else find_empty_path(root, sources))
+        with closing(reader):
+            embeddings = [reader.read(source.folder, source.text, source.path) for source, _ in shares]
+            if recipe.needs_null:
+                null = reader.read("empty report", None, None if typed else find_empty_path(root, sources))
     _raise_on_every_rank(problems)
     jobs = [_make_job(recipe, *share, embedding) for share, embedding in zip(shares, embeddings, strict=True)]
     problems = Problems(f"volumes in {output_dir}")

@@ -13,6 +13,8 @@ NOISE_LOSSES = {"l1": F.l1_loss, "l2": F.mse_loss}
 
 # The authors' focal loss sees the one-hot that they feed into the U-Net, which is multiplied by 100.
 TARGET_SCALE = 100.0
+# How much a negative and a positive case weigh there. MONAI's `alpha` is read back from the device in every step.
+NEGATIVE, POSITIVE = 0.25, 0.75
 
 
 class JointLoss(nn.Module):
@@ -41,7 +43,7 @@ class JointLoss(nn.Module):
             raise UserError(f"noise_loss is {noise_loss!r}; it must be one of {', '.join(NOISE_LOSSES)}")
         self.noise_loss = NOISE_LOSSES[noise_loss]
         self.class_weight = class_weight
-        self.focal = FocalLoss(alpha=0.75, gamma=2.0, use_softmax=True, reduction="none")
+        self.focal = FocalLoss(gamma=2.0, use_softmax=True, reduction="none")
 
     def forward(
         self,
@@ -73,7 +75,8 @@ class JointLoss(nn.Module):
         if class_logits is None or self.class_weight == 0:
             return loss, parts
         has_report = 1.0 - text_isnull.float()
-        focal = self.focal(class_logits, pirads * TARGET_SCALE).sum(dim=1)
+        negative, positive = self.focal(class_logits, pirads * TARGET_SCALE).unbind(dim=1)
+        focal = NEGATIVE * negative + POSITIVE * positive
         count = has_report.sum().clamp(min=1) if reports is None else reports
         class_loss = (focal * has_report).sum() / count
         parts["class"] = class_loss.detach()

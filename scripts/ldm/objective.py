@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from monai.engines.utils import PrepareBatch
 from monai.inferers import SimpleInferer
+from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
@@ -21,6 +23,8 @@ from scripts.reports.embeddings import pad_embeddings
 
 class NoisyBatch(PrepareBatch):
     """Makes the network's input and what it should answer.
+
+    The batch's own tensors are all that goes over to the device: nothing else is made from numbers there.
 
     Args:
         objective: `ddpm` (the network answers with the noise) or `rflow` (with the velocity, latent minus noise).
@@ -57,9 +61,9 @@ class NoisyBatch(PrepareBatch):
         }
         text, mask = None, None
         if batch["embedding"] is not None:
-            text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"]))
+            text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"])), batch["text_mask"]
         latents, noise = batch["latent"], batch["noise"]
-        latents = latents * per_channel(self.scale_factor, latents.shape[1]).to(latents.device, non_blocking=True)
+        latents = latents * _factors_on(latents.device, ensure_tuple(self.scale_factor), latents.shape[1])
         timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
         targets = {
@@ -76,6 +80,12 @@ class NoisyBatch(PrepareBatch):
             "class_keep": batch["class_keep"],
         }
         return inputs, targets, (), conditions
+
+
+@lru_cache
+def _factors_on(device: torch.device, factors: tuple[float, ...], channels: int) -> Tensor:
+    """The scale factors of `per_channel`, which stay on the device: a copy a step would wait for it."""
+    return per_channel(factors, channels).to(device)
 
 
 class PreciseInferer(SimpleInferer):

@@ -11,20 +11,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
-from scripts.ldm.batches import StepSampler
 from scripts.ldm.objective import NoisyBatch
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import save_weights
+
+MODULE = "module."  # before the names of what PyTorch averages
 
 
 class TrainingState(Resume):
     """Handler: saves and restores a run of the latent diffusion model, see `Resume`.
 
     Args:
-        folder, settings, every, resume: see `Resume`.
+        folder, batches, settings, minutes, resume: see `Resume`.
         network, optimizer, schedule, average: what is trained; `average` is exported where there is one.
-        sampler, prepare: told the epoch and the scale factor of the checkpoint.
+        prepare: told the scale factor of the checkpoint.
         about: what the exported weights shall say about themselves, see `save_weights`.
         half: export the weights in half precision, half the size; the checkpoint keeps them whole.
     """
@@ -37,20 +39,20 @@ class TrainingState(Resume):
         optimizer: Optimizer,
         schedule: LambdaLR,
         average: AveragedModel | None,
-        sampler: StepSampler,
+        batches: Epochs,
         prepare: NoisyBatch,
         settings: Mapping[str, Any],
         about: Mapping[str, Any],
-        every: int = 1,
+        minutes: float = 0.0,
         half: bool = False,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
         if average is not None:
             parts["average"] = average
-        super().__init__(folder, parts, settings, every, resume)
+        super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
         self.network, self.average = network, average
-        self.sampler, self.prepare = sampler, prepare
+        self.prepare = prepare
         self.about, self.half = dict(about), half
 
     def extra_state(self, engine: Engine) -> dict[str, Any]:
@@ -61,21 +63,17 @@ class TrainingState(Resume):
         """Tell the scale factor to who prepares batches."""
         self.prepare.scale_factor = state["scale_factor"]
 
-    def start(self, engine: Engine) -> None:
-        """Tell the epoch to who orders the cases, before every run: a federation's rounds are runs of one trainer."""
-        super().start(engine)
-        self.sampler.epochs_done = engine.state.epoch
-
-    def export(self, engine: Engine) -> None:
+    def export(self, state: Mapping[str, Any]) -> None:
         """Write the weights to sample with: the moving average where there is one."""
-        source = self.network if self.average is None else self.average.module
-        state = source.state_dict()
+        weights = state["network"]
+        if self.average is not None:
+            weights = {name[len(MODULE) :]: one for name, one in state["average"].items() if name.startswith(MODULE)}
         save_weights(
             self.folder / EXPORT,
-            {name: tensor.cpu().half() for name, tensor in state.items()} if self.half else state,
+            {name: tensor.half() for name, tensor in weights.items()} if self.half else weights,
             config=self.network.config,
-            scale_factor=self.prepare.scale_factor,
-            epoch=engine.state.epoch,
+            scale_factor=state["scale_factor"],
+            epoch=state["epoch"],
             averaged=self.average is not None,
             **self.about,
         )

@@ -35,7 +35,7 @@ from scripts.ldm.jobs import Job, Jobs
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import Sample
 from scripts.vae.decode import decode
-from scripts.vae.network import LATENT_CHANNELS
+from scripts.vae.network import LATENT_CHANNELS, prepare_inference
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class VolumeWriter:
     """
 
     def __init__(self, recipe: Recipe, jobs: Jobs, vae: nn.Module) -> None:
-        """Take the VAE, in evaluation mode on its device.
+        """Take the VAE, in evaluation mode on its device, and prepare it for inference alone.
 
         Raises:
             UserError: it is not the VAE whose latents the network was trained on.
@@ -92,6 +92,7 @@ class VolumeWriter:
                 f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {given}; give the VAE "
                 "that encoded the training images"
             )
+        prepare_inference(vae, PRECISIONS[recipe.amp])
         self.device = next(vae.parameters()).device
         writers = min(WRITERS, cpu_count() // idist.get_nproc_per_node()) if self.device.type == "cuda" else 1
         self.processes = get_reusable_executor(max(1, writers))

@@ -129,15 +129,10 @@ def check_width(embedding: Tensor, expected: int, path: str | os.PathLike[str]) 
         )
 
 
-def pad_embeddings(embeddings: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Embeddings of one batch, zero-padded to the longest.
+def pad_embeddings(embeddings: Sequence[Tensor]) -> Tensor:
+    """Embeddings of one batch, zero-padded to the longest: (B, T, D), float16 where all of them are, else float32.
 
     Half precision stays as it is stored, which is a quarter of the time: the adapter casts it, on its device.
-
-    Returns:
-        (B, T, D), float16 where all of them are, else float32, and (B, T) bool, True where a stored position is.
     """
     half = all(embedding.dtype == torch.float16 for embedding in embeddings)
-    batch = pad_sequence([embedding if half else embedding.float() for embedding in embeddings], batch_first=True)
-    lengths = torch.tensor([len(embedding) for embedding in embeddings]).to(batch.device, non_blocking=True)
-    return batch, torch.arange(batch.shape[1], device=batch.device) < lengths[:, None]
+    return pad_sequence([embedding if half else embedding.float() for embedding in embeddings], batch_first=True)

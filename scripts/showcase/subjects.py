@@ -1,7 +1,7 @@
 """What is measured: each network of the project as it is used, with random weights; and the authors' way beside ours.
 
-A subject is built for a device and gives the work of one call. Built on `meta` it computes nothing, and its operations
-can be counted.
+A subject is built for a device and a precision, of autocast around its calls, and gives the work of one call. Built on
+`meta` it computes nothing, and its operations can be counted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from scripts.engine.precision import half_weights
 from scripts.engine.replay import Replayed
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.schedule import noise_process
@@ -24,7 +25,7 @@ from scripts.showcase.measure import in_turn
 from scripts.showcase.stages import BUNDLES
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
-from scripts.vae.network import FACTOR, maisi_vae
+from scripts.vae.network import FACTOR, maisi_vae, prepare_inference
 
 INPUT_SETS = 3  # that a network is given in turn
 ROWS_OF_CLASSES = [[100.0, 0.0], [0.0, 100.0]]  # class vectors as the U-Net takes them
@@ -100,17 +101,19 @@ def unet(
     size: Size,
     device: torch.device,
     way: Way = as_it_is,
+    dtype: torch.dtype | None = None,
     answers: int = 1,
     layout: torch.memory_format = torch.channels_last_3d,
     folded: bool = True,
 ) -> Work:
     """One step of the U-Net, for so many answers in one batch: two where sampling is guided with equal weights.
 
-    As sampling has it, with its upsampling folded into the convolution behind it.
+    As sampling has it, with its upsampling folded into the convolution behind it, and its weights in the precision.
     """
     network = ccella(size, device)
     if folded:
         fold_upsampling(network.unet)
+    half_weights(network, dtype)
     network.to(memory_format=layout)
     denoise = way(network.denoise)
     with device:
@@ -127,9 +130,16 @@ def unet(
     return in_turn(lambda given: denoise(*given), inputs)
 
 
-def adapter(size: Size, device: torch.device, way: Way = as_it_is, timesteps: int | None = 1) -> Work:
+def adapter(
+    size: Size,
+    device: torch.device,
+    way: Way = as_it_is,
+    dtype: torch.dtype | None = None,
+    timesteps: int | None = 1,
+) -> Work:
     """The adapter with its class heads for one report, at so many timesteps at once; None is all of a sampling."""
     network = ccella(size, device)
+    half_weights(network, dtype)
     condition = way(network.condition)
     with device:
         texts = [torch.randn(1, size.tokens, size.width) for _ in range(INPUT_SETS)]
@@ -137,20 +147,22 @@ def adapter(size: Size, device: torch.device, way: Way = as_it_is, timesteps: in
     return in_turn(lambda text: condition(text, times), texts)
 
 
-def encoding(size: Size, device: torch.device, way: Way = as_it_is) -> Work:
+def encoding(size: Size, device: torch.device, way: Way = as_it_is, dtype: torch.dtype | None = None) -> Work:
     """From an image to mean and spread of its latent; another way than eager is that of the whole network."""
     with device:
         network = maisi_vae(**size.vae).eval()
         images = [torch.rand(1, 1, *size.image) for _ in range(INPUT_SETS)]
+    prepare_inference(network, dtype)
     whole = partial(encode, network, window=_window(size, device))
     return in_turn(whole if way is as_it_is else way(network.encode), images)
 
 
-def decoding(size: Size, device: torch.device, way: Way = as_it_is) -> Work:
+def decoding(size: Size, device: torch.device, way: Way = as_it_is, dtype: torch.dtype | None = None) -> Work:
     """From a latent to an image."""
     with device:
         network = maisi_vae(**size.vae).eval()
         latents = [torch.randn(1, *size.latent) for _ in range(INPUT_SETS)]
+    prepare_inference(network, dtype)
     whole = partial(decode, network, window=_window(size, device))
     return in_turn(whole if way is as_it_is else way(network.decode), latents)
 
@@ -184,7 +196,7 @@ class Cases:
             )
 
 
-def authors_step(size: Size, device: torch.device, way: Way = as_it_is) -> Work:
+def authors_step(size: Size, device: torch.device, way: Way = as_it_is, dtype: torch.dtype | None = None) -> Work:
     """One of their sampler's 1,000 steps: adapter and U-Net in the usual layout, then MONAI's DDPM."""
     network, process = ccella(size, device), noise_process("ddpm")
     forward = way(network)
@@ -197,9 +209,7 @@ def authors_step(size: Size, device: torch.device, way: Way = as_it_is) -> Work:
     return in_turn(step, [Cases.make(size, device, 1) for _ in range(INPUT_SETS)])
 
 
-def authors_training(
-    size: Size, device: torch.device, way: Way = as_it_is, dtype: torch.dtype | None = torch.float16
-) -> Work:
+def authors_training(size: Size, device: torch.device, way: Way = as_it_is, dtype: torch.dtype | None = None) -> Work:
     """A step of their training: scaled gradients, clipped, and AdamW as PyTorch has it; nothing is loaded."""
     network, loss = ccella(size, device).train(), JointLoss()
     forward, process = way(network), noise_process("ddpm")

@@ -47,7 +47,7 @@ TRAINING = "training"  # begins the names of rows that compute gradients
 
 @dataclass(frozen=True)
 class Row:
-    """A subject under its title; `build` is called with size, device and way, and the precision where it trains."""
+    """A subject under its title; `build` is called with size, device, way and type."""
 
     title: str
     build: Callable[..., Work]
@@ -189,10 +189,10 @@ def measure(
 
 def _call(given: Row, size: Size, device: torch.device, precision: str, way: str) -> Iterator[tuple[str, Figures]]:
     dtype, first = PRECISIONS[precision], {}
-    # What trains casts anew in each step: the weights have changed.
+    # What trains turns autocast on itself, and off again: it must not keep weights that it has cast before they change.
     around = torch.autocast(device.type, dtype, enabled=dtype is not None and not given.trains)
     with torch.set_grad_enabled(given.trains), around:
-        work = given.build(size, device, WAYS[way], *([dtype] if given.trains else []))
+        work = given.build(size, device, WAYS[way], dtype)
         if device.type == "cuda":  # chooses kernels, for which it tries some that take more memory
             first["first_seconds"], _ = clock(work, device)
         forget_peak(device)
@@ -204,7 +204,7 @@ def _call(given: Row, size: Size, device: torch.device, precision: str, way: str
 def _workflow(name: str, size: Size, device: torch.device, precision: str, way: str) -> Iterator[tuple[str, Figures]]:
     with tempfile.TemporaryDirectory() as folder:
         if name == "volume":
-            yield from volumes(size, device, precision, Path(folder))
+            yield from volumes(size, device, precision, Path(folder), compile=way == "compiled")
         else:
             yield from training(size, device, precision, Path(folder), compile=way == "compiled")
 

@@ -147,14 +147,20 @@ class Volumes:
         return seconds / count, busy / count
 
 
-def volumes(size: Size, device: torch.device, precision: str, folder: Path) -> Iterator[tuple[str, Figures]]:
+def volumes(
+    size: Size, device: torch.device, precision: str, folder: Path, **options: Any
+) -> Iterator[tuple[str, Figures]]:
     """Time volumes made alone, and several in two batches, each from its embedding until its files are written.
+
+    Args:
+        folder: gets data root, weights and volumes.
+        options: replace the config's values.
 
     Yields:
         a name and its figures, which are those of one volume.
     """
     asleep = sleep_while_waiting() if device.type == "cuda" else True
-    made = Volumes(folder, size, device, amp=precision)
+    made = Volumes(folder, size, device, amp=precision, **options)
     for name, runs, count, batch_size in (
         ("volume alone", ALONE, 1, 1),
         (f"volume of {TOGETHER}", 1, TOGETHER, TOGETHER // 2),

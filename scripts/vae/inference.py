@@ -29,6 +29,7 @@ from scripts.engine.precision import precision
 from scripts.engine.share import for_all
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
+from scripts.vae.network import prepare_inference
 from scripts.vae.volumes import VolumeDataset
 
 logger = logging.getLogger(__name__)
@@ -155,11 +156,15 @@ class Codec(Inferer):
 
 
 class VolumeEvaluator(SupervisedEvaluator):
-    """MONAI's evaluator, except that having nothing left to do is no error: a resumed encode may be complete."""
+    """MONAI's evaluator of a `Codec`, whose network it prepares for inference alone.
+
+    Having nothing left to do is no error: a resumed encode may be complete.
+    """
 
     def run(self) -> None:
         """Go through the volumes once."""
         if len(self.data_loader) > 0:
+            prepare_inference(self.network, self.inferer.dtype)  # all that asks for the fingerprint has got it
             super().run()
         else:
             logger.info("nothing left to do")

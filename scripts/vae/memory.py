@@ -10,6 +10,7 @@ import torch
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+EVERYONES = (0, 0)  # PyTorch's name for the pool of GPU memory that all tensors come from, but those of CUDA graphs
 
 
 def available(device: torch.device) -> int:
@@ -19,10 +20,18 @@ def available(device: torch.device) -> int:
     own; on the CPU all that a launcher has started here look at the same memory, at the same time.
     """
     if device.type == "cuda":
-        # What PyTorch keeps of freed tensors is free to its next ones.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
+        return torch.cuda.mem_get_info(device)[0] + _kept(device)
     return min([_machine(), *_container()]) // idist.get_nproc_per_node()
+
+
+def _kept(device: torch.device) -> int:
+    """What PyTorch keeps of freed tensors for its next ones; what it keeps for the replay of CUDA graphs is theirs."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return sum(
+        segment["total_size"] - segment["active_size"]
+        for segment in torch.cuda.memory_snapshot()
+        if segment["device"] == index and segment["segment_pool_id"] == EVERYONES
+    )
 
 
 def _machine() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from statistics import fmean
@@ -17,12 +18,10 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.distributed import DistributedSampler
 
-from scripts.engine.loading import data_loader
+from scripts.engine.loading import Epochs, ShuffledEpochs, data_loader
 from scripts.engine.resume import EXPORT, Resume
 from scripts.vae.network import load_vae, save_vae
-from scripts.vae.volumes import VolumeDataset
 
 
 class ImageBatch(PrepareBatch):
@@ -47,7 +46,8 @@ def prepare(
                 module.reset_parameters()
     else:
         load_vae(network, initial_weights)
-    return network.to(device)
+    # Convolutions in 3D run faster with the channels last: 16 % of the demo's training step on a CPU.
+    return network.to(device, memory_format=torch.channels_last_3d)
 
 
 def first_differences(volume: torch.Tensor) -> list[torch.Tensor]:
@@ -93,39 +93,28 @@ class VAELoss(nn.Module):
         )
 
 
-def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int, seed: int) -> DataLoader:
+def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int | None, seed: int) -> DataLoader:
     """Shuffled batches of every volume; `batch_size` is for each rank, and an epoch's last batch may be smaller.
 
     Where the volumes do not divide by the ranks, a few are seen twice, so that all ranks take the same steps.
     """
-    sampler = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
-    return data_loader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+    batches = ShuffledEpochs(dataset, batch_size, seed)
+    return data_loader(dataset, batch_sampler=batches, num_workers=num_workers)
 
 
-class EpochSeeds:
-    """Handler: makes order, patches and latent noise functions of seed, epoch, step and rank.
+class StepSeeds:
+    """Handler: makes latent noise a function of seed, step and rank.
 
-    Nothing random then needs saving: a resumed run draws what an uninterrupted one would have drawn.
+    Nothing random then needs saving, since order and patches are functions of the epoch: a resumed run draws what an
+    uninterrupted one would have drawn.
     """
 
-    def __init__(self, loader: DataLoader, dataset: VolumeDataset, seed: int) -> None:
-        self.loader, self.dataset, self.seed = loader, dataset, seed
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start_epoch)
         engine.add_event_handler(Events.ITERATION_STARTED, self.start_step)
-
-    def start_epoch(self, engine: Engine) -> None:
-        """Pass the epoch on."""
-        self.loader.sampler.set_epoch(engine.state.epoch)
-        self.dataset.epoch = engine.state.epoch
 
     def start_step(self, engine: Engine) -> None:
         """Seed the noise of the latents."""
@@ -142,17 +131,20 @@ class VAEState(Resume):
         network: AutoencoderKlMaisi,
         optimizer: Optimizer,
         schedule: LambdaLR,
+        batches: Epochs,
         settings: Mapping[str, Any],
-        every: int = 1,
+        minutes: float = 0.0,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
-        super().__init__(folder, parts, settings, every, resume)
-        self.network = network
+        super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
+        self.form = copy.deepcopy(network).to("meta")  # takes in a checkpoint's weights without a copy
 
-    def export(self, engine: Engine) -> None:
+    def export(self, state: Mapping[str, Any]) -> None:
         """Write the weights."""
-        save_vae(self.network, self.folder / EXPORT)
+        self.form.load_state_dict(state["network"], assign=True)
+        save_vae(self.form, self.folder / EXPORT)
+        self.form.to("meta")  # and lets go of them
 
 
 class Fidelity:

@@ -20,6 +20,7 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import check_headers, read_datalist
 from scripts.data.images import image_transforms
 from scripts.data.root import check_root
+from scripts.engine.loading import Draw
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
 
@@ -97,7 +98,6 @@ class VolumeDataset(Dataset):
             raise UserError(f"patch {patch} must be three multiples of {FACTOR}, or null for whole volumes")
         self.data = list(data)
         self.patch, self.seed, self.augment = patch, seed, augment
-        self.epoch = 0
         self.transforms = {s: image_transforms((s,), factor=FACTOR) for s in {v["sequence"] for v in self.data}}
         self.kept: list[tuple[torch.Tensor, torch.Tensor]] | None = self._read_all(cache)
 
@@ -130,7 +130,8 @@ class VolumeDataset(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, place: int | Draw) -> dict[str, Any]:
+        epoch, index = place if isinstance(place, Draw) else (0, place)
         volume = self.data[index]
         if self.kept is None:
             loaded = self.load(index)
@@ -138,7 +139,7 @@ class VolumeDataset(Dataset):
         else:
             image, affine = self.kept[index]
         item = {name: volume[name] for name in ("folder", "sequence", "made_from") if name in volume}
-        random = np.random.default_rng([self.seed, self.epoch, index])
+        random = np.random.default_rng([self.seed, epoch, index])
         if self.patch is not None:
             size = [min(want, have) for want, have in zip(self.patch, image.shape[1:], strict=True)]
             start = [int(random.integers(have - n + 1)) for n, have in zip(size, image.shape[1:], strict=True)]

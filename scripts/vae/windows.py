@@ -20,12 +20,12 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiDownsample, MaisiUpsample
 from torch import nn
 
 from scripts.common.problems import UserError
 from scripts.data.grid import by
+from scripts.vae.layers import Moments, moments, normed, of_groups
 from scripts.vae.memory import available
 from scripts.vae.network import FACTOR
 
@@ -33,36 +33,32 @@ logger = logging.getLogger(__name__)
 
 _TOLD: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()  # choices that were logged
 
-# Bytes at the peak of a pass for each value of its widest map, where numbers inside the network take four bytes or two.
-# Of a whole volume on a CPU it is four maps (measured: 3.9 of the demo's decoder, 3.4 of the reference's). On a GPU,
-# counted from PyTorch's allocations, autocast runs norms in fp32. Windows also need the map between two resolutions,
-# and gather statistics in fp32 (measured in fp32 on a CPU: 17 to 18).
-WHOLE_ON_CPU = {4: 16, 2: 8}
-WHOLE = {4: 16, 2: 12}
-WINDOW = {4: 18, 2: 12}
+# Values at the peak of a pass for each one of its widest map. Of a whole volume on a CPU 3.9 were measured in fp32 (the
+# demo's decoder; 3.4 of the reference's). On a GPU 3.1 are counted, in fp32 and half precision, which leaves nearly one
+# for what cuDNN works in. Windows also need the map between two resolutions (measured in fp32 on a CPU: 4.3 to 4.5;
+# counted on a GPU: 3.4).
+WHOLE = 4.0
+WINDOW = 4.5
 AROUND = 8  # voxels that the convolutions of the published network see beyond a window
 SHARE = 0.8  # of the free memory that a pass may take
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 
 
-def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int, device: str = "cpu") -> int:
+def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int) -> int:
     """Memory of the passes over windows (voxels) of an image of `shape`, with `channels` at full resolution.
 
     A map of half that resolution has twice the channels, so that it may be the widest of small windows.
 
     Args:
         itemsize: bytes of a number inside the network, 4 or 2.
-        device: its type.
     """
     if tuple(window) == tuple(shape):
-        return math.prod(shape) * channels * (WHOLE_ON_CPU if device == "cpu" else WHOLE)[itemsize]
+        return int(math.prod(shape) * channels * itemsize * WHOLE)
     cells = math.prod(min(n + 2 * AROUND, size) for n, size in zip(window, shape, strict=True))
-    return max(cells, 2 * min(cells, math.prod(shape) // 8)) * channels * WINDOW[itemsize]
+    return int(max(cells, 2 * min(cells, math.prod(shape) // 8)) * channels * itemsize * WINDOW)
 
 
-def fitting_window(
-    shape: Sequence[int], channels: int, itemsize: int, free: int, device: str = "cpu"
-) -> tuple[int, ...]:
+def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int) -> tuple[int, ...]:
     """The largest window (voxels) of an image of `shape` whose pass fits into `free` bytes.
 
     The longest axis is halved until it fits, so that windows stay near to cubes; all of `shape` where memory allows.
@@ -71,7 +67,7 @@ def fitting_window(
         UserError: not even the smallest window fits.
     """
     window = tuple(shape)
-    while peak_bytes(window, shape, channels, itemsize, device) > SHARE * free:
+    while peak_bytes(window, shape, channels, itemsize) > SHARE * free:
         smaller = halved(window)
         if smaller is None:
             raise UserError(
@@ -173,27 +169,18 @@ class _InWindows(nn.Module):
 
     def _settle(self, norm: nn.GroupNorm, x: torch.Tensor, places: Sequence[Sequence[_Along]]) -> None:
         """Let `norm` use the statistics of the whole map from now on; those before it do so already."""
-        counts, means, variances = [], [], []
+        parts: list[Moments] = []
 
         def gather(place: Sequence[_Along], y: torch.Tensor) -> None:
-            groups = _own(y, place).float().unflatten(1, (norm.num_groups, -1)).flatten(2)
-            variance, mean = torch.var_mean(groups, dim=2, correction=0)
-            counts.append(groups.shape[2])
-            means.append(mean.double())
-            variances.append(variance.double())
+            parts.append(moments(_own(y, place)))
             raise _StatisticsGathered
 
         for place in places:
             norm.forward = partial(gather, place)
             with suppress(_StatisticsGathered):
                 self.stage(_cut(x, place))
-        share = torch.tensor(counts, device=x.device).double()[:, None, None] / sum(counts)
-        mean = (share * torch.stack(means)).sum(0)
-        variance = (share * (torch.stack(variances) + (torch.stack(means) - mean) ** 2)).sum(0)
-        mean, variance = (
-            values[0].float().repeat_interleave(norm.num_channels // norm.num_groups) for values in (mean, variance)
-        )
-        norm.forward = lambda y: F.batch_norm(y, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+        mean, variance = of_groups(norm, parts)
+        norm.forward = lambda y: normed(norm, y, mean, variance)
 
     def _join(self, x: torch.Tensor, places: Sequence[Sequence[_Along]]) -> torch.Tensor:
         whole = None
@@ -202,22 +189,29 @@ class _InWindows(nn.Module):
             if whole is None:
                 finer = Fraction(part.shape[-1], place[-1].end - place[-1].begin)
                 whole = part.new_empty(*part.shape[:2], *(int(n * finer) for n in x.shape[2:]))
-            whole[(..., *(slice(int(along.begin * finer), int(along.end * finer)) for along in place))] = part
+            _part(whole, [(int(along.begin * finer), int(along.end * finer)) for along in place]).copy_(part)
         return whole
+
+
+def _part(x: torch.Tensor, spans: Iterable[tuple[int, int]]) -> torch.Tensor:
+    """What lies between begin and end along X, Y and Z of a map (1, C, X, Y, Z)."""
+    for axis, (begin, end) in enumerate(spans, 2):
+        x = x.narrow(axis, begin, end - begin)
+    return x
 
 
 def _cut(x: torch.Tensor, place: Sequence[_Along]) -> torch.Tensor:
     """A window of x (1, C, X, Y, Z), with what is around it."""
-    return x[(..., *(slice(along.low, along.high) for along in place))]
+    return _part(x, [(along.low, along.high) for along in place])
 
 
 def _own(y: torch.Tensor, place: Sequence[_Along]) -> torch.Tensor:
     """The window's own cells of a map that was made from its cut, in whatever resolution."""
-    cut = []
+    spans = []
     for n, along in zip(y.shape[2:], place, strict=True):
         size = along.high - along.low
-        cut.append(slice((along.begin - along.low) * n // size, (along.end - along.low) * n // size))
-    return y[(..., *cut)]
+        spans.append(((along.begin - along.low) * n // size, (along.end - along.low) * n // size))
+    return _part(y, spans)
 
 
 def itemsize_of(x: torch.Tensor) -> int:
@@ -228,12 +222,12 @@ def itemsize_of(x: torch.Tensor) -> int:
 def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, what: str) -> tuple[int, ...]:
     """The window for an image of `shape` (voxels), by the memory that is free now; the choice is logged."""
     free = available(x.device)
-    itemsize, device = itemsize_of(x), x.device.type
-    window = fitting_window(shape, channels, itemsize, free, device)
+    itemsize = itemsize_of(x)
+    window = fitting_window(shape, channels, itemsize, free)
     how = "whole volume" if window == tuple(shape) else f"windows of {by(window)} voxels"
     if (what, window, tuple(shape)) not in _TOLD:  # once, not for every case
         _TOLD.add((what, window, tuple(shape)))
-        needed = peak_bytes(shape, shape, channels, itemsize, device) / 2**30
+        needed = peak_bytes(shape, shape, channels, itemsize) / 2**30
         logger.info(f"{what}: {how} (whole needs {needed:.1f} GiB, {free / 2**30:.1f} GiB are free)")
     return window
 

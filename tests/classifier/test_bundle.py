@@ -62,7 +62,7 @@ def test_training_keeps_the_best_weights_and_a_checkpoint(trained):
 def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, configs, tmp_path):
     folder, options = trained
     options = {**options, "models_dir": str(tmp_path)}
-    first = start(configs, "train", "train", epochs=2, **options)
+    first = start(configs, "train", "train", epochs=2, checkpoint_minutes=0, **options)
 
     def interrupt():
         raise KeyboardInterrupt
@@ -81,6 +81,41 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, co
         assert whole[name] == resumed[name]
     best, kept = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
     assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+def test_loading_processes_change_no_weight(trained, configs, tmp_path):
+    folder, options = trained
+    start(configs, "train", "train", epochs=2, num_workers=2, **{**options, "models_dir": str(tmp_path)}).run()
+    alone, two = (torch.load(root / ARM / "checkpoint.pt", weights_only=True) for root in (folder, tmp_path))
+    assert all(torch.equal(alone["network"][name], two["network"][name]) for name in alone["network"])
+    assert alone["best_metric"] == two["best_metric"]
+
+
+def test_the_best_weights_are_kept_where_no_checkpoint_is_written_in_their_epoch(trained, configs, tmp_path):
+    """Two more epochs that validation finds worse, and the only checkpoint after the last of them."""
+    _, options = trained
+    workflow = start(configs, "train", "train", epochs=3, **{**options, "models_dir": str(tmp_path)})
+    validator, found = workflow.evaluator, []
+    best = iter([0.9, 0.1, 0.2])
+    validator.add_event_handler(Events.EPOCH_COMPLETED, lambda: validator.state.metrics.update(val_auc=next(best)))
+
+    def note(engine):
+        if engine.state.epoch == 1:
+            assert not (tmp_path / ARM / "checkpoint.pt").exists()
+            found.append({name: tensor.clone() for name, tensor in engine.network.state_dict().items()})
+
+    workflow.trainer.add_event_handler(Events.EPOCH_COMPLETED, note)
+    workflow.run()
+    kept = load_file(tmp_path / ARM / "model.safetensors")
+    (expected,) = found
+    state = torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)
+    assert state["epoch"] == 3
+    assert all(torch.equal(kept[name], tensor) for name, tensor in expected.items())
+    assert any(not torch.equal(kept[name], tensor) for name, tensor in state["network"].items())
+    (tmp_path / ARM / "model.safetensors").unlink()
+    start(configs, "train", "train", epochs=3, **{**options, "models_dir": str(tmp_path)}).run()
+    again = load_file(tmp_path / ARM / "model.safetensors")
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import torch
 
 from scripts.classifier.cases import read_test
 from scripts.classifier.volumes import (
-    Draw,
     VolumeDataset,
     augmentation,
     preprocessing,
     training_loader,
 )  # fmt: skip
 from scripts.common.problems import UserError
+from scripts.engine.loading import Draw
 from scripts.engine.share import rank_share
 
 SIZE = [32, 32, 32]
@@ -108,10 +108,11 @@ def test_a_loader_gives_each_epoch_another_order_and_no_single_case(real_root):
     loader = training_loader(dataset, batch_size=5, num_workers=0, seed=0)
     orders = []
     for epoch in (1, 2, 1):
-        loader.sampler.set_epoch(epoch)
-        batches = [batch["folder"] for batch in loader]
-        assert [len(batch) for batch in batches] == [5]
-        orders.append(batches[0])
+        (batch,) = loader.batch_sampler.epoch(epoch)
+        assert len(batch) == 5
+        assert {draw.epoch for draw in batch} == {epoch}
+        orders.append([draw.index for draw in batch])
+    assert len(loader) == 1
     assert orders[0] == orders[2] != orders[1]
     with pytest.raises(UserError, match="batch normalisation"):
         training_loader(dataset, batch_size=1, num_workers=0, seed=0)

@@ -43,7 +43,7 @@ def settled(rules, **values):
     [
         ("vae", "epochs", 0, "a whole number of at least 1"),
         ("vae", "seed", "a", "a whole number of at least 0"),
-        ("vae", "num_workers", True, "a whole number of at least 0"),
+        ("vae", "num_workers", True, "a whole number of at least 0, or null"),
         ("ccella_ldm", "batch_size", 2.5, "a whole number of at least 1"),
         ("ccella_ldm", "steps", 1001, "a whole number from 1 to 1000"),
         ("ccella_ldm", "lr", "1e-4", "a number of at least 0"),  # YAML reads 1e-4 as a word

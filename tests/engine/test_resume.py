@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +40,7 @@ def started_anew(engine) -> SimpleNamespace:
 
 
 def test_epoch_and_iteration_are_taken_up(tmp_path, engine):
-    handler(tmp_path).save(engine)
+    handler(tmp_path).finish(engine)
     handler(tmp_path).restore(started_anew(engine))
     assert (engine.state.epoch, engine.state.iteration) == (2, 6)
 
@@ -51,7 +53,7 @@ def test_a_run_goes_on_where_gradients_are_scaled_and_where_they_are_not(tmp_pat
         return None if enabled is None else torch.amp.GradScaler("cpu", enabled=enabled)
 
     engine.scaler = scaler(before)
-    handler(tmp_path).save(engine)
+    handler(tmp_path).finish(engine)
     engine.scaler = scaler(after)
     handler(tmp_path).restore(started_anew(engine))
     assert engine.state.epoch == 2
@@ -60,7 +62,7 @@ def test_a_run_goes_on_where_gradients_are_scaled_and_where_they_are_not(tmp_pat
 def test_a_checkpoint_is_not_read_into_the_devices_memory(tmp_path, engine):
     """`meta` stands for a GPU: what is read onto it is lost."""
     first, second = handler(tmp_path), handler(tmp_path)
-    first.save(engine)
+    first.finish(engine)
     engine.state.device = torch.device("meta")
     second.restore(started_anew(engine))
     assert torch.equal(first.parts["network"].weight, second.parts["network"].weight)
@@ -81,7 +83,7 @@ def test_a_checkpoint_is_mapped_while_it_is_read_and_kept_by_nothing(tmp_path, e
         return made
 
     first, second = adam(), adam()
-    first.save(engine)
+    first.finish(engine)
     load, seen = nn.Linear.load_state_dict, []
     monkeypatch.setattr(nn.Linear, "load_state_dict", lambda *args: seen.append(mapped()) or load(*args))
     second.restore(started_anew(engine))
@@ -93,7 +95,7 @@ def test_a_checkpoint_is_mapped_while_it_is_read_and_kept_by_nothing(tmp_path, e
 
 
 def test_processes_that_see_different_checkpoints_are_refused(tmp_path, engine, monkeypatch):
-    handler(tmp_path).save(engine)
+    handler(tmp_path).finish(engine)
     monkeypatch.setattr("scripts.engine.resume.idist.all_gather", lambda mine: [mine, 0])
     with pytest.raises(UserError, match=r"do not see the same .*checkpoint\.pt \(epochs found: none, 2\).*nodes share"):
         handler(tmp_path).restore(started_anew(engine))
@@ -101,13 +103,131 @@ def test_processes_that_see_different_checkpoints_are_refused(tmp_path, engine, 
 
 def test_exported_weights_that_are_gone_are_written_again(tmp_path, engine):
     class Exporting(Resume):
-        def export(self, engine):
-            (self.folder / "model.safetensors").write_text(f"of epoch {engine.state.epoch}")
+        def export(self, state):
+            (self.folder / "model.safetensors").write_text(f"of epoch {state['epoch']}")
 
     first = handler(tmp_path)
-    first.save(engine)
+    first.finish(engine)
     Exporting(tmp_path, first.parts, first.settings).restore(started_anew(engine))
     assert (tmp_path / "model.safetensors").read_text() == "of epoch 2"
+
+
+# ---- while the training goes on --------------------------------------------------------------------------------------
+
+
+def saved(folder: Path) -> dict | None:
+    path = folder / "checkpoint.pt"
+    return torch.load(path, weights_only=True) if path.is_file() else None
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(0, [1, 2, 3, 4, 5]), (2, [None, 2, 2, 4, 4])])
+def test_a_checkpoint_is_written_when_its_minutes_have_passed_and_at_the_end(
+    tmp_path, engine, monkeypatch, minutes, written
+):
+    """Epochs of one minute and a second."""
+    clock = [0.0]
+    monkeypatch.setattr("scripts.engine.resume.time.monotonic", lambda: clock[0])
+    made = handler(tmp_path, minutes=minutes)
+    made.start(started_anew(engine))
+    found = []
+    for engine.state.epoch in range(1, 6):
+        clock[0] += 61
+        made.save(engine)
+        made.background.finish()
+        found.append(saved(tmp_path) and saved(tmp_path)["epoch"])
+    assert found == written
+    made.finish(engine)
+    assert saved(tmp_path)["epoch"] == 5
+
+
+class Slow:
+    """Writes only when it is told to."""
+
+    def __init__(self, monkeypatch, error: Exception | None = None) -> None:
+        self.begun, self.go_on, self.error = threading.Semaphore(0), threading.Event(), error
+        self.kept = torch.save
+        monkeypatch.setattr("torch.save", self)
+
+    def __call__(self, state, path) -> None:
+        self.begun.release()
+        assert self.go_on.wait(60)
+        if self.error is not None:
+            raise self.error
+        self.kept(state, path)
+
+
+def test_training_goes_on_while_a_checkpoint_of_the_epochs_end_is_written(tmp_path, engine, monkeypatch):
+    slow, made = Slow(monkeypatch), handler(tmp_path)
+    network, optimizer = made.parts["network"], made.parts["optimizer"]
+    expected = network.weight.detach().clone()
+    made.save(engine)
+    assert slow.begun.acquire(timeout=60)
+    with torch.no_grad():
+        network.weight += 1
+    optimizer.param_groups[0]["lr"] = 7.0
+    engine.state.epoch = 3
+    slow.go_on.set()
+    made.background.finish()
+    state = saved(tmp_path)
+    assert state["epoch"] == 2
+    assert torch.equal(state["network"]["weight"], expected)
+    assert state["optimizer"]["param_groups"][0]["lr"] == 1.0
+
+
+def test_a_second_checkpoint_waits_until_the_first_is_written(tmp_path, engine, monkeypatch):
+    slow, made, copies = Slow(monkeypatch), handler(tmp_path), []
+    monkeypatch.setattr(made, "extra_state", lambda engine: copies.append(saved(tmp_path)) or {})
+    made.save(engine)
+    assert slow.begun.acquire(timeout=60)
+    threading.Timer(0.1, slow.go_on.set).start()
+    engine.state.epoch = 3
+    made.finish(engine)
+    assert [one and one["epoch"] for one in copies] == [None, 2]  # on the disk when the state was copied
+    assert saved(tmp_path)["epoch"] == 3
+
+
+@pytest.mark.parametrize("next_one", ["save", "finish", "tell"])
+def test_a_disk_that_is_full_in_the_background_is_told_at_the_next_occasion(
+    tmp_path, engine, monkeypatch, caplog, next_one
+):
+    handler(tmp_path).finish(engine)
+    slow, made = Slow(monkeypatch, RuntimeError("[enforce fail at inline_container.cc:672]")), handler(tmp_path)
+    made.restore(engine)
+    slow.go_on.set()
+    engine.state.epoch = 3
+    made.save(engine)
+    assert slow.begun.acquire(timeout=60)
+    engine.state.epoch = 4
+    words = r"cannot write to .* in epoch 3, .*checkpoint of epoch 2 is intact; make room"
+    if next_one == "tell":
+        with pytest.raises(ValueError, match="of the training"):
+            made.tell(engine, ValueError("of the training"))
+        assert re.search(words, caplog.text)
+    else:
+        with pytest.raises(UserError, match=words):
+            getattr(made, next_one)(engine)
+    assert saved(tmp_path)["epoch"] == 2
+
+
+def test_what_is_being_written_is_completed_when_the_training_fails(tmp_path, engine, monkeypatch):
+    slow, made = Slow(monkeypatch), handler(tmp_path)
+    made.save(engine)
+    threading.Timer(0.1, slow.go_on.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        made.tell(engine, KeyboardInterrupt())
+    assert saved(tmp_path)["epoch"] == 2
+
+
+def test_one_process_writes_for_all(tmp_path, engine, monkeypatch):
+    monkeypatch.setattr("ignite.distributed.get_rank", lambda: 1)
+    made = handler(tmp_path)
+    made.save(engine)
+    made.finish(engine)
+    assert not list(tmp_path.iterdir())
+    assert made.saved_epoch == 2
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
 
 
 def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engine):
@@ -116,14 +236,14 @@ def test_a_finished_runs_rate_becomes_that_of_the_longer_schedule(tmp_path, engi
         done.parts["optimizer"].step()
         done.parts["schedule"].step()
     assert done.parts["optimizer"].param_groups[0]["lr"] == 0
-    done.save(engine)
+    done.finish(engine)
     longer = handler(tmp_path, steps=4)
     longer.restore(started_anew(engine))
     assert longer.parts["optimizer"].param_groups[0]["lr"] == pytest.approx((1 - 2 / 4) ** 2)
 
 
 def test_a_run_that_has_all_its_epochs_says_so(tmp_path, engine, caplog):
-    handler(tmp_path).save(engine)
+    handler(tmp_path).finish(engine)
     again = handler(tmp_path)
     again.restore(started_anew(engine))
     again.start(engine)
@@ -192,13 +312,13 @@ def test_a_checkpoint_whose_data_were_told_by_bytes_is_refused_with_what_to_do(t
     old, new = handler(tmp_path), handler(tmp_path)
     old.settings["cases_digest"] = "0123456789abcdef"
     new.settings["cases_digest"] = data_digest([], [], [])
-    old.save(engine)
+    old.finish(engine)
     with pytest.raises(UserError, match=r"written by an earlier version.*Go on with that version.*--resume false"):
         new.restore(started_anew(engine))
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, engine):
-    handler(tmp_path).save(engine)
+    handler(tmp_path).finish(engine)
     with pytest.raises(UserError, match=r"checkpoint\.pt does not fit this training's network.*--resume false"):
         handler(tmp_path, features=3).restore(started_anew(engine))
 
@@ -210,7 +330,7 @@ def test_a_file_without_settings_is_refused(tmp_path, engine):
 
 
 def test_starting_anew_leaves_the_checkpoint_until_it_is_replaced(tmp_path, engine):
-    handler(tmp_path).save(engine)
+    handler(tmp_path).finish(engine)
     before = (tmp_path / "checkpoint.pt").read_bytes()
     handler(tmp_path, resume=False).restore(started_anew(engine))
     assert engine.state.epoch == 0

@@ -11,9 +11,12 @@ from types import SimpleNamespace
 import ignite.distributed as idist
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import multiprocessing, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scripts.common.problems import UserError
 from scripts.engine.moving_average import averaged
@@ -114,10 +117,11 @@ class Training:
     def __init__(
         self, batches: Sequence[dict], loss: Callable = nn.functional.l1_loss, accumulate: int = 1, amp: bool = False,
         clip: float = 1.0, epochs: int = 1, folder: Path | None = None, dtype: torch.dtype = torch.float16,
+        fused: bool = False,
     ) -> None:  # fmt: skip
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1, fused=fused)
         self.schedule = polynomial_decay(self.optimizer, 20)
         self.average = averaged(self.network, 0.9)
         self.step = OptimizerStep(self.network, self.schedule, self.average, clip)
@@ -149,7 +153,9 @@ def assert_same(one: Training, other: Training) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("options", [{}, {"clip": 0.0}, {"accumulate": 2}, {"amp": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip": 0.0}, {"accumulate": 2}, {"amp": True}, {"fused": True}, {"fused": True, "amp": True}]
+)
 def test_a_step_that_is_not_finite_is_as_if_it_had_not_been(options, caplog):
     """Not for weights and the optimizer's moments, running statistics, moving average or learning rate."""
     good = [case(number) for number in range(4)]
@@ -218,6 +224,42 @@ def test_a_continued_run_leaves_out_the_same_steps(tmp_path):
     assert_same(whole, parts)
 
 
+class Reads(TorchDispatchMode):
+    """Counts how often a single number is read from a tensor."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation.name() == "aten::_local_scalar_dense"
+        return operation(*args, **(kwargs or {}))
+
+
+def test_scaling_for_fp16_reads_no_more_than_a_step_without_it():
+    """With the fused kernel, which looks at the scale itself; on a GPU each read is a wait."""
+
+    def reads(**options) -> int:
+        training = Training([case(0), case(1), case(2, broken=True), case(3)], **options)
+        with Reads() as found:
+            training.run()
+        return found.count
+
+    assert reads(fused=True, amp=True) == reads(fused=True) < reads(fused=False, amp=True)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_continued_run_computes_its_steps_as_is_right_where_it_goes_on(tmp_path, fused):
+    """A run of a CPU goes on on a GPU and the other way round: the checkpoint's optimizer had another kernel."""
+    batches = [case(0), case(1), case(2)]
+    Training(batches, folder=tmp_path, fused=not fused).run()
+    training = Training(batches, epochs=2, folder=tmp_path, fused=fused).run()
+    assert training.optimizer.param_groups[0]["fused"] == fused
+    assert {state["step"].item() for state in training.optimizer.state.values()} == {6}
+    whole = Training(batches, epochs=2, fused=fused).run()
+    for name in ("0.weight", "1.weight", "2.weight"):  # a bias before a batch norm has no gradient but rounding
+        found = (run.network.state_dict()[name] for run in (whole, training))
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
 def test_the_scale_of_gradients_falls_and_goes_on_in_the_next_run():
     training = Training([case(0), case(1, broken=True)], amp=True).run()
     scale = training.trainer.scaler.get_scale()
@@ -251,6 +293,55 @@ def test_processes_leave_out_a_step_together_where_one_of_them_has_a_loss_that_i
     told = {(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)}
     assert len(told) == 1
     assert f"cases case{MOST_BROKEN - 1}, case{10 + MOST_BROKEN - 1}." in told.pop()
+
+
+def _accumulate_as_one_of_two(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    idist.initialize("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    batches = [case(10 * rank + number) for number in range(6)]
+    for name in ("spared", "every"):
+        training = Training(batches, accumulate=3)
+        network, reduced = training.trainer.network, []
+
+        def share(_: Engine, network: nn.Module = network) -> None:
+            network.require_backward_grad_sync = True
+
+        def count(_, bucket, reduced=reduced):  # PyTorch reads annotations, and takes them as they are written
+            reduced.append(bucket.index())
+            return allreduce_hook(None, bucket)
+
+        network.register_comm_hook(None, count)
+        if name == "every":
+            training.trainer.add_event_handler(Events.ITERATION_STARTED, share)
+        training.run()
+        # A bias before a batch norm has no gradient but rounding.
+        named = {name: one for name, one in training.network.named_parameters() if name != "0.bias"}
+        weights, gradients = ({name: getattr(one, part) for name, one in named.items()} for part in ("data", "grad"))
+        torch.save([reduced.count(0), weights, gradients], folder / f"{name}{rank}.pt")
+    idist.finalize()
+
+
+def test_processes_share_their_gradients_in_the_pass_that_ends_a_step_alone(tmp_path):
+    """Two steps of three passes: two reductions instead of six, of the same gradients."""
+    multiprocessing.start_processes(_accumulate_as_one_of_two, (tmp_path,), nprocs=2, start_method="fork")
+    spared, every = ([torch.load(tmp_path / f"{name}{rank}.pt") for rank in (0, 1)] for name in ("spared", "every"))
+    assert [one[0] for one in spared] == [2, 2]
+    assert [one[0] for one in every] == [6, 6]
+    for one, other in zip(spared, every, strict=True):
+        torch.testing.assert_close(one[1:], other[1:], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(spared[0][2], spared[1][2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_gradients_lie_where_they_are_averaged(monkeypatch, device):
+    """On GPUs, too, where Ignite wraps the network."""
+    given = []
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    monkeypatch.setattr("ignite.distributed.device", lambda: torch.device(device))
+    monkeypatch.setattr("torch.nn.parallel.DistributedDataParallel", lambda _, **options: given.append(options))
+    monkeypatch.setattr("ignite.distributed.auto_model", lambda _, **options: given.append(options))
+    parallel(line())
+    assert given == [{"gradient_as_bucket_view": True} | ({"sync_bn": True} if device == "cuda" else {})]
 
 
 def test_only_the_pass_that_ends_a_step_counts():

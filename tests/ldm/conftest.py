@@ -118,3 +118,18 @@ def embedded(place, request, tmp_path_factory) -> SimpleNamespace:
     given = {"model_file": str(root / "model.safetensors"), "steps": 1, "text_encoder": str(place.root / "t5")}
     right = {"padded_reports": "padded" in request.param, "max_tokens": request.param.get("max_tokens", 512)}
     return SimpleNamespace(data=root / "data", given=given, right=right)
+
+
+@pytest.fixture
+def compiling(monkeypatch):
+    """Lets the U-Net be compiled on the CPU, by a backend of PyTorch that compiles no C++, which takes minutes."""
+    kept, counters = torch.nn.Module.compile, torch._dynamo.utils.counters
+    monkeypatch.setattr("scripts.engine.parallel.may_compile", lambda compile, device: compile)
+
+    def by(backend: str) -> dict:
+        monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **given: kept(self, backend=backend, **given))
+        torch._dynamo.reset()
+        counters.clear()
+        return counters
+
+    return by

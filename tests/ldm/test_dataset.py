@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from scripts.common.problems import UserError
 from scripts.data.latents import latent_path, read_latent, write_latent
+from scripts.engine.loading import data_loader
 from scripts.engine.resume import data_digest
 from scripts.ldm.cases import read_training_cases, split_cases
 from scripts.ldm.dataset import Dropout, Focus, LatentDataset, Slot, TimestepGrid, collate
@@ -233,6 +234,16 @@ def test_before_the_first_step_no_numbers_are_read(data_root, monkeypatch):
     assert [name for name, _ in numbers] == ["empty.safetensors"]
     dataset[slot(1, 0)]
     assert sum(size for _, size in numbers[1:]) == 2 * 4**4 * 4 + 2 * WIDTH * 2  # mu, sigma and two tokens
+
+
+def test_what_is_kept_is_there_once_for_all_loading_processes(data_root):
+    """They are forked from the process that has read it, and read nothing themselves."""
+    dataset = make(data_root)
+    expected = [dataset[index]["latent"] for index in range(7)]
+    shutil.rmtree(data_root / "latents")
+    shutil.rmtree(data_root / "embeddings")
+    loader = data_loader(dataset, batch_size=7, num_workers=2, collate_fn=collate)
+    assert torch.equal(next(iter(loader))["latent"], torch.stack(expected))
 
 
 # ---- validation ------------------------------------------------------------------------------------------------------

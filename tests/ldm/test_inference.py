@@ -165,3 +165,18 @@ def test_two_processes_share_the_cases(place, generated, tmp_path):
     sheets = [openpyxl.load_workbook(folder / "synthsheet_all.xlsx") for folder in (tmp_path, generated)]
     assert list(sheets[0].active.values) == list(sheets[1].active.values)
     assert len(list(tmp_path.glob("synthsheet_1_*.xlsx"))) == 2
+
+
+def test_a_compiled_network_makes_the_same_volume_from_one_graph(place, generated, tmp_path, compiling):
+    counters = compiling("eager")
+    infer(place, tmp_path, splits=["test"], compile=True)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    for folder in ("004", "005"):
+        made, expected = (voxels(root / folder / "axt2.nii.gz") for root in (tmp_path, generated))
+        assert np.array_equal(made, expected)
+
+
+def test_compiling_is_refused_on_the_cpu_before_anything_is_read(place, tmp_path, refused):
+    with refused("compile is true on the CPU"):
+        infer(place, tmp_path, compile=True, dataset_dir="nowhere")

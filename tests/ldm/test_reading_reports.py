@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from generating import SECRET, SIZE, digest, infer, list_jobs, make_weights, root_cause, voxels
+from generating import SECRET, SIZE, digest, infer, list_jobs, make_weights, prepared, root_cause, voxels
 from scripts.encode_reports import encode_reports
 from scripts.reports.embeddings import EMPTY_REPORT, read_embedding, read_encoder_fingerprint, write_embedding
 from scripts.reports.encoder import ReportEncoder
@@ -78,6 +78,24 @@ def test_embeddings_that_are_made_here_leave_memory_for_a_file_without_a_name(pl
         large, small = (tmp_path / size / folder for size in ("large", "small"))
         assert np.array_equal(voxels(large / "axt2.nii.gz"), voxels(small / "axt2.nii.gz"))
         assert digest(tmp_path / "large", folder) == digest(tmp_path / "small", folder)
+
+
+def test_the_text_encoder_is_gone_before_the_network_comes(place, tmp_path, monkeypatch):
+    """And what is left of its memory on a GPU is given back after it has gone."""
+    encoders, gone = [], []
+
+    def load_and_watch(self, *args):
+        load(self, *args)
+        encoders.extend(map(weakref.ref, [self.model, *self.model.parameters()]))
+
+    load = ReportEncoder.__init__
+    monkeypatch.setattr(ReportEncoder, "__init__", load_and_watch)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: gone.append(all(one() is None for one in encoders)))
+    workflow = prepared(place, tmp_path, report="apex", text_encoder=str(place.root / "t5"))
+    jobs = workflow.parser.get_parsed_content("jobs")
+    assert len(encoders) > 10
+    assert gone == [True]
+    assert jobs.todo[0].embedding.read().shape[1] == 16
 
 
 def test_the_authors_weights_read_all_positions_of_a_report(place, authors, tmp_path):

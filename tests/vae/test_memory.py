@@ -45,7 +45,20 @@ def test_processes_on_one_cpu_share_its_memory(machine, monkeypatch):
     assert memory.available(CPU) == 1500 * 1024
 
 
-def test_what_pytorch_keeps_of_freed_tensors_counts_as_free(monkeypatch):
-    for name, value in {"mem_get_info": (10, 100), "memory_reserved": 60, "memory_allocated": 45}.items():
-        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
-    assert memory.available(torch.device("cuda")) == 25
+def segment(device: int, pool: tuple[int, int], total: int, active: int) -> dict:
+    return {"device": device, "segment_pool_id": pool, "total_size": total, "active_size": active}
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_what_pytorch_keeps_of_freed_tensors_counts_as_free_but_not_what_graphs_keep(monkeypatch, device):
+    segments = [
+        segment(1, (0, 0), 40, 30),
+        segment(1, (0, 0), 20, 15),
+        segment(1, (0, 1), 500, 0),  # a CUDA graph's
+        segment(1, (3, 0), 700, 0),  # of a user's own pool
+        segment(0, (0, 0), 900, 0),  # of another GPU
+    ]
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10, 100))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert memory.available(torch.device(device)) == 10 + 10 + 5

@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tiny
 from scripts.common.problems import UserError
 from scripts.data.latents import read_latent, write_latent
+from scripts.engine.loading import Draw
 from scripts.engine.share import rank_share, validation_share
 from scripts.vae.encode import encode
 from scripts.vae.inference import make_dataset
@@ -63,7 +64,10 @@ def weights(tmp_path):
     return str(tmp_path / "vae.safetensors"), vae_fingerprint(network)
 
 
-TRAIN = {"epochs": 2, "batch_size": 1, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2}
+TRAIN = {
+    "epochs": 2, "batch_size": 1, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2,
+    "checkpoint_minutes": 0,
+}  # fmt: skip
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -98,6 +102,17 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(workflow, tmp_path):
     for name in ("schedule", "epoch", "scaler", "settings"):
         assert whole[name] == parts[name]
     assert any((tmp_path / "whole" / "logs").iterdir())
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_loading_processes_change_no_weight(workflow, tmp_path, cache):
+    for processes in (0, 1, 3):
+        options = TRAIN | {"num_workers": processes, "cache": cache, "augment": True}
+        run(workflow("train", model_dir=str(tmp_path / str(processes)), **options))
+    alone, one, three = (checkpoint(tmp_path / name)["network"] for name in ("0", "1", "3"))
+    for name in alone:
+        assert torch.equal(alone[name], one[name])
+        assert torch.equal(alone[name], three[name])
 
 
 def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(workflow, tmp_path):
@@ -246,10 +261,12 @@ def test_an_epoch_sees_every_volume(data_root, monkeypatch, processes, sizes):
     seen = set()
     for rank in range(processes):
         monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
-        batches = [batch["folder"] for batch in epoch_loader(dataset, batch_size=3, num_workers=0, seed=0)]
+        loader = epoch_loader(dataset, batch_size=3, num_workers=0, seed=0)
+        batches = list(loader.batch_sampler.epoch(1))
         assert [len(batch) for batch in batches] == sizes
-        seen |= {folder for batch in batches for folder in batch}
-    assert seen == {"001", "002", "003", "004"}
+        assert len(loader) == len(sizes)
+        seen |= {draw.index for batch in batches for draw in batch}
+    assert seen == {0, 1, 2, 3}
 
 
 def test_patches_depend_on_seed_epoch_and_index_only(data_root):
@@ -257,9 +274,8 @@ def test_patches_depend_on_seed_epoch_and_index_only(data_root):
     one, two = (VolumeDataset(data, patch=[8, 8, 4], seed=3, augment=True, cache=c) for c in (True, False))
     assert one[1]["image"].shape == (1, 8, 8, 4)
     assert torch.allclose(one[1]["image"], two[1]["image"], atol=1e-3)  # the cache is in half precision
-    before = one[1]["image"]
-    one.epoch = 1
-    assert not torch.equal(before, one[1]["image"])
+    assert torch.equal(one[1]["image"], one[Draw(0, 1)]["image"])
+    assert not torch.equal(one[1]["image"], one[Draw(1, 1)]["image"])
     with pytest.raises(UserError, match="multiples of 4"):
         VolumeDataset(data, patch=[8, 8, 6])
 
