@@ -9,7 +9,7 @@ import torch
 
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
-from scripts.vae.network import maisi_vae
+from scripts.vae.network import maisi_vae, prepare_inference
 from scripts.vae.windows import peak_bytes
 
 pytestmark = pytest.mark.gpu
@@ -42,6 +42,7 @@ def test_windows_give_the_whole(device, vae, shape, precision, bound, record_pro
     generator = torch.Generator().manual_seed(0)
     latent = torch.randn(1, 4, *(n // 4 for n in shape), generator=generator).to(device)
     image = torch.rand(1, 1, *shape, generator=generator).to(device)
+    prepare_inference(vae, precision)
     with torch.autocast(device.type, precision, enabled=precision is not None):
         pairs = {
             "decode": [decode(vae, latent, window) for window in (shape, halves(shape))],
@@ -66,9 +67,10 @@ def test_memory_is_as_foreseen(device, vae, size, direction, precision, record_p
     given = torch.rand(1, 1, *size) if direction == "encode" else torch.randn(1, 4, *(n // 4 for n in size))
     run = encode if direction == "encode" else decode
     given, told = given.to(device), {}
+    prepare_inference(vae, precision)
     for name, window in (("whole", size), ("windows", halves(size))):
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            foreseen = peak_bytes(window, size, channels, 2 if precision else 4, device.type)
+            foreseen = peak_bytes(window, size, channels, 2 if precision else 4)
             run(vae, given, window)  # tries kernels, some of which take more
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)

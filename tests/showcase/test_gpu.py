@@ -155,6 +155,7 @@ def test_ours_stands_beside_the_authors_way():
         {"row": "training", "title": "t", "way": "compiled", "precision": "bf16", "error": "x"},
     ]
     volume, training = gpu.compared(results)
+    assert volume["title"] == "volume of 8, bf16, eager, beside the authors'"
     assert (volume["ours"], volume["theirs"], volume["ratio"]) == pytest.approx((0.4, 30.2, 75.5))
     assert (training["ours"], training["theirs"], training["ratio"]) == pytest.approx((24, 8, 3))
     assert list(gpu.compared(results[3:])) == []
