@@ -15,7 +15,7 @@ from scripts.wording import statements
 from scripts.wording.blocks import lesion_block
 from scripts.wording.choice import GROUPED, choose, possible
 from scripts.wording.findings import Exam, Report
-from scripts.wording.layout import paragraph, sentence
+from scripts.wording.layout import lowered, paragraph, sentence
 from scripts.wording.noise import roughen
 from scripts.wording.writer import POOLS, Style, Writer
 
@@ -85,7 +85,7 @@ def _prose(w: Writer, said: Exam, block: str) -> str:
     first = " ".join([first, paragraph([statements.earlier(w, past, said) for past in said.earlier])]).strip()
     body = _findings(w, said, block)
     last = _advice(w, said, 0.2)
-    gap = "\n\n" if w.chance(0.4) else "\n" if w.chance(0.3) else " "
+    gap = "\n\n" if w.chance(0.4) else "\n" if "\n" in body or w.chance(0.3) else " "
     return gap.join(text for text in (first, body, last) if text)
 
 
@@ -97,16 +97,16 @@ def _sections(w: Writer, said: Exam, block: str) -> str:
 
 def _page(w: Writer, said: Exam, block: str) -> str:
     """Every section with a department's standing sentences; the impression is the last of them."""
-    standing = [*POOLS["technique.more"], *POOLS["remark"]]
-    standing = [standing[i] for i in sorted(range(len(standing)), key=lambda _: w.random())]
-    cut = 3 + int(w.random() * 3)
-    extra = {"t": [w.say("technique"), *standing[:cut]], "h": standing[cut : cut + 3]}
+    order = sorted(POOLS["technique.more"], key=lambda _: w.random())
+    extra = {"t": [w.say("technique"), *order[: 4 + int(w.random() * 4)]], "f": [w.say("remark")]}
     text = _headed(w, said, block, "htcfi", extra)
+    if w.chance(0.5):
+        text = f"{text} {sentence(w.say('closing'))}"
     return f"{w.say('title').upper()}\n\n{text}" if w.chance(0.5) else text
 
 
 def _headed(w: Writer, said: Exam, block: str, order: str, extra: dict[str, Sequence[str]]) -> str:
-    """Sections by their letters; `extra` sentences stand at the end of history and technique, and the legend too."""
+    """Sections by their letters; `extra` sentences are a department's own, and the legend goes with its technique."""
     texts = {
         "h": statements.patient(w, said),
         "t": statements.technique(w, said),
@@ -123,22 +123,24 @@ def _headed(w: Writer, said: Exam, block: str, order: str, extra: dict[str, Sequ
         bodies["f"] = " ".join(text for text in (bodies["f"], _findings(w, said, block)) if text)
     bodies["i"] = _impression(w, said, block, alone="f" not in order, whole=bool(extra))
     joint = w.habit("sections.joint")
-    gap = "\n\n" if joint != " " or w.chance(0.5) else "\n" if w.chance(0.5) else " "
+    lines = joint != " " or any("\n" in body for body in bodies.values())
+    gap = "\n\n" if lines or w.chance(0.5) else "\n" if w.chance(0.5) else " "
     return gap.join(_section(w, LETTERS[letter], bodies[letter], joint) for letter in order if bodies[letter])
 
 
 def _section(w: Writer, name: str, body: str, joint: str) -> str:
     heading = w.habit(f"heading.{name}")
     heading = heading.upper() if w.habit("sections.case") == "capitals" else sentence(heading, stop="")
-    if joint == "\n- " and "\n" not in body:
+    if "\n" in body:
+        joint = "\n"
+    elif joint == "\n- ":
         body = re.sub(r"(?<=[a-z)\d]{2})\. (?=[A-Z])", ".\n- ", body)
     return f"{heading}:{joint}{body}"
 
 
 def _findings(w: Writer, said: Exam, block: str) -> str:
     """Gland, lesions, benign findings, clear parts, staging, in an institution's order."""
-    lesions = _lesions(w, said, block)
-    lines = "\n".join(lesions) if any("\n" in text for text in lesions) or block == "table" else " ".join(lesions)
+    lines = _joined(_lesions(w, said, block), block)
     around = {
         "g": paragraph(statements.gland(w, said)),
         "l": f"\n{lines}\n" if "\n" in lines else lines,
@@ -153,8 +155,7 @@ def _findings(w: Writer, said: Exam, block: str) -> str:
 def _impression(w: Writer, said: Exam, block: str, alone: bool, whole: bool) -> str:
     """The lesions once more and shorter, or all about them where no findings stand above."""
     if alone:
-        lesions = _lesions(w, said, block)
-        text = "\n".join(lesions) if any("\n" in one for one in lesions) else " ".join(lesions)
+        text = _joined(_lesions(w, said, block), block)
         around = paragraph(_around(w, said, block))
         return ("\n" if "\n" in text else " ").join(part for part in (text, around, _advice(w, said, 0.3)) if part)
     short = []
@@ -173,7 +174,7 @@ def _dictated(w: Writer, said: Exam, block: str) -> str:
     texts += statements.staging(w, said)
     bare = [re.sub(r"(?<!\d)[.,;:()]|[.,;:()](?!\d)", "", text).strip() for text in texts]
     text = w.habit("dictated.joint").join(" ".join(one.split()) for one in bare)
-    return text.lower() if w.chance(0.6) else text
+    return lowered(text) if w.chance(0.6) else text
 
 
 def _lesions(w: Writer, said: Exam, block: str) -> list[str]:
@@ -183,6 +184,11 @@ def _lesions(w: Writer, said: Exam, block: str) -> list[str]:
         score = statements.score(w, said.pirads)["score"]
         texts.append(sentence(w.say("overall", n=str(said.pirads), score=score)))
     return texts
+
+
+def _joined(lesions: Sequence[str], block: str) -> str:
+    """The texts of the lesions one below the other, where they have lines of their own, or one behind the other."""
+    return ("\n" if block == "table" or any("\n" in text for text in lesions) else " ").join(lesions)
 
 
 def _clear(w: Writer, said: Exam, block: str) -> list[str]:

@@ -17,3 +17,8 @@ def sentence(text: str, stop: str = ".") -> str:
 def paragraph(statements: Iterable[str]) -> str:
     """Statements as sentences, one behind the other."""
     return " ".join(sentence(text) for text in statements)
+
+
+def lowered(text: str) -> str:
+    """A text in small letters, but where AS, the anterior stroma, would become another word."""
+    return text if re.search(r"\bAS\b", text) else text.lower()

@@ -11,6 +11,7 @@ import textwrap
 from functools import cache
 from itertools import pairwise
 
+from scripts.wording.layout import lowered
 from scripts.wording.sentences import NEGATIVE
 from scripts.wording.terms import LEVELS, SIDES, ZONES
 from scripts.wording.writer import Writer
@@ -96,8 +97,7 @@ def _upper(w: Writer, text: str) -> str:
 
 
 def _lower(w: Writer, text: str) -> str:
-    """Small letters, but where AS, the anterior stroma, would become a word."""
-    return text if re.search(r"\bAS\b", text) else text.lower()
+    return lowered(text)
 
 
 def _emphasis(w: Writer, text: str) -> str:

@@ -20,6 +20,8 @@ LESION = {
         "within the {place} a(n)[ {size}] {what} is identified[, {signal}][, {score:said}]",
         "a(n)[ {size}] {what} is noted in the {place}[, {signal}][, {score:said}]",
         "{what} in the {place}[ measuring {size:extent}][, {score:said}]",
+        "there is a(n) {what} in the {place}[, {signal}]",
+        "{place}: {what}[, {signal}]",
     ),
     "lesion.phrase": (
         "[{size} ]{what}, {place}[, {score}]",
@@ -49,7 +51,7 @@ LESION = {
         "assessment: {score}",
         "sequence scores: {parts}",
         "{parts}",
-        "{parts}",
+        "({parts})",
         "signal: {signal}",
         "ADC {adc} x 10-6 mm2/s",
         "mean ADC value {adc}",

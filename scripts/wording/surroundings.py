@@ -68,9 +68,12 @@ TECHNIQUE = {
     "technique.more": (
         "high b-value images and ADC map are read side by side",
         "diffusion is the dominant sequence for one zone and T2 for the other, as PI-RADS v2.1 prescribes",
+        "rectal gas, hip implants and motion can impair diffusion-weighted images, and T2 is then given more weight",
+        "categories apply to the untreated gland and express the likelihood of clinically significant cancer",
         "location is given after the PI-RADS sector map, and side means the patient's side",
         "sizes refer to the image on which a finding is shown best",
         "the gland volume, where given, follows the ellipsoid formula",
+        "sides and levels are those of the patient and not of the screen",
     ),
 }
 ORGANS = {
@@ -96,11 +99,12 @@ ADVICE = {
     "advice.low": ("no target for biopsy", "PSA follow-up", "clinical follow-up"),
     "remark": (
         "incidental findings outside the prostate are mentioned only where they matter for management",
-        "key images are stored in the archive for planning",
+        "lesions, where there are any, are described one by one",
+    ),
+    "closing": (
+        "a negative MRI does not exclude cancer, and the decision about biopsy remains a clinical one",
         "please contact the department with any question about this report",
-        "a normal MRI does not exclude cancer, and the decision about biopsy remains a clinical one",
-        "sides and levels in this report are those of the patient and not of the screen",
-        "biopsy of a target, where one is reported, is planned best with the images at hand",
+        "key images are stored in the archive for planning",
     ),
     "legend": (
         "PI-RADS assessment categories: 1 - very low; 2 - low; 3 - intermediate; 4 - high; 5 - very high (clinically "

@@ -158,7 +158,6 @@ SCORES = {
     "meaning.5": ("very high", "significant cancer highly likely"),
     "part": ("{k} {v}", "{k}: {v}", "{k} score {v}", "{k}={v}"),
     "part.t2": ("T2", "T2", "T2W"),
-    "parts.form": ("({parts})", "{parts}"),
     "parts.joint": (", ", "/", "; "),
     "dce.yes": ("positive", "+", "pos"),
     "dce.no": ("negative", "-", "neg"),
