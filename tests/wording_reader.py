@@ -34,7 +34,8 @@ SCORE = re.compile(
 )
 PAST = re.compile(r"(?i)\b(previous(ly)?|prior|known|history of|biopsy|earlier|proven|comparison|compared)\b")
 BENIGN = re.compile(
-    r"(?i)\b(wedge|prostatitis|inflamm\w*|bph|hyperplasia|stromal|glandular|ha?emorrhage|cyst|median lobe|diffuse(ly)?)\b"
+    r"(?i)\b(wedge|prostatitis|inflamm\w*|bph|hyperplasia|stromal|glandular|ha?emorrhage|cyst|median lobe"
+    r"|diffuse(ly)?)\b"
 )
 NEGATED = re.compile(r"(?i)\b(no|none|nil|nothing|without|normal|unremarkable|neither)\b")
 AROUND = re.compile(r"(?i)\b(psad?|volume|prostate dimensions|gland (size|has)|prostate measures)\b|\bprostate \d")
