@@ -114,10 +114,9 @@ def _grouped(w: Writer, exam: Exam, block: str) -> list[str]:
     groups = [(part.place, part.normal) for part in exam.clear]
     groups += [(_GROUPS[block](lesion.place), lesion) for lesion in exam.lesions]
     groups.sort(key=lambda group: (group[0].side != "right", group[0].zone == "TZ"))
-    form = ("half", "cell")[w.chance(0.3)]
     texts = []
     for group, content in groups:
-        head = sentence(w.say(f"{group.side}.{form}" if group.side else group.zone), "")
+        head = sentence(w.say(f"{group.side}.head" if group.side else group.zone), "")
         if isinstance(content, Lesion):
             place = content.place
             rest = replace(place, side=None) if group.side else replace(place, zone=None)

@@ -86,9 +86,10 @@ def score(w: Writer, category: int | None) -> dict[str, str | None]:
 
 def parts(w: Writer, lesion: Lesion) -> str | None:
     """The scores of the sequences: `T2: 4, DWI: 5`."""
-    dce = None if lesion.dce is None else w.say("dce.yes" if lesion.dce else "dce.no")
-    values = ((w.habit("part.t2"), lesion.t2), ("DWI", lesion.dwi), ("DCE", dce))
+    values = ((w.habit("part.t2"), lesion.t2), ("DWI", lesion.dwi))
     texts = [w.say("part", k=k, v=str(v)) for k, v in values if v is not None]
+    if lesion.dce is not None:
+        texts.append(w.say("part.dce", v=w.say("dce.yes" if lesion.dce else "dce.no")))
     return w.habit("parts.joint").join(texts) or None
 
 

@@ -18,7 +18,7 @@ PATIENT = {
         "PSAD {density} ng/mL²",
         "{indication}",
         "{indication}[, PSA {psa}]",
-        "indication: {indication}",
+        "reason: {indication}",
         "referred for {indication}",
     ),
     "elevated PSA": ("elevated PSA", "raised PSA", "high PSA", "PSA elevation"),

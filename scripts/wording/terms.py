@@ -10,11 +10,12 @@ from __future__ import annotations
 
 
 def _lateral(word: str, short: str, letter: str) -> dict[str, tuple[str, ...]]:
-    """The forms of left and of right: before a noun, behind it, alone for half a gland, and in a table's cell."""
+    """Left or right before a noun, behind it, alone for half a gland, at the head of a line, in a table's cell."""
     return {
         f"{word}.before": (word, word, word, short, letter, f"{word}-sided"),
         f"{word}.behind": (f"on the {word}", f"on the {word} side", f"({letter})", f"({word})"),
-        f"{word}.half": (f"{word} lobe", f"{word} side", f"{word} half of the gland", f"{word} hemiprostate"),
+        f"{word}.half": (f"{word} lobe", f"{word} half of the gland", f"{word} hemiprostate"),
+        f"{word}.head": (f"{word} lobe", f"{word} side", f"{word} side", word, letter, short),
         f"{word}.cell": (word, letter, short),
     }
 
@@ -28,7 +29,7 @@ SIDES = {
     "midline.cell": ("midline",),
     "bilateral.before": ("bilateral",),
     "bilateral.behind": ("on both sides", "bilaterally", "(bilateral)"),
-    "bilateral.half": ("both lobes", "both sides"),
+    "bilateral.half": ("both lobes", "both halves"),
     "bilateral.cell": ("bilateral", "both", "L+R", "R/L"),
 }
 ZONES = {
@@ -157,6 +158,7 @@ SCORES = {
     "meaning.4": ("high", "significant cancer likely"),
     "meaning.5": ("very high", "significant cancer highly likely"),
     "part": ("{k} {v}", "{k}: {v}", "{k} score {v}", "{k}={v}"),
+    "part.dce": ("DCE {v}", "DCE: {v}", "DCE={v}"),
     "part.t2": ("T2", "T2", "T2W"),
     "parts.joint": (", ", "/", "; "),
     "dce.yes": ("positive", "+", "pos"),
