@@ -19,7 +19,7 @@ LESION = {
         "the {place} shows a(n) {what}[ of {size:extent}][, {signal}][; {score:said}]",
         "within the {place} a(n)[ {size}] {what} is identified[, {signal}][, {score:said}]",
         "a(n)[ {size}] {what} is noted in the {place}[, {signal}][, {score:said}]",
-        "{what} in the {place}[ measuring {size:extent}][, {score:said}]",
+        "{what} in the {place}[ measuring {size:extent}][, {signal}][, {score:said}]",
         "there is a(n) {what} in the {place}[, {signal}]",
         "{place}: {what}[, {signal}]",
     ),
@@ -52,7 +52,6 @@ LESION = {
         "sequence scores: {parts}",
         "{parts}",
         "({parts})",
-        "signal: {signal}",
         "ADC {adc} x 10-6 mm2/s",
         "mean ADC value {adc}",
         "lowest ADC: {adc} µm²/s",
@@ -150,7 +149,7 @@ BENIGN = {
         "wedge-shaped hypointensity[ in the {place}], likely inflammatory",
         "linear and wedge-shaped low T2 signal[ in the {place}], consistent with prostatitis",
         "prostatitis, wedge-shaped[, {place}]",
-        "wedge-shaped changes[ ({place:before})], probably post-inflammatory",
+        "wedge-shaped changes[ ({place:inner})], probably post-inflammatory",
         "wedge-shaped T2 hypointensity without focal mass[, {place}]",
     ),
     "diffuse": (
@@ -194,7 +193,7 @@ BENIGN = {
 EARLIER = {
     "negative biopsy": (
         "previous biopsy[ of the {place}][ in {year}] negative",
-        "previous biopsy[ ({place:before})][ {year}] was benign",
+        "previous biopsy[ ({place:inner})][ {year}] was benign",
         "prior negative biopsy[ of the {place}][ ({year})]",
         "biopsy[ {year}][ of the {place}]: no malignancy",
         "status post negative biopsy[ {year}][, {place}]",
@@ -210,7 +209,7 @@ EARLIER = {
     "lesion.gone": (
         "prior[ {size}] lesion[ at the {place}][ ({score})][ of {year}] no longer seen",
         "the previously described[ {size}] lesion[ in the {place}][ ({year})][, {score},] is no longer visible",
-        "lesion of the previous MRI[ {year}][ ({place:before})][, {size}][, {score}] has resolved",
+        "lesion of the previous MRI[ {year}][ ({place:inner})][, {size}][, {score}] has resolved",
         "previous[ {size}] focus[ in the {place}][ ({score})][, {year},] not seen any more",
     ),
     "lesion.before": (

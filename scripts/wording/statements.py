@@ -11,7 +11,7 @@ STAGING = ("extension", "vesicles", "nodes", "bones")
 
 
 def place(w: Writer, where: Place) -> dict[str, str | None]:
-    """`place`, and `place:before` for where a noun follows; None where nothing is known."""
+    """`place`, `place:before` a noun and `place:inner` within brackets; None where nothing is known."""
     known = "".join(k for k, v in (("s", where.side), ("z", where.zone), ("l", where.levels)) if v)
     if not known:
         return {"place": None}
@@ -27,8 +27,9 @@ def place(w: Writer, where: Place) -> dict[str, str | None]:
     lateral = f"{pool}.lateral"
     if where.side in ("left", "right") and known in ("szl", "sl") and w.chance(0.6):
         pool = lateral
-    before = " ".join(facts[slot] for slot in "slz" if slot in facts)
-    return {"place": w.say(pool, **facts), "place:before": facts["half"] if known == "s" else before}
+    before = facts["half"] if known == "s" else " ".join(facts[slot] for slot in "slz" if slot in facts)
+    inner = before if where.zone or not where.levels else " ".join(facts[slot] for slot in "sn" if slot in facts)
+    return {"place": w.say(pool, **facts), "place:before": before, "place:inner": inner}
 
 
 _SIDE_FORMS = (("s", "before"), ("on", "behind"), ("half", "half"))

@@ -51,7 +51,7 @@ STAGING = {
     "nodes": ("suspicious lymph nodes", "pelvic lymphadenopathy", "enlarged pelvic lymph nodes", "adenopathy"),
     "bones": ("suspicious bone lesion", "bone metastases", "osseous metastasis"),
     "absent": ("no {these}", "no {these}", "no evidence of {these}", "no signs of {these}", "{these}: none"),
-    "present": ("{this} present", "{this}: yes", "{this} is present", "{this}"),
+    "present": ("{this} present", "{this}: yes", "{this}"),
 }
 TECHNIQUE = {
     "field strength": ("MRI at {field} T", "{field} T MRI", "{field} tesla", "scanner: {field} T"),

@@ -140,7 +140,7 @@ SCORES = {
         "PI-RADS {n} ({meaning})",
         "PI-RADS assessment category {n}",
         "assessed as {score}",
-        "scored {score}",
+        "scored PI-RADS {n}",
     ),
     "score.short": ("PI-RADS {n}", "PIRADS {n}", "PR{n}", "PR {n}", "P{n}", "PI-RADS: {n}"),
     "overall": (

@@ -56,7 +56,7 @@ def institution(seed: int, vague: float = 0.0) -> Style:
 class Option:
     """One way to say a thing, cut into pieces: literals, slots, and groups that unknown facts leave out."""
 
-    pieces: tuple[tuple[tuple[str, ...], bool], ...]  # literal, slot, literal, ..; whether it may be left out
+    pieces: tuple[tuple[list[str], list[str], bool], ...]  # literal, slot, literal, ..; its facts; may it be left out?
     required: frozenset[str]  # facts without which it cannot be said
     facts: frozenset[str]  # facts that it may say
 
@@ -68,11 +68,13 @@ def compiled(pool: str) -> tuple[Option, ...]:
 
 
 def _compile(option: str) -> Option:
-    pieces = [(tuple(SLOT.split(part)), bool(place % 2)) for place, part in enumerate(re.split(r"[\[\]]", option))]
-    pieces = [piece for piece in pieces if piece[0] != ("",)]
-    facts = [{slot for slot in parts[1::2] if slot not in POOLS} for parts, _ in pieces]
-    required = [slots for slots, (_, optional) in zip(facts, pieces, strict=True) if not optional]
-    return Option(tuple(pieces), frozenset().union(*required), frozenset().union(*facts))
+    split = [SLOT.split(part) for part in re.split(r"[\[\]]", option)]
+    pieces = [
+        (parts, [slot for slot in parts[1::2] if slot not in POOLS], bool(place % 2))
+        for place, parts in enumerate(split)
+    ]
+    required = [facts for _, facts, optional in pieces if not optional]
+    return Option(tuple(pieces), frozenset().union(*required), frozenset().union(*(facts for _, facts, _ in pieces)))
 
 
 class Writer:
@@ -141,8 +143,7 @@ class Writer:
             fitting = [one for one in options if one.required <= known.keys() and (one.required or not news)]
             option = fitting[int(self.random() * len(fitting))]
         text, told = [], set()
-        for parts, optional in option.pieces:
-            slots = [slot for slot in parts[1::2] if slot not in POOLS]
+        for parts, slots, optional in option.pieces:
             if optional and not all(slot in known for slot in slots):
                 continue
             told.update(slot.partition(":")[0] for slot in slots)

@@ -12,7 +12,7 @@ import pytest
 from scripts.wording.documents import write_report
 from scripts.wording.findings import Exam, Lesion, Place, Report
 from scripts.wording.writer import POOLS, Style, compiled, institution
-from wording_reader import LEVELS, SIDES, ZONES, draw_exam, parts, read, running
+from wording_reader import SIDES, draw_exam, parts, read, running
 
 CLEAN = Style(typos=0.0, rough=0.0)
 ONE = Exam((Lesion(Place("PZ", "left", ("mid",), "PZpl"), (14.0, 9.0), 4),), psa=7.2, gland_ml=45.0)
@@ -242,8 +242,3 @@ def test_institutions_write_differently():
 def test_normal_exams_have_reports_of_a_few_words():
     texts = {write_report(Exam(pirads=1, benign=()), CLEAN, np.random.default_rng(seed)).text for seed in range(1000)}
     assert {"Normal prostate MRI", "No suspicious lesion", "PI-RADS 1"} <= texts
-
-
-def test_terms_of_the_reader_are_apart():
-    assert set(ZONES) == {"PZ", "TZ", "CZ", "AFS"}
-    assert set(LEVELS) == {"base", "mid", "apex"}
