@@ -17,7 +17,7 @@ FLOORS = (
     ("vae",),
     ("evaluation",),
     ("phantom", "engine"),
-    ("reports", "networks", "data"),
+    ("reports", "wording", "networks", "data"),
     ("cli",),
     ("common",),
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
+
+from scripts.common.problems import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Background:
@@ -45,3 +50,15 @@ class Background:
         wait(calls)
         for call in calls:
             call.result()
+
+    def stop(self, error: Exception) -> None:
+        """Let what was handed over become complete, and log what goes wrong with it; ignite leaves it to this to raise.
+
+        Raises:
+            Exception: `error`, which ended the work that handed over.
+        """
+        try:
+            self.finish()
+        except UserError as other:
+            logger.error(other)
+        raise error

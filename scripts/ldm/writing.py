@@ -105,7 +105,7 @@ class VolumeWriter:
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._complete)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.background.stop)
 
     def _start(self) -> None:
         self.begun = Moment(self.device)
@@ -118,14 +118,6 @@ class VolumeWriter:
         """
         self.background.finish()
         self.problems.raise_if_any()
-
-    def _stop(self, error: Exception) -> None:
-        """Let what was handed over become complete; ignite leaves it to this handler to raise."""
-        try:
-            self.background.finish()
-        except UserError as other:
-            logger.error(other)
-        raise error
 
     @torch.inference_mode()
     def __call__(self, engine: Engine) -> None:

@@ -31,6 +31,7 @@ def make(
     spacing: tuple[float, float, float] | None = None,
     test_fraction: float = 0.2,
     workers: int = 2,
+    wording: str = "narrow",
 ) -> None:
     """Write a phantom dataset: images, masks, datalists, clinical sheet and ground truth.
 
@@ -45,6 +46,7 @@ def make(
         spacing: mm along x, y, z, instead of the grid's.
         test_fraction: part of the cases in test.json.
         workers: processes.
+        wording: of the reports, `narrow` (what the demo's weights know) or `wide` (docs/wording.md).
     """
     if grid not in GRIDS:
         raise UserError(f"grid is {grid!r}; give one of {', '.join(GRIDS)}")
@@ -52,7 +54,7 @@ def make(
     for name, values in (("size", chosen.size), ("spacing", chosen.spacing)):
         if len(values) != 3 or min(values) <= 0:
             raise UserError(f"{name} is {values}; give three positive numbers, e.g. --{name} 64,64,32")
-    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers)
+    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers, wording)
 
 
 def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", workers: int = 2) -> None:

@@ -23,7 +23,7 @@ from scripts.data.nifti import save_nifti
 from scripts.data.root import DATALISTS, MERGED
 from scripts.phantom.anatomy import Findings, Lesion, sample_findings
 from scripts.phantom.imaging import MASKS, make_case
-from scripts.phantom.reports import write_report
+from scripts.phantom.wording import check_wording, report_text
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ SETTINGS = "phantom.json"  # what a dataset is made from; written first
 LESION_COLUMNS = ["folder", "number", "zone", "side", "level", "diameter_mm", "pirads", "isup", "x_mm", "y_mm", "z_mm"]
 
 
-def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: float, workers: int) -> None:
+def write_dataset(
+    root: Path, cases: int, seed: int, grid: Grid, test_fraction: float, workers: int, wording: str = "narrow"
+) -> None:
     """Make a phantom data root: images and masks a case, tables, and last of all the datalists.
 
     Case i has the seed `seed`·100000 + i whatever the number of cases and workers, so two dataset seeds share no
@@ -42,8 +44,9 @@ def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: 
     Raises:
         UserError: a number out of range, or the root holds a dataset of other settings.
     """
-    settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction}
+    settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction, "wording": wording}
     settings |= {"size": list(grid.size), "spacing": list(grid.spacing)}
+    check_wording(wording)
     _check(root, settings, workers)
     if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
         log.info("%s is complete", root)
@@ -66,7 +69,9 @@ def write_dataset(root: Path, cases: int, seed: int, grid: Grid, test_fraction: 
     splits = ["test" if test else "train" for test in in_test]
     _write_tables(root, everyone, splits)
     for name in DATALISTS:
-        entries = [_entry(f, grid) for f, split in zip(everyone, splits, strict=True) if name == f"{split}.json"]
+        entries = [
+            _entry(f, grid, wording) for f, split in zip(everyone, splits, strict=True) if name == f"{split}.json"
+        ]
         write_datalist(root / name, entries)
 
 
@@ -114,7 +119,9 @@ def _check(root: Path, settings: Mapping[str, Any], workers: int) -> None:
 def _settings(root: Path) -> dict[str, Any] | None:
     """What the dataset in `root` is made from, None where no dataset was begun."""
     path = root / SETTINGS
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return {"wording": "narrow", **json.loads(path.read_text(encoding="utf-8"))}  # older datasets do not name it
 
 
 def _is_complete(folder: Path) -> bool:
@@ -152,9 +159,9 @@ def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> No
     write_clinical(root / "clinical.xlsx", frame)
 
 
-def _entry(findings: Findings, grid: Grid) -> dict[str, Any]:
+def _entry(findings: Findings, grid: Grid, wording: str) -> dict[str, Any]:
     """A case as the datalists hold it."""
-    report = write_report(findings, np.random.default_rng([findings.seed, 4]))
+    report = report_text(findings, wording, np.random.default_rng([findings.seed, 4]))
     images = {name: f"./{findings.folder}/{name}.nii.gz" for name in SEQUENCES}
     return {
         **images,

@@ -29,8 +29,12 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.common.problems import Problems
-from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Findings, sample_findings
-from scripts.phantom.reports import write_report
+from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Findings, sample_anatomy
+from scripts.phantom.reports import write_report as write_narrow
+from scripts.phantom.wording import WORDINGS, exam_of
+from scripts.wording.documents import write_report
+from scripts.wording.findings import Exam
+from scripts.wording.writer import Style
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +47,13 @@ CHARACTERS = ("▁", *(chr(code) for code in range(33, 127) if not chr(code).isu
 
 
 def make(
-    output_dir: str, seed: int = 0, reports: int = 20_000, steps: int = 1_000, width: int = 64, vocabulary: int = 1_500
+    output_dir: str,
+    seed: int = 0,
+    reports: int = 20_000,
+    steps: int = 1_000,
+    width: int = 64,
+    vocabulary: int = 1_500,
+    wording: str = "narrow",
 ) -> None:
     """Build tokenizer and encoder and save them in the Hugging Face format, `config.json` last.
 
@@ -54,19 +64,20 @@ def make(
         steps: optimizer steps of up to 4096 tokens.
         width: hidden size of the encoder, a multiple of 16, the width of an attention head.
         vocabulary: size of the tokenizer's vocabulary, upper bound.
+        wording: of the reports, `narrow` or `wide`.
 
     Raises:
-        UserError: a number is out of range.
+        UserError: a number is out of range, or there is no such wording.
     """
-    _check(seed, reports, steps, width, vocabulary)
-    texts, targets = training_reports(reports, seed)
+    _check(seed, reports, steps, width, vocabulary, wording)
+    texts, targets = training_reports(reports, seed, wording)
     tokenizer = make_tokenizer(texts, vocabulary)
     encoder = train_encoder(tokenizer, texts, targets, steps=steps, width=width, seed=seed)
     size = save(tokenizer, encoder, Path(output_dir))
     logger.info("%s: vocabulary %d, width %d, %.2f MB", output_dir, len(tokenizer), width, size / 1e6)
 
 
-def _check(seed: int, reports: int, steps: int, width: int, vocabulary: int) -> None:
+def _check(seed: int, reports: int, steps: int, width: int, vocabulary: int, wording: str) -> None:
     problems = Problems("tiny_t5")
     if seed < 0:
         problems.add("--seed", f"is {seed}", "give 0 or more")
@@ -77,6 +88,8 @@ def _check(seed: int, reports: int, steps: int, width: int, vocabulary: int) -> 
         problems.add("--width", f"is {width}", f"give a multiple of {HEAD}, the width of an attention head")
     if vocabulary <= len(SPECIAL) + len(CHARACTERS):
         problems.add("--vocabulary", f"is {vocabulary}", f"give more than {len(SPECIAL) + len(CHARACTERS)}")
+    if wording not in WORDINGS:
+        problems.add("--wording", f"is {wording}", f"give one of {', '.join(WORDINGS)}")
     problems.raise_if_any()
 
 
@@ -97,21 +110,42 @@ def save(tokenizer: PreTrainedTokenizerFast, encoder: T5EncoderModel, folder: Pa
         return sum(file.stat().st_size for file in files)
 
 
-def training_reports(count: int, seed: int) -> tuple[list[str], Tensor]:
+def training_reports(count: int, seed: int, wording: str = "narrow") -> tuple[list[str], Tensor]:
     """Reports and what they say.
 
     Returns:
-        `count` texts, none missing, and their targets (count, 18) as of `findings_vector`.
+        `count` texts, none missing, and their targets (count, 18) as of `findings_vector`; NaN for what a wide report
+        leaves unsaid.
     """
     texts, targets = [], []
     patient = FIRST_SEED + seed * 10_000_000
     while len(texts) < count:
-        findings = sample_findings(patient)
-        if text := write_report(findings, np.random.default_rng([patient, 1])):
-            texts.append(text)
-            targets.append(findings_vector(findings))
+        anatomy, rng = sample_anatomy(patient), np.random.default_rng([patient, 1])
+        target = findings_vector(anatomy.findings)
+        if not anatomy.findings.report_is_missing:
+            if wording == "wide":
+                report = write_report(exam_of(anatomy), Style(), rng)
+                texts.append(report.text)
+                target = _said(target, report.says)
+            else:
+                texts.append(write_narrow(anatomy.findings, rng))
+            targets.append(target)
         patient += 1
     return texts, torch.tensor(targets, dtype=torch.float32)
+
+
+def _said(target: list[float], says: Exam) -> list[float]:
+    """The target without what the report does not say: diameters, category, volume."""
+    target = target.copy()
+    for lesion in says.lesions:
+        if not lesion.size_mm:
+            target[SECTORS.index((lesion.place.zone, lesion.place.side, *lesion.place.levels))] = math.nan
+    category = 1 + target[len(SECTORS) : -1].index(1.0)
+    if category not in (says.pirads, *(lesion.pirads for lesion in says.lesions)):
+        target[len(SECTORS) : -1] = [math.nan] * 5
+    if says.gland_ml is None:
+        target[-1] = math.nan
+    return target
 
 
 def findings_vector(findings: Findings) -> list[float]:
@@ -192,7 +226,8 @@ def train_encoder(
         ).last_hidden_state
         masked = F.cross_entropy(words(features[hidden_words]), ids[hidden_words])
         # Every token tells the findings, so that an adapter may look anywhere; each report counts alike.
-        error = (findings(features) - targets[index, None]).square().sum(-1)
+        wanted = targets[index, None]
+        error = ((findings(features) - wanted.nan_to_num()).square() * ~wanted.isnan()).sum(-1)
         told = ((error * mask).sum(1) / mask.sum(1)).mean()
         loss = 0.2 * masked + told
         optimizer.zero_grad()

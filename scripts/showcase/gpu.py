@@ -273,7 +273,7 @@ def as_line(result: Result) -> str:
 def compared(results: Sequence[Result]) -> Iterator[Result]:
     """Our way beside the authors', by their own steps: seconds a volume, and images a second."""
     found = [one for one in results if "error" not in one and "row" in one]
-    theirs = {one["row"]: one for one in found if one["precision"] == "fp16"}
+    theirs = {one["row"]: one for one in found if one.get("precision") == "fp16"}
     if {"authors_step", "decode"} <= theirs.keys():
         whole = FULL_STEPS * theirs["authors_step"]["seconds"] + theirs["decode"]["seconds"]
         for one in (one for one in found if one["row"] == "volume"):

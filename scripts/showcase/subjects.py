@@ -143,7 +143,7 @@ def adapter(
     condition = way(network.condition)
     with device:
         texts = [torch.randn(1, size.tokens, size.width) for _ in range(INPUT_SETS)]
-        times = torch.linspace(1000, 0, timesteps or size.steps)
+    times = torch.linspace(1000, 0, timesteps or size.steps, device=device)  # transformers replaces it by its own
     return in_turn(lambda text: condition(text, times), texts)
 
 

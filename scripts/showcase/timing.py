@@ -152,12 +152,14 @@ def row(
     torch.backends.cudnn.benchmark = device.type == "cuda"  # as every workflow has it
     chosen = SIZES[size]() if batch is None else replace(SIZES[size](), batch=batch)
     for name in rows:
-        told = {"row": name, "precision": precision, "way": way}
+        told = {"row": name} | ({} if name == "ceilings" else {"precision": precision, "way": way})
         try:
             for title, figures in measure(name, chosen, device, precision, way):
                 print(json.dumps({**told, "title": title, **figures}), flush=True)
         except Exception as error:  # whatever a kernel, a compiler or want of memory raises
             traceback.print_exc()
+            while error.__cause__ is not None:  # MONAI wraps what a component raises
+                error = error.__cause__
             print(json.dumps({**told, "title": ROWS[name], "error": f"{type(error).__name__}: {error}"}), flush=True)
         gc.collect()
         if device.type == "cuda":

@@ -25,8 +25,10 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.images import read_description, refuse_overwriting, save_volume
 from scripts.data.latents import find_latent, latent_path, read_latent, read_latent_header, read_made_from, write_latent
 from scripts.data.montage import montage
+from scripts.engine.background import Background
 from scripts.engine.precision import precision
 from scripts.engine.share import for_all
+from scripts.engine.transfer import Moment
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.network import prepare_inference
@@ -34,6 +36,7 @@ from scripts.vae.volumes import VolumeDataset
 
 logger = logging.getLogger(__name__)
 MODES = ("encode", "decode", "reconstruct")
+WRITERS, HANDED_OVER = 4, 8  # threads, which compress without holding each other up; and volumes on their way to files
 
 
 def origin(volume: Mapping[str, Any], mode: str, latent_dir: str | os.PathLike[str], fingerprint: str, amp: str) -> str:
@@ -171,7 +174,9 @@ class VolumeEvaluator(SupervisedEvaluator):
 
 
 class Writer:
-    """Handler: writes what a mode gives, case by case, each file complete or not at all.
+    """Handler: writes what a mode gives, case by case, each file complete or not at all, while the next ones are made.
+
+    The host does not wait for a GPU, but where too many cases are on their way: threads do, and write.
 
     encode: `<latent_dir>/<folder>/<sequence>_latent.safetensors`. decode and reconstruct:
     `<output_dir>/<folder>/<sequence>.nii.gz` in scanner-like units; reconstruct first draws `<sequence>.png`, the image
@@ -183,41 +188,55 @@ class Writer:
     ) -> None:
         self.mode, self.latent_dir, self.output_dir, self.fingerprint = mode, latent_dir, output_dir, fingerprint
         self.written = 0
+        self.background = Background(WRITERS, HANDED_OVER)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.background.stop)
 
     def finish(self, engine: Engine) -> None:
-        """Say what was done."""
+        """Wait until all that was handed over is written, and say so.
+
+        Raises:
+            UserError: what the VAE gave is not finite, or a file could not be written.
+        """
+        self.background.finish()
         where = self.latent_dir if self.mode == "encode" else self.output_dir
         logger.info(f"{self.mode}: {self.written} volumes written below {where}")
 
     def __call__(self, engine: Engine) -> None:
-        """Write the cases of one batch.
+        """Hand the cases of one batch over to be written.
 
         Raises:
-            UserError: what the VAE gave is not finite.
+            UserError: what the VAE gave for an earlier case is not finite, or its file could not be written.
         """
         batch, given = engine.state.batch, engine.state.output["pred"]
         for index in range(len(batch["folder"])):
             volume = {name: batch[name][index] for name in ("folder", "sequence", "made_from", "image")}
-            affine = batch["affine"][index].numpy()
-            own = {name: values[index].cpu() for name, values in given.items()}
-            if not all(values.isfinite().all() for values in own.values()):
-                raise UserError(
-                    f"{volume['folder']}: the VAE's {self.mode} of {volume['sequence']} is not finite; give --amp fp32 "
-                    "or bf16, or other weights"
-                )
-            path = output_path(volume, self.mode, self.latent_dir, self.output_dir)
-            if self.mode == "encode":
-                shape, made_from = tuple(volume["image"].shape[1:]), volume["made_from"]
-                about = {"fingerprint": self.fingerprint, "affine": affine, "shape": shape, "made_from": made_from}
-                write_latent(path, own["mu"], own["sigma"], **about)
-            else:
-                self._write_image(path, volume, own["image"][0], affine)
+            own = {name: values[index].to("cpu", non_blocking=True) for name, values in given.items()}
+            done = Moment(next(iter(given.values())).device)
+            self.background.start(self._write, volume, batch["affine"][index].numpy(), own, done)
             self.written += 1
+
+    def _write(
+        self, volume: Mapping[str, Any], affine: np.ndarray, own: Mapping[str, torch.Tensor], done: Moment
+    ) -> None:
+        """Write one case, whose tensors are there when `done` has come."""
+        done.wait()
+        if not all(values.isfinite().all() for values in own.values()):
+            raise UserError(
+                f"{volume['folder']}: the VAE's {self.mode} of {volume['sequence']} is not finite; give --amp fp32 "
+                "or bf16, or other weights"
+            )
+        path = output_path(volume, self.mode, self.latent_dir, self.output_dir)
+        if self.mode == "encode":
+            shape, made_from = tuple(volume["image"].shape[1:]), volume["made_from"]
+            about = {"fingerprint": self.fingerprint, "affine": affine, "shape": shape, "made_from": made_from}
+            write_latent(path, own["mu"], own["sigma"], **about)
+        else:
+            self._write_image(path, volume, own["image"][0], affine)
 
     def _write_image(self, path: Path, volume: Mapping[str, Any], image: torch.Tensor, affine: np.ndarray) -> None:
         sequence = volume["sequence"]

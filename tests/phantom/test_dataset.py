@@ -120,6 +120,7 @@ def test_an_interrupted_dataset_keeps_its_complete_cases(tmp_path, monkeypatch):
         ({"cases": 4}, "cases 10"),
         ({"seed": 3}, "seed 2"),
         ({"test_fraction": 0.3}, "test_fraction 0.2"),
+        ({"wording": "wide"}, "wording narrow"),
         ({"grid": Grid((24, 20, 16), TINY.spacing)}, r"size \[20, 20, 16\]"),
     ],
 )
@@ -127,6 +128,26 @@ def test_other_settings_are_not_mixed_into_a_dataset(root, change, named):
     settings = {"cases": 10, "seed": 2, "grid": TINY, "test_fraction": 0.2, "workers": 1}
     with pytest.raises(UserError, match=named):
         write_dataset(root, **(settings | change))
+
+
+def test_wide_reports_are_of_the_same_patients(root, tmp_path):
+    settings = {"cases": 10, "seed": 2, "grid": TINY, "test_fraction": 0.2, "workers": 1}
+    write_dataset(tmp_path / "wide", **settings, wording="wide")
+    narrow, wide = (json.loads((folder / "train.json").read_text()) for folder in (root, tmp_path / "wide"))
+    differ = {key for one, other in zip(narrow, wide, strict=True) for key in one if one[key] != other[key]}
+    assert differ == {"text"}
+
+
+def test_a_dataset_from_before_there_were_wordings_goes_on(root, tmp_path):
+    settings = {"cases": 1, "seed": 2, "grid": TINY, "test_fraction": 0.0, "workers": 1}
+    write_dataset(tmp_path / "old", **settings)
+    path = tmp_path / "old" / "phantom.json"
+    old = json.loads(path.read_text())
+    del old["wording"]
+    path.write_text(json.dumps(old))
+    write_dataset(tmp_path / "old", **settings)
+    with pytest.raises(UserError, match="wording narrow"):
+        write_dataset(tmp_path / "old", **settings, wording="wide")
 
 
 @pytest.mark.parametrize("left", ["train.json", "train_merged.json", "phantom_0/axt2.nii.gz"])
@@ -145,8 +166,10 @@ def test_all_wrong_options_are_told_at_once_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("options", [{"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}])
-def test_make_refuses_an_impossible_grid(tmp_path, options):
+@pytest.mark.parametrize(
+    "options", [{"wording": "broad"}, {"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}]
+)
+def test_make_refuses_an_impossible_option(tmp_path, options):
     with pytest.raises(UserError):
         make(str(tmp_path / "data"), cases=1, **options)
     assert not (tmp_path / "data").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,10 @@ def test_a_stop_while_saving_leaves_no_encoder_that_is_a_mixture(folder, tmp_pat
 
 def test_numbers_out_of_range_are_told_at_once_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError) as caught:
-        make(str(tmp_path / "t5"), seed=-1, reports=0, steps=0, width=10, vocabulary=50)
-    assert all(f"--{name}" in str(caught.value) for name in ("seed", "reports", "steps", "width", "vocabulary"))
+        make(str(tmp_path / "t5"), seed=-1, reports=0, steps=0, width=10, vocabulary=50, wording="loud")
+    assert all(
+        f"--{name}" in str(caught.value) for name in ("seed", "reports", "steps", "width", "vocabulary", "wording")
+    )
     assert not (tmp_path / "t5").exists()
 
 
@@ -78,6 +81,24 @@ def test_targets_tell_the_findings():
     assert torch.equal(targets[:, 12:17].sum(1), torch.ones(50))
     # PI-RADS 1 and 2 have no lesion, the others have.
     assert torch.equal(targets[:, :12].sum(1) > 0, targets[:, 14:17].sum(1) > 0)
+
+
+def test_targets_of_wide_reports_tell_what_is_said_alone():
+    texts, targets = training_reports(200, seed=0, wording="wide")
+    _, known = training_reports(200, seed=0)
+    said = ~targets.isnan()
+    assert torch.equal(targets[said], known[said])
+    assert torch.equal(said[:, 12:17].all(1), said[:, 12:17].any(1))  # a category is said or not
+    assert 0.02 < (~said[:, :12]).any(1).float().mean() < 0.3
+    assert 0.1 < (~said[:, 17]).float().mean() < 0.9
+    for text, volume in zip(texts, said[:, 17], strict=True):
+        assert volume == bool(re.search(r"(?i)\d\s+(ml|cc|cm3|cm³)(?!\w)", text)), text
+
+
+def test_an_encoder_learns_from_wide_reports(tmp_path):
+    make(str(tmp_path), **SETTING, wording="wide")
+    weights = T5EncoderModel.from_pretrained(tmp_path).state_dict().values()
+    assert all(torch.isfinite(weight).all() for weight in weights)
 
 
 def test_the_shipped_encoder_is_small_and_tells_sides_apart(repo_root):

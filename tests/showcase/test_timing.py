@@ -56,7 +56,7 @@ def test_ceilings_are_products_in_each_precision_and_copies(small, capsys):
 
 def test_a_row_that_fails_is_told_and_the_next_goes_on(small, capsys, monkeypatch):
     def broken(size, device, way=as_it_is, dtype=None):
-        raise RuntimeError("no kernel")
+        raise ValueError("cannot be built") from RuntimeError("no kernel")
 
     monkeypatch.setitem(timing.CALLS, "unet", timing.Row("U-Net", broken))
     first, second = rows_of(capsys, "unet", "adapter")

@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import nibabel as nib
 import numpy as np
@@ -470,7 +471,33 @@ def test_latents_that_are_not_finite_are_not_written(workflow, weights, data_roo
     monkeypatch.setattr("scripts.vae.inference.encode", overflown)
     with refused("002: the VAE's encode of axt2 is not finite; give --amp fp32"):
         run(workflow("inference", weights=weights[0], mode="encode"))
-    assert [path.parent.name for path in (data_root / "latents").rglob("*.safetensors")] == ["001"]
+    written = {path.parent.name for path in (data_root / "latents").rglob("*.safetensors")}
+    assert "001" in written
+    assert "002" not in written
+
+
+def test_the_next_volumes_are_made_while_one_is_written_and_the_run_waits_for_it(
+    workflow, weights, data_root, monkeypatch
+):
+    """The first latent is written when all others are made."""
+    made, all_made, written = [], threading.Event(), []
+
+    def encode_and_count(*args):
+        made.append(args)
+        if len(made) == 6:
+            all_made.set()
+        return encode(*args)
+
+    def first_waits(path, *args, **kwargs):
+        if path.parent.name == "001":
+            assert all_made.wait(60)
+        write_latent(path, *args, **kwargs)
+        written.append(path.parent.name)
+
+    monkeypatch.setattr("scripts.vae.inference.encode", encode_and_count)
+    monkeypatch.setattr("scripts.vae.inference.write_latent", first_waits)
+    run(workflow("inference", weights=weights[0], mode="encode"))
+    assert sorted(written) == ["001", "002", "003", "004", "005", "006"]
 
 
 def test_latents_of_another_vae_are_refused(workflow, weights, tmp_path):

@@ -1,0 +1,104 @@
+"""Phantom patients as exams of the wide grammar, and their reports in the narrow grammar or in that one."""
+
+from __future__ import annotations
+
+import zlib
+from functools import cache
+
+import numpy as np
+
+from scripts.common.problems import UserError
+from scripts.phantom import reports
+from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Anatomy, Findings, Gland, Lesion, sample_anatomy
+from scripts.wording.documents import write_report
+from scripts.wording.findings import Benign, Earlier, Exam, Place, Sector
+from scripts.wording.findings import Lesion as Finding
+from scripts.wording.writer import Style, institution
+
+# The shipped weights are trained on the narrow one (reports.py), the default until they are trained on the wide one.
+WORDINGS = ("narrow", "wide")
+STREAM = 5  # of a patient's random numbers, for what happened before
+HYPERPLASIA_ML = 30  # from which size on a gland is said to have it
+ASIDE = (25, 35)  # degrees from straight back: posteromedial below, posterolateral above; 30 is five o'clock
+
+
+def check_wording(wording: str) -> None:
+    """Refuse what is no grammar.
+
+    Raises:
+        UserError: `wording` is neither of the two.
+    """
+    if wording not in WORDINGS:
+        raise UserError(f"wording is {wording!r}; give one of {', '.join(WORDINGS)}")
+
+
+def report_text(findings: Findings, wording: str, rng: np.random.Generator) -> str:
+    """The report of a phantom patient, "" where it is missing; the wide one in the style of the patient's institute."""
+    if wording == "narrow" or findings.report_is_missing:
+        return reports.write_report(findings, rng)
+    return write_report(exam_of(sample_anatomy(findings.seed)), _style(findings.institute), rng).text
+
+
+@cache
+def _style(institute: str) -> Style:
+    return institution(zlib.crc32(institute.encode()))
+
+
+def exam_of(anatomy: Anatomy) -> Exam:
+    """Everything that a report could say about a phantom patient, with a past that the images do not show."""
+    f = anatomy.findings
+    return Exam(
+        lesions=tuple(_finding(anatomy.gland, lesion) for lesion in f.lesions),
+        pirads=f.pirads,
+        benign=(Benign("hyperplasia", Place("TZ")),) if f.gland_ml >= HYPERPLASIA_ML else (),
+        earlier=_past(f, np.random.default_rng([f.seed, STREAM])),
+        extension=False,
+        vesicles=False,
+        nodes=False,
+        bones=False,
+        gland_ml=f.gland_ml,
+        gland_mm=f.gland_mm,
+        psa=f.psa,
+        psa_density=f.psa_density,
+        age=f.age,
+        indication="elevated PSA" if f.psa > 4 else None,
+        contrast=False,
+        organs=("bladder", "rectum", "muscles", "hips", "fluid"),
+    )
+
+
+def _finding(gland: Gland, lesion: Lesion) -> Finding:
+    """A lesion: drawn dark on T2w and on ADC alike, so both sequences have its category."""
+    place = Place(lesion.zone, lesion.side, (lesion.level,), sector(gland, lesion))
+    return Finding(place, (lesion.diameter_mm,), lesion.pirads, t2=lesion.pirads, dwi=lesion.pirads)
+
+
+def sector(gland: Gland, lesion: Lesion) -> Sector | None:
+    """The sector of a peripheral lesion by its centre; None near a border, and in the transition zone.
+
+    Anterior is what lies before the middle of the gland. Lesions of the transition zone are longest from front to back
+    and lie across the border of its two sectors.
+    """
+    if lesion.zone == "TZ":
+        return None
+    u, v, _ = gland.coordinates(*lesion.centre_mm)
+    if v > 0:
+        return "PZa"
+    aside, (low, high) = np.rad2deg(np.arctan2(abs(u), -v)), ASIDE
+    return "PZpm" if aside < low else "PZpl" if aside > high else None
+
+
+def _past(findings: Findings, rng: np.random.Generator) -> tuple[Earlier, ...]:
+    """Now and then a biopsy, a known cancer or a lesion that is gone; no trace of them is in the images."""
+    chance, year = rng.random(), 2024 - int(rng.integers(8))
+    place = Place(str(rng.choice(ZONES)), str(rng.choice(SIDES)), (str(rng.choice(LEVELS)),))
+    if chance < 0.15:
+        return (Earlier("negative biopsy", Place(side=place.side, levels=place.levels), year),)
+    if chance < 0.22:
+        index = next(iter(findings.lesions), None)
+        where = Place(index.zone, index.side, (index.level,)) if index else place
+        return (Earlier("cancer", where, year, gleason=str(rng.choice(["3+3", "3+4"]))),)
+    elsewhere = all((place.side, place.levels[0]) != (lesion.side, lesion.level) for lesion in findings.lesions)
+    if chance < 0.3 and elsewhere:
+        return (Earlier("lesion", place, year, size_mm=float(rng.integers(6, 12)), pirads=3, gone=True),)
+    return ()

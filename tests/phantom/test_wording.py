@@ -1,0 +1,103 @@
+"""A phantom patient is an exam of the wide grammar, true to the anatomy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from scripts.common.problems import UserError
+from scripts.phantom import reports
+from scripts.phantom.anatomy import sample_anatomy
+from scripts.phantom.wording import check_wording, exam_of, report_text, sector
+from scripts.wording.documents import write_report
+from scripts.wording.writer import Style
+from wording_reader import read, running
+
+
+@pytest.fixture(scope="module")
+def patients():
+    return [sample_anatomy(seed) for seed in range(600)]
+
+
+def test_the_exam_is_the_patient(patients):
+    for anatomy in patients:
+        exam, findings = exam_of(anatomy), anatomy.findings
+        for lesion, drawn in zip(exam.lesions, findings.lesions, strict=True):
+            assert (lesion.place.zone, lesion.place.side, *lesion.place.levels) == (drawn.zone, drawn.side, drawn.level)
+            assert lesion.size_mm == (drawn.diameter_mm,)
+            assert lesion.pirads == drawn.pirads
+        assert (exam.pirads, exam.gland_ml, exam.psa, exam.age) == (
+            findings.pirads,
+            findings.gland_ml,
+            findings.psa,
+            findings.age,
+        )
+
+
+def test_sectors_follow_from_the_lesions_centre(patients):
+    """From behind to the front of the peripheral zone: posteromedial, posterolateral, anterior."""
+    gland = patients[0].gland
+    lesion = next(lesion for anatomy in patients for lesion in anatomy.findings.lesions if lesion.zone == "PZ")
+    for sign in (-1, 1):
+        found = []
+        for angle in np.deg2rad([5, 20, 60, 130]):
+            centre = gland.world(*gland.zone_mid(sign * angle, 0.0), 0.0)
+            found.append(sector(gland, replace(lesion, centre_mm=centre)))
+        assert found == ["PZpm", "PZpm", "PZpl", "PZa"]
+
+
+def test_most_peripheral_lesions_have_a_sector_and_no_other_has(patients):
+    sectors = Counter(
+        (lesion.place.zone, lesion.place.sector) for anatomy in patients for lesion in exam_of(anatomy).lesions
+    )
+    assert sectors["PZ", "PZpl"] > 5 * sectors["PZ", None]
+    assert {found for zone, found in sectors if zone == "TZ"} == {None}
+
+
+def test_the_past_is_no_finding_of_today(patients):
+    pasts = [(past, anatomy.findings) for anatomy in patients for past in exam_of(anatomy).earlier]
+    for past, findings in pasts:
+        if past.gone:
+            assert all((past.place.side, past.place.levels) != (one.side, (one.level,)) for one in findings.lesions)
+    assert 0.1 < len(pasts) / len(patients) < 0.4
+    assert {past.kind for past, _ in pasts} == {"negative biopsy", "cancer", "lesion"}
+
+
+def test_wide_reports_tell_the_lesions(patients):
+    style, told = Style(typos=0.0, rough=0.0), 0
+    for anatomy in patients:
+        text = write_report(exam_of(anatomy), style, np.random.default_rng(anatomy.findings.seed)).text
+        if not running(text):
+            readings = read(text)
+            assert anatomy.findings.lesions or not any(reading.has_place for reading in readings), text
+            for lesion in anatomy.findings.lesions:
+                place = {lesion.zone}, {lesion.side}, {lesion.level}
+                assert place in [(reading.zones, reading.sides, reading.levels) for reading in readings], text
+                told += 1
+    assert told > 300
+
+
+def test_a_missing_report_is_empty_and_institutes_have_styles(patients):
+    words = {f"Institute{number}": Counter() for number in (1, 2, 3)}
+    for anatomy in patients:
+        text = report_text(anatomy.findings, "wide", np.random.default_rng([anatomy.findings.seed, 4]))
+        assert (text == "") == anatomy.findings.report_is_missing
+        words[anatomy.findings.institute].update(text.split())
+    shares = [{word: count / used.total() for word, count in used.items()} for used in words.values()]
+    for one, other in combinations(shares, 2):
+        assert sum(abs(one.get(word, 0) - other.get(word, 0)) for word in one | other) > 0.3
+
+
+def test_narrow_reports_are_what_they_were(patients):
+    for anatomy in patients[:50]:
+        rngs = [np.random.default_rng(3) for _ in range(2)]
+        assert report_text(anatomy.findings, "narrow", rngs[0]) == reports.write_report(anatomy.findings, rngs[1])
+
+
+def test_another_wording_is_refused():
+    with pytest.raises(UserError, match="narrow, wide"):
+        check_wording("broad")
