@@ -11,10 +11,14 @@ from torch import Tensor
 
 from closeness import all_apart, apart
 from reference_cases import FILES, MISSING, TOLERANCE, answers
+from scripts.engine.precision import PRECISIONS
 from scripts.engine.replay import Replayed
 from scripts.reports.encoder import ReportEncoder
+from scripts.showcase.counting import peak_bytes
 from scripts.showcase.demo import EXAMPLES
+from scripts.showcase.memory import STEPS
 from scripts.showcase.stages import DEMO_T5
+from scripts.showcase.subjects import Size, unet
 
 pytestmark = pytest.mark.gpu
 
@@ -66,6 +70,26 @@ def test_bf16_answers_as_fp32_does(device, demo, record_property):
     for name, one, other in zip(("adapter", "unet"), half, full, strict=True):
         record_property(name, apart(one, other))
         assert apart(one, other) < 0.03
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_guided_step_takes_the_memory_that_was_counted(device, precision, record_property):
+    """At the reference size, weights included: at most a tenth and 1 GiB more, as docs/memory.md has it; GiB."""
+    if device.type == "cpu":
+        pytest.skip("PyTorch counts the memory of GPUs alone")
+    dtype = PRECISIONS[precision]
+    counted = peak_bytes(STEPS["U-Net, two answers: a guided volume"], dtype) / 2**30
+    before = torch.cuda.memory_allocated(device)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        step = unet(Size(), device, dtype=dtype, answers=2)
+        step()  # tries kernels, some of which take more
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+    measured = (torch.cuda.max_memory_allocated(device) - before) / 2**30
+    record_property("measured", measured)
+    record_property("counted", counted)
+    assert counted / 3 <= measured <= 1.1 * counted + 1
 
 
 @pytest.fixture
