@@ -47,7 +47,8 @@ SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int) -> int:
     """Memory of the passes over windows (voxels) of an image of `shape`, with `channels` at full resolution.
 
-    A map of half that resolution has twice the channels, so that it may be the widest of small windows.
+    A map of half that resolution has twice the channels, so that it may be the widest of small windows; the whole one
+    between the two resolutions is there beside the windows.
 
     Args:
         itemsize: bytes of a number inside the network, 4 or 2.
@@ -55,7 +56,8 @@ def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, items
     if tuple(window) == tuple(shape):
         return int(math.prod(shape) * channels * itemsize * WHOLE)
     cells = math.prod(min(n + 2 * AROUND, size) for n, size in zip(window, shape, strict=True))
-    return int(max(cells, 2 * min(cells, math.prod(shape) // 8)) * channels * itemsize * WINDOW)
+    between = math.prod(shape) // 8
+    return int((max(cells, 2 * min(cells, between)) * WINDOW + between) * channels * itemsize)
 
 
 def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int) -> tuple[int, ...]:

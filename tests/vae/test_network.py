@@ -166,12 +166,21 @@ def test_half_precision_takes_half_the_memory():
 
 
 def test_of_small_windows_the_next_coarser_map_is_the_widest():
-    """Half the resolution has twice the channels, and an eighth of the volume is its whole map."""
+    """Half the resolution has twice the channels, and an eighth of the volume is its whole map, which is there, too."""
     shape, around = (256, 256, 128), 2 * windows.AROUND
-    of_a_cell = 128 * 4 * windows.WINDOW
-    assert peak_bytes((128, 256, 128), shape, 128, 4) == (128 + around) * 256 * 128 * of_a_cell
-    assert peak_bytes((128, 128, 64), shape, 128, 4) == 2 * 128 * 128 * 64 * of_a_cell
-    assert peak_bytes((64, 64, 64), shape, 128, 4) == 2 * (64 + around) ** 3 * of_a_cell
+    of_a_cell, between = 128 * 4 * windows.WINDOW, 128 * 128 * 64 * 128 * 4
+    assert peak_bytes((128, 256, 128), shape, 128, 4) == (128 + around) * 256 * 128 * of_a_cell + between
+    assert peak_bytes((128, 128, 64), shape, 128, 4) == 2 * 128 * 128 * 64 * of_a_cell + between
+    assert peak_bytes((64, 64, 64), shape, 128, 4) == 2 * (64 + around) ** 3 * of_a_cell + between
+
+
+@pytest.mark.parametrize(
+    ("window", "counted"),
+    [((128, 256, 128), 7.0), ((128, 128, 128), 4.01), ((128, 128, 64), 3.21), ((64,) * 3, 1.75), ((32,) * 3, 0.95)],
+)
+def test_what_a_window_is_reckoned_with_is_what_it_takes_or_more(window, counted):
+    """GiB of a decode at the reference size in fp32, counted; not much more, or memory would lie idle."""
+    assert counted <= peak_bytes(window, (256, 256, 128), 128, 4) / 2**30 < 1.6 * counted
 
 
 def test_the_choice_is_automatic_and_logged(vae, monkeypatch, caplog):
