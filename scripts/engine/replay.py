@@ -68,7 +68,8 @@ class _Graph:
                 for _ in range(WARM_UP):
                     function(*self.args)
             torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self.graph, pool=pool):
+            # Other threads may wait for their volumes, and NCCL's for its work, meanwhile.
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
                 self.output = function(*self.args)
 
     def __call__(self, args: tuple[Any, ...]) -> Tensor:
