@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,12 @@ import numpy as np
 
 from scripts.data.montage import montage
 from scripts.data.nifti import save_nifti
+
+
+def begin() -> None:
+    """Set up a process that writes: it ends with the program, not by Ctrl-C, and knows no options, such as a report."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    del sys.argv[1:]
 
 
 def write_case(

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from scripts.common.problems import UserError
-
 logger = logging.getLogger(__name__)
 
 
@@ -59,6 +57,6 @@ class Background:
         """
         try:
             self.finish()
-        except UserError as other:
+        except Exception as other:
             logger.error(other)
         raise error

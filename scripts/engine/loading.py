@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import ignite.distributed as idist
 import torch
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 SHARED = Path("/dev/shm")
 CURE = "Start the container with more (docker run --shm-size=8g, or --ipc=host), or give --num_workers 0"
+_needed: WeakKeyDictionary[DataLoader, int] = WeakKeyDictionary()  # bytes there, of the loaders that were made
 USUAL = 4  # loading processes beside each process with a GPU
 
 
@@ -157,7 +159,10 @@ class HandOver:
 
 
 def _too_little_shared_memory(loader: DataLoader) -> str:
-    """What is wrong where less is free than all workers hold when they are ahead, by the size of the first batch."""
+    """What is wrong where less is free than all workers hold when they are ahead, by the size of the first batch.
+
+    What other loaders of this process need is taken as used: training's are ahead while others validate.
+    """
     if not loader.num_workers or not SHARED.is_dir():
         return ""
     ahead = list(itertools.islice(loader.batch_sampler, loader.num_workers * loader.prefetch_factor + 1))
@@ -165,12 +170,13 @@ def _too_little_shared_memory(loader: DataLoader) -> str:
         return ""
     batch = sum(tensor.nbytes for tensor in _tensors(loader.collate_fn([loader.dataset[index] for index in ahead[0]])))
     batches = len(ahead) * idist.get_nproc_per_node()
-    needed, free = batches * batch, shutil.disk_usage(SHARED).free
+    needed, free = batches * batch, shutil.disk_usage(SHARED).free - sum(_needed.values())
     if needed <= free:
+        _needed[loader] = needed
         return ""
     return (
         f"num_workers {loader.num_workers} needs about {needed / 2**20:,.0f} MiB of shared memory ({batches} "
-        f"batches of {batch / 2**20:,.1f} MiB), and {free / 2**20:,.0f} MiB are free in {SHARED}. {CURE}"
+        f"batches of {batch / 2**20:,.1f} MiB), and {max(free, 0) / 2**20:,.0f} MiB are free in {SHARED}. {CURE}"
     )
 
 

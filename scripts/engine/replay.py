@@ -49,9 +49,14 @@ class Replayed:
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         try:
             return _Graph(self.function, args, self.pool)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # PyTorch's own of its allocator, and CUDA's of the recording
+            if "out of memory" not in str(error):
+                raise
             logger.warning("no GPU memory is left to record this step as a graph: its kernels are started one by one")
-        torch.cuda.empty_cache()  # not in the block, where the error would keep what was taken
+        # Not in the block, where the error would keep what was taken. A pool that no graph uses cannot be used again.
+        if not any(self.graphs.values()):
+            self.pool = None
+        torch.cuda.empty_cache()
         return None
 
 

@@ -201,11 +201,12 @@ class Resume:
         if idist.get_rank() == 0:
             self._hand_over(engine)
             self.background.finish()
-        self.saved_epoch = engine.state.epoch
+        if _is_whole(engine):
+            self.saved_epoch = engine.state.epoch
 
     def _hand_over(self, engine: Engine) -> None:
-        """Copy the state, and let the copy be written in the background."""
-        if self.copied_epoch == engine.state.epoch:
+        """Copy the state, and let the copy be written in the background; not within an epoch, where nothing goes on."""
+        if self.copied_epoch == engine.state.epoch or not _is_whole(engine):
             return
         self.background.finish()  # before another copy is made
         state = {name: part.state_dict() for name, part in self.parts.items()}
@@ -239,7 +240,7 @@ class Resume:
         """
         try:
             self.background.finish()
-        except UserError as failed:  # beside what has ended the run
+        except Exception as failed:  # beside what has ended the run
             logger.error(failed)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise self._cannot_write(engine.state.epoch, error) from error
@@ -270,6 +271,11 @@ class Resume:
                 f"{path} belongs to another run: {'; '.join(changed)}. Give the values that it was made with or "
                 "another folder, or start anew with --resume false, which replaces it"
             )
+
+
+def _is_whole(engine: Engine) -> bool:
+    """Whether the epoch has all its iterations: a trainer may have been told to stop before."""
+    return engine.state.iteration == engine.state.epoch * engine.state.epoch_length
 
 
 def data_digest(cases: Iterable[object], values: Sequence[str], files: Sequence[str]) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
-from importlib import import_module
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from joblib.externals.loky import cpu_count, get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
 from scripts.common.identity import fingerprint
 from scripts.common.problems import Problems, UserError
-from scripts.data.case_files import write_case
+from scripts.data.case_files import begin, write_case
 from scripts.data.images import scanner_units
 from scripts.data.outputs import (
     MARK,
@@ -75,8 +75,8 @@ class VolumeWriter:
     """Decodes and writes every case of a batch when it is sampled, and the sheets and datalists at the end.
 
     The host never waits for a GPU, but where too many volumes are on their way: a case goes over while the next one is
-    decoded, threads wait for it, and processes compress and draw. They are loky's, which need no more of the program
-    than the function that they run, and so start in a second whatever it has imported.
+    decoded, threads wait for it, and processes compress and draw. They are loky's, which import no more of the program
+    than the function that they run, and so start in a second whatever it has imported. They live as long as a run.
     """
 
     def __init__(self, recipe: Recipe, jobs: Jobs, vae: nn.Module) -> None:
@@ -94,18 +94,21 @@ class VolumeWriter:
             )
         prepare_inference(vae, PRECISIONS[recipe.amp])
         self.device = next(vae.parameters()).device
-        writers = min(WRITERS, cpu_count() // idist.get_nproc_per_node()) if self.device.type == "cuda" else 1
-        self.processes = get_reusable_executor(max(1, writers))
-        self.processes.submit(import_module, write_case.__module__)  # while the first volumes are sampled
         self.background = Background(WRITERS, HANDED_OVER)
         self.problems = Problems(f"sampling with amp {recipe.amp}")
 
     def attach(self, engine: Engine) -> None:
         """Write after every batch; when the engine is done, or stopped by an error, all that it writes is there."""
+        engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._complete)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self.background.stop)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._stop)
+
+    def _open(self) -> None:
+        writers = min(WRITERS, cpu_count() // idist.get_nproc_per_node()) if self.device.type == "cuda" else 1
+        self.processes = ProcessPoolExecutor(max(1, writers), initializer=begin)
+        self.processes.submit(int)  # so that they start while the first volumes are sampled
 
     def _start(self) -> None:
         self.begun = Moment(self.device)
@@ -116,8 +119,18 @@ class VolumeWriter:
         Raises:
             UserError: a volume could not be written, or cases are not finite.
         """
-        self.background.finish()
+        try:
+            self.background.finish()
+        finally:
+            self.processes.shutdown()
         self.problems.raise_if_any()
+
+    def _stop(self, error: Exception) -> None:
+        """Let what was handed over become complete; ignite leaves it to this handler to raise."""
+        try:
+            self.background.stop(error)
+        finally:
+            self.processes.shutdown()
 
     @torch.inference_mode()
     def __call__(self, engine: Engine) -> None:
@@ -174,8 +187,15 @@ class VolumeWriter:
             writing = self.processes.submit(
                 write_case, output_dir / job.folder, volumes, job.affine, MARK, titles, self.recipe.spacing
             )
+            try:
+                seconds = writing.result()
+            except BrokenExecutor:
+                raise UserError(
+                    f"{job.folder} is not complete: the process that wrote it was killed, mostly for want of memory. "
+                    "Give the same command again; what was complete is kept"
+                ) from None
             # Processor time: by the clock, a volume would also be charged with what is written beside it.
-            replace(record, seconds=round(made.seconds + writing.result(), 3)).write(output_dir)
+            replace(record, seconds=round(made.seconds + seconds, 3)).write(output_dir)
 
     def _cure(self, file: str) -> str:
         if self.recipe.amp == "fp16":

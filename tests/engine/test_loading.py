@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
 from types import SimpleNamespace
+from weakref import WeakKeyDictionary
 
 import ignite.distributed as idist
 import pytest
@@ -37,6 +39,7 @@ def nested(examples):
 @pytest.fixture
 def shared(monkeypatch):
     """Says how many MiB are free in shared memory, and how many processes this machine has."""
+    monkeypatch.setattr(loading, "_needed", WeakKeyDictionary())
 
     def give(mebibytes: float, processes: int = 1) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(mebibytes * 2**20)))
@@ -62,6 +65,18 @@ def test_where_nobody_asked_for_workers_too_little_shared_memory_is_no_end(share
     shared(1)
     assert loading.data_loader(Numbers(), batch_size=2, num_workers=None).num_workers == 0
     assert "MiB are free in /dev/shm. Start the container with more" in caplog.text
+
+
+def test_what_another_loader_needs_is_not_free(shared):
+    """That of the training is ahead while the one of the validation is asked; once it is gone, there is room again."""
+    shared(8)
+    options = {"batch_size": 1, "num_workers": 2, "collate_fn": nested}
+    training = loading.data_loader(Numbers(), **options)
+    with pytest.raises(UserError, match=r"needs about 5 MiB .* 3 MiB are free"):
+        loading.data_loader(Numbers(), **options)
+    del training
+    gc.collect()
+    loading.data_loader(Numbers(), **options)
 
 
 @pytest.mark.parametrize("make", [epoch_loader, training_loader])

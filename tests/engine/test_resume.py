@@ -130,7 +130,8 @@ def test_a_checkpoint_is_written_when_its_minutes_have_passed_and_at_the_end(
     made = handler(tmp_path, minutes=minutes)
     made.start(started_anew(engine))
     found = []
-    for engine.state.epoch in range(1, 6):
+    for epoch in range(1, 6):
+        engine.state.epoch, engine.state.iteration = epoch, 3 * epoch
         clock[0] += 61
         made.save(engine)
         made.background.finish()
@@ -165,7 +166,7 @@ def test_training_goes_on_while_a_checkpoint_of_the_epochs_end_is_written(tmp_pa
     with torch.no_grad():
         network.weight += 1
     optimizer.param_groups[0]["lr"] = 7.0
-    engine.state.epoch = 3
+    engine.state.epoch, engine.state.iteration = 3, 9
     slow.go_on.set()
     made.background.finish()
     state = saved(tmp_path)
@@ -180,7 +181,7 @@ def test_a_second_checkpoint_waits_until_the_first_is_written(tmp_path, engine, 
     made.save(engine)
     assert slow.begun.acquire(timeout=60)
     threading.Timer(0.1, slow.go_on.set).start()
-    engine.state.epoch = 3
+    engine.state.epoch, engine.state.iteration = 3, 9
     made.finish(engine)
     assert [one and one["epoch"] for one in copies] == [None, 2]  # on the disk when the state was copied
     assert saved(tmp_path)["epoch"] == 3
@@ -194,10 +195,10 @@ def test_a_disk_that_is_full_in_the_background_is_told_at_the_next_occasion(
     slow, made = Slow(monkeypatch, RuntimeError("[enforce fail at inline_container.cc:672]")), handler(tmp_path)
     made.restore(engine)
     slow.go_on.set()
-    engine.state.epoch = 3
+    engine.state.epoch, engine.state.iteration = 3, 9
     made.save(engine)
     assert slow.begun.acquire(timeout=60)
-    engine.state.epoch = 4
+    engine.state.epoch, engine.state.iteration = 4, 12
     words = r"cannot write to .* in epoch 3, .*checkpoint of epoch 2 is intact; make room"
     if next_one == "tell":
         with pytest.raises(ValueError, match="of the training"):
@@ -335,3 +336,14 @@ def test_starting_anew_leaves_the_checkpoint_until_it_is_replaced(tmp_path, engi
     handler(tmp_path, resume=False).restore(started_anew(engine))
     assert engine.state.epoch == 0
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_an_epoch_that_was_broken_off_is_not_saved_as_done(tmp_path, engine):
+    """A trainer that is told to terminate ends as one that is done."""
+    handler(tmp_path).finish(engine)
+    stopped = handler(tmp_path)
+    stopped.restore(engine)
+    engine.state.epoch, engine.state.iteration = 3, 8
+    stopped.finish(engine)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 2
+    assert stopped.saved_epoch == 2

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +17,13 @@ import numpy as np
 import openpyxl
 import pytest
 import torch
+from joblib import Parallel, delayed
+from joblib.externals.loky import ProcessPoolExecutor
 from torch.overrides import TorchFunctionMode
 
-from generating import OBLIQUE, SIZE, SPACING, infer, listed, prepared, root_cause, rows, voxels
+from generating import OBLIQUE, SECRET, SIZE, SPACING, infer, listed, prepared, root_cause, rows, voxels
 from scripts.common.problems import UserError
+from scripts.data.case_files import begin, write_case
 from scripts.ldm.sampling import Sample, sample
 from scripts.vae.decode import decode
 
@@ -89,8 +95,10 @@ def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, a
 def written_here(monkeypatch):
     """Threads of this process write, whose functions a test can replace."""
     with ThreadPoolExecutor(4) as threads:
-        monkeypatch.setattr("scripts.ldm.writing.get_reusable_executor", lambda workers: threads)
+        threads.shutdown = lambda: None  # the run's, which begins and ends within the test
+        monkeypatch.setattr("scripts.ldm.writing.ProcessPoolExecutor", lambda workers, initializer: threads)
         yield
+        del threads.shutdown
 
 
 def test_what_the_writing_process_cannot_write_is_told(place, tmp_path):
@@ -103,6 +111,39 @@ def test_what_the_writing_process_cannot_write_is_told(place, tmp_path):
     assert "004.png cannot be written: Is a directory" in str(told)
     assert not (tmp_path / "004" / "generated.json").exists()
     assert (tmp_path / "005" / "generated.json").is_file()
+
+
+def test_a_writing_process_that_is_killed_is_told_with_the_case_and_what_was_complete_stays(
+    place, tmp_path, monkeypatch
+):
+    """The process that writes the second of three volumes dies; the command given again makes what is missing."""
+
+    def die_at_the_second(folder, *args):
+        if folder.name == "004_1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write_case(folder, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.ldm.writing.write_case", die_at_the_second)
+        with pytest.raises((RuntimeError, UserError)) as error:
+            infer(place, tmp_path, splits=["test"], steps=1, replicates=2)
+    assert "004_1 is not complete: the process that wrote it was killed" in str(root_cause(error.value))
+    assert (tmp_path / "004" / "generated.json").is_file()
+    assert not (tmp_path / "004_1" / "generated.json").exists()
+    infer(place, tmp_path, splits=["test"], steps=1, replicates=2)
+    assert listed(tmp_path, "test") == ["004", "004_1", "005", "005_1"]
+
+
+def test_other_pools_of_the_program_work_beside_the_writing(place, tmp_path):
+    """Such as those of scikit-learn, which shares one among all that ask joblib for it."""
+    infer(place, tmp_path, splits=["test"], steps=1)
+    assert Parallel(n_jobs=2)(delayed(abs)(number) for number in (-1, -2)) == [1, 2]
+
+
+def test_writing_processes_know_no_options_of_the_program(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "--report", SECRET])
+    with ProcessPoolExecutor(1, initializer=begin) as processes:
+        assert SECRET not in processes.submit(eval, "str(__import__('sys').argv)").result()
 
 
 @pytest.mark.usefixtures("written_here")
