@@ -33,8 +33,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## reports -> volumes -> one HTML page, in under two minutes
 	$(BIN)/python -m scripts.showcase.demo --output_dir $(DEMO)
 
+# On one thread each: their networks are too small to share out.
 test: $(READY) lint  ## lint and every test, under 15 minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile  # their networks are too small to share out
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,6 +20,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+LONGEST = ("test_bundles.py", "test_training.py", "test_workflows.py", "test_inference.py", "test_run.py")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,6 +31,11 @@ def pytest_addoption(parser):
         "--device", default="cuda", help="where tests/gpu runs: cuda, or cpu to check the tests themselves"
     )
     parser.addoption("--tell", action="store_true", help="print what each test has found as a line of JSON")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take minutes come first, so that processes that share out the files end together."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
