@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,3 +134,19 @@ def compiling(monkeypatch):
         return counters
 
     return by
+
+
+@pytest.fixture(autouse=True)
+def threads_write(request, monkeypatch) -> None:
+    """Threads of this process write, which start at once, and whose functions a test can replace.
+
+    A test that uses `processes_write` has processes, as everybody else has.
+    """
+    if "processes_write" in request.fixturenames:
+        return
+    monkeypatch.setattr("scripts.ldm.writing.ProcessPoolExecutor", lambda workers, initializer: ThreadPoolExecutor(4))
+
+
+@pytest.fixture
+def processes_write() -> None:
+    """See `threads_write`."""

@@ -8,7 +8,6 @@ import re
 import signal
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,16 +90,7 @@ def test_what_is_not_finite_is_no_volume(place, tmp_path, monkeypatch, broken, a
     assert (tmp_path / "005" / "generated.json").is_file()
 
 
-@pytest.fixture
-def written_here(monkeypatch):
-    """Threads of this process write, whose functions a test can replace."""
-    with ThreadPoolExecutor(4) as threads:
-        threads.shutdown = lambda: None  # the run's, which begins and ends within the test
-        monkeypatch.setattr("scripts.ldm.writing.ProcessPoolExecutor", lambda workers, initializer: threads)
-        yield
-        del threads.shutdown
-
-
+@pytest.mark.usefixtures("processes_write")
 def test_what_the_writing_process_cannot_write_is_told(place, tmp_path):
     (tmp_path / "004.png").mkdir()
     with pytest.raises((RuntimeError, UserError)) as error:
@@ -113,6 +103,7 @@ def test_what_the_writing_process_cannot_write_is_told(place, tmp_path):
     assert (tmp_path / "005" / "generated.json").is_file()
 
 
+@pytest.mark.usefixtures("processes_write")
 def test_a_writing_process_that_is_killed_is_told_with_the_case_and_what_was_complete_stays(
     place, tmp_path, monkeypatch
 ):
@@ -134,6 +125,7 @@ def test_a_writing_process_that_is_killed_is_told_with_the_case_and_what_was_com
     assert listed(tmp_path, "test") == ["004", "004_1", "005", "005_1"]
 
 
+@pytest.mark.usefixtures("processes_write")
 def test_other_pools_of_the_program_work_beside_the_writing(place, tmp_path):
     """Such as those of scikit-learn, which shares one among all that ask joblib for it."""
     infer(place, tmp_path, splits=["test"], steps=1)
@@ -146,7 +138,6 @@ def test_writing_processes_know_no_options_of_the_program(monkeypatch):
         assert SECRET not in processes.submit(eval, "str(__import__('sys').argv)").result()
 
 
-@pytest.mark.usefixtures("written_here")
 def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, tmp_path, monkeypatch, generated):
     def full(image, path):
         Path(path).write_bytes(b"half of it")
@@ -169,7 +160,6 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_what_was_complete(place, t
     assert np.abs(voxels(tmp_path / "005" / "axt2.nii.gz") - voxels(generated / "005" / "axt2.nii.gz")).max() <= 1
 
 
-@pytest.mark.usefixtures("written_here")
 def test_writing_goes_on_while_others_are_made_and_changes_neither_files_nor_order(place, tmp_path, monkeypatch):
     """The first volume of four is written when the other three are."""
     save, written, others_written = nib.save, [], threading.Event()
