@@ -6,7 +6,8 @@ reading of one number is let pass, as true, and counted: each is a wait of the h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,11 @@ class Step:
     reads: int = 0
     sent: list[tuple[int, ...]] = field(default_factory=list)  # shapes of what went over
     made: int = 0  # tensors made there from Python's numbers
+
+    @property
+    def count(self) -> int:
+        """All of it."""
+        return self.reads + len(self.sent) + self.made
 
 
 class _Operations(TorchDispatchMode):
@@ -62,6 +68,14 @@ class _Numbers(TorchFunctionMode):
         if function in FROM_NUMBERS and result.is_meta:
             self.step.made += 1
         return result
+
+
+@contextmanager
+def watched() -> Iterator[Step]:
+    """What is asked for inside the block."""
+    step = Step()
+    with _Operations(step), _Numbers(step):
+        yield step
 
 
 class _Enough(Exception):

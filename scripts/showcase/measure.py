@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from scripts.engine.transfer import Moment
+
 WARM_UP = 3  # calls before a GPU's clock starts
 FEWEST, MOST = 5, 100  # timed calls on a GPU
 SECONDS = 1.0  # that timed calls may take together; on a CPU one call may take longer
@@ -46,24 +48,16 @@ class Marks:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.moments: list[torch.cuda.Event | float] = []
+        self.moments: list[Moment] = []
 
     def set(self) -> None:
         """Mark this moment: on a GPU that of the work that was handed over last."""
-        if self.device.type == "cuda":
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.moments.append(event)
-        else:
-            self.moments.append(time.perf_counter())
+        self.moments.append(Moment(self.device))
 
     def seconds(self) -> list[float]:
         """The seconds from each mark to the next, once the device has come to the last."""
         wait(self.device)
-        pairs = itertools.pairwise(self.moments)
-        if self.device.type == "cuda":
-            return [one.elapsed_time(other) / 1000 for one, other in pairs]
-        return [other - one for one, other in pairs]
+        return [other.since(one) for one, other in itertools.pairwise(self.moments)]
 
 
 def wait(device: torch.device) -> None:
@@ -77,7 +71,9 @@ def time_calls(work: Callable[[], object], device: torch.device, seconds: float 
     if device.type != "cuda":
         marks = Marks(device)
         marks.set()
-        while len(marks.moments) < 2 or (marks.moments[-1] - marks.moments[0] < seconds and len(marks.moments) <= MOST):
+        while len(marks.moments) < 2 or (
+            marks.moments[-1].since(marks.moments[0]) < seconds and len(marks.moments) <= MOST
+        ):
             work()
             marks.set()
         return Seconds.of(marks.seconds())

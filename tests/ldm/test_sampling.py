@@ -8,10 +8,9 @@ from functools import partial
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
+from accelerator import watched
 from scripts.common.problems import UserError
 from scripts.ldm.sampling import (
     ADAPTER_STEPS,
@@ -272,42 +271,6 @@ def test_progress_is_told():
 ACCELERATOR = torch.device("meta")  # has no numbers, so that whatever waits for one raises
 
 
-class Sent(TorchDispatchMode):
-    """Counts tensors that go from the host to the accelerator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and made.device == ACCELERATOR:
-            given = [arg for arg in args if isinstance(arg, torch.Tensor) and arg.ndim]
-            self.count += any(arg.device != ACCELERATOR for arg in given)
-        return made
-
-    def __enter__(self):
-        self.python = _FromPython(self)
-        self.python.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.python.__exit__(*error)
-
-
-class _FromPython(TorchFunctionMode):
-    """Adds those that are made there from Python's numbers, which PyTorch does not dispatch."""
-
-    def __init__(self, sent: Sent) -> None:
-        self.sent = sent
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        self.sent.count += function in (torch.tensor, torch.as_tensor) and made.device == ACCELERATOR
-        return made
-
-
 def sample_on_the_accelerator(on_step, name="dpmpp_2m", guidance=Guidance(3, 1, (200, 600)), **changes):  # noqa: B008
     made = network().to(ACCELERATOR)
     conditions = {"spacing": torch.full((2, 3), 1.25), "pirads": torch.eye(2)}
@@ -321,9 +284,10 @@ def sample_on_the_accelerator(on_step, name="dpmpp_2m", guidance=Guidance(3, 1, 
 @pytest.mark.parametrize("name", ["dpmpp_2m", "rflow", "ddim"])
 def test_nothing_waits_for_the_accelerator_and_the_loop_sends_it_nothing(name):
     counts = []
-    with Sent() as sent:
-        sampled = sample_on_the_accelerator(lambda *step: counts.append(sent.count), name)
+    with watched() as asked:
+        sampled = sample_on_the_accelerator(lambda *step: counts.append(asked.count), name)
         finite = finite_cases(sampled)
+    assert asked.reads == 0
     assert sampled.latents.device == finite.device == ACCELERATOR
     assert counts[0] > 0
     assert len(counts) == 6
@@ -332,8 +296,9 @@ def test_nothing_waits_for_the_accelerator_and_the_loop_sends_it_nothing(name):
 
 def test_a_solver_that_adds_noise_sends_nothing_else():
     counts = []
-    with Sent() as sent:
-        sample_on_the_accelerator(lambda *step: counts.append(sent.count), "ddpm")
+    with watched() as asked:
+        sample_on_the_accelerator(lambda *step: counts.append(asked.count), "ddpm")
+    assert asked.reads == 0
     assert [after - before for before, after in itertools.pairwise(counts)] == [1, 1, 1, 1, 0]
 
 
@@ -350,6 +315,6 @@ def test_a_loop_that_waits_or_sends_is_seen(fault):
     """What the tests above would not let pass."""
     counts = []
     made = partial(guided_prediction, network().to(ACCELERATOR))
-    with Sent() as sent, contextlib.suppress(NotImplementedError, RuntimeError):
-        sample_on_the_accelerator(lambda *step: counts.append(sent.count), ask=lambda *args: fault(made(*args)))
+    with watched() as asked, contextlib.suppress(NotImplementedError, RuntimeError):
+        sample_on_the_accelerator(lambda *step: counts.append(asked.count), ask=lambda *args: fault(made(*args)))
     assert len(counts) < 6 or len(set(counts)) > 1

@@ -54,16 +54,18 @@ def test_a_gpu_is_warmed_up_and_timed_by_events_of_its_own(monkeypatch):
     card = Card()
 
     class Event:
-        def __init__(self, enable_timing: bool) -> None:
+        def __init__(self, enable_timing: bool, blocking: bool) -> None:
             assert enable_timing
 
-        def record(self) -> None:
+        def record(self, stream: str) -> None:
+            assert stream == "its own"
             card.queue.append(self)
 
         def elapsed_time(self, other) -> float:
             return other.at - self.at
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "its own")
     monkeypatch.setattr(torch.cuda, "synchronize", card.synchronize)
     taken = measure.time_calls(card.work, torch.device("cuda"), seconds=0.02)
     assert (taken.median, taken.least) == pytest.approx((1e-3, 1e-3))
