@@ -25,8 +25,9 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import read_datalist, write_datalist
 from scripts.data.root import check_datalists
 from scripts.engine.processes import join
+from scripts.reports.coverage import tell_coverage
 from scripts.reports.embeddings import EMPTY_REPORT, SUFFIXES, read_encoder_fingerprint, write_embedding
-from scripts.reports.encoder import MAX_TOKENS, ReportEncoder
+from scripts.reports.encoder import ReportEncoder
 from scripts.reports.text import report_of, tell_absent
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ def encode_reports(
     data_dir: str,
     encoder: str = "google/flan-t5-xxl",
     padded: bool = False,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int | None = None,
+    truncation_side: str = "left",
     dtype: str | None = None,
     device: str | None = None,
 ) -> None:
@@ -47,9 +49,10 @@ def encode_reports(
 
     Args:
         data_dir: folder with `train.json` and `test.json` (one of them may be missing).
-        encoder: folder or hub name of a T5 encoder.
+        encoder: folder of a text encoder in the Hugging Face format, or a name in the cache of `hf download`.
         padded: store the states of the padded positions too, as the authors do: needed with their checkpoints.
-        max_tokens: longer reports lose their beginning.
+        max_tokens: longer reports are cut; by default at as many as the encoder says it is for, at most 4096.
+        truncation_side: "left" where the impression stands last, or "right".
         dtype: "bf16" or "fp32"; by default bf16 on a GPU, fp32 on the CPU.
         device: by default a GPU if the encoder fits into it, else the CPU.
 
@@ -69,9 +72,11 @@ def encode_reports(
         tell_absent([case for cases in lists.values() for case in cases])
     if device in (None, "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    model = ReportEncoder(str(encoder), max_tokens=max_tokens, dtype=dtype, device=device)
+    model = ReportEncoder(str(encoder), max_tokens, truncation_side, dtype, device)
 
     files = {text: _file_of(text, model, padded) for texts in reports.values() for text in texts} | {"": EMPTY_REPORT}
+    if rank == 0:
+        tell_coverage(model, [text for text in files if text])
     version = model.stamp(padded)
     missing = [text for text in sorted(files, key=len) if read_encoder_fingerprint(root / files[text]) != version]
     join(torch.device("cpu"), waits=True)
@@ -88,7 +93,7 @@ def encode_reports(
             ]
             write_datalist(root / f"{split}_merged.json", merged)
         logger.info(
-            "%s: %d embeddings of width %d (%d new) and %s",
+            "%s: %d embeddings of width %d, which is network_def#input_dim of the network (%d new), and %s",
             root, len(files), model.width, len(missing), ", ".join(f"{split}_merged.json" for split in lists),
         )  # fmt: skip
 

@@ -171,7 +171,8 @@ def _find_embedding(root: Path, case: str, text: Any, width: int, problems: Prob
         problems.add(case, f"report embedding: {error}", todo)
         return None
     if found != width:
-        problems.add(case, f"report embedding has width {found}, the network reads {width}", todo)
+        what = f"report embedding has width {found}, the network reads {width}"
+        problems.add(case, what, f"give --network_def#input_dim {found}, or {todo}")
     return path
 
 

@@ -86,7 +86,8 @@ def make_jobs(
     splits: Sequence[str],
     text_encoder: str | os.PathLike[str] | None,
     padded_reports: bool | None = None,
-    max_tokens: int,
+    max_tokens: int | None = None,
+    truncation_side: str = "left",
     replicates: int,
 ) -> Jobs:
     """Find, check and embed the reports, and list this rank's volumes; arguments as in inference.yaml.
@@ -118,6 +119,7 @@ def make_jobs(
             text_encoder=text_encoder,
             padded=padded_reports,
             max_tokens=max_tokens,
+            truncation_side=truncation_side,
             folder=output_dir,
             problems=problems,
         )

@@ -243,7 +243,8 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None
     if text in differing:
         raise UserError(
             f"{path} was trained on report embeddings {state[text].shape[1]} wide, but the network takes "
-            f"{own[text].shape[1]}; use the text encoder of the training run and set input_dim to its width"
+            f"{own[text].shape[1]}; use the text encoder of the training run and give --network_def#input_dim "
+            f"{state[text].shape[1]}"
         )
     if differing:
         name = differing[0]

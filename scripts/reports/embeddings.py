@@ -116,16 +116,17 @@ def read_encoder_fingerprint(path: str | os.PathLike[str]) -> str | None:
         return None
 
 
-def check_width(embedding: Tensor, expected: int, path: str | os.PathLike[str]) -> None:
-    """Make sure that an embedding comes from an encoder as wide as the network's adapter expects.
+def check_width(width: int, expected: int, source: str | os.PathLike[str]) -> None:
+    """Make sure that the embeddings of a file or a text encoder are as wide as the network's adapter expects.
 
     Raises:
-        UserError: it has another width.
+        UserError: they have another width.
     """
-    if embedding.shape[-1] != expected:
+    if width != expected:
         raise UserError(
-            f"{path}: report embedding of width {embedding.shape[-1]}, the network reads width {expected}; encode the "
-            "reports with the text encoder that the network was trained with (google/flan-t5-xxl gives 4096)"
+            f"{source}: report embedding of width {width}, the network reads width {expected}; encode the reports with "
+            "the text encoder that the network was trained with (google/flan-t5-xxl gives 4096), or train a network "
+            f"with --network_def#input_dim {width}"
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scripts.common.problems import Problems, UserError
+from scripts.reports.coverage import tell_coverage
 from scripts.reports.embeddings import check_width, read_embedding, read_encoder_fingerprint
 from scripts.reports.encoder import MAX_TOKENS, PADDED, ReportEncoder
 from scripts.reports.shelf import Shelf
@@ -41,9 +42,9 @@ class ReportReader:
         width: of the embeddings that the network reads.
         trained: stamp of the encoder whose embeddings the network was trained on; None where it is not told.
         authors: whether the weights are the authors', who attend to all 512 positions of a report.
-        text_encoder: folder or hub name; None where all reports are embedded.
+        text_encoder: folder or cached name; None where all reports are embedded.
         padded: keep the padded positions; None is as in training.
-        max_tokens: longer reports lose their beginning.
+        max_tokens, truncation_side: how long reports are cut, as for `ReportEncoder`.
         folder: on the disk that embeddings lie on which are made here and do not fit into memory, see `Shelf`.
         problems: where what is wrong with a report is noted.
     """
@@ -56,12 +57,14 @@ class ReportReader:
         *,
         text_encoder: str | os.PathLike[str] | None,
         padded: bool | None,
-        max_tokens: int,
+        max_tokens: int | None,
+        truncation_side: str = "left",
         folder: str | os.PathLike[str],
         problems: Problems,
     ) -> None:
         self.width, self.trained = width, trained
-        self.text_encoder, self.max_tokens, self.problems = text_encoder, max_tokens, problems
+        self.text_encoder, self.max_tokens, self.truncation_side = text_encoder, max_tokens, truncation_side
+        self.problems = problems
         as_trained = authors or (trained or "").endswith(PADDED)
         self.padded = as_trained if padded is None else padded
         self.all_positions = authors and self.padded
@@ -92,7 +95,7 @@ class ReportReader:
             made = self._encode(text or "") if path is None else None
             try:
                 embedding = read_embedding(path) if made is None else made
-                check_width(embedding, self.width, path or self.text_encoder)
+                check_width(embedding.shape[-1], self.width, path or self.text_encoder)
                 self._check_length(name, embedding)
                 again = partial(read_embedding, path) if made is None else self.shelf.put(made)
                 self.known[key] = Embedding(again, _digest(embedding))
@@ -103,8 +106,12 @@ class ReportReader:
         return self.known[key]
 
     def close(self) -> None:
-        """Let the text encoder go, and give its GPU memory back; embeddings that were read stay readable."""
+        """Let the text encoder go, and give its GPU memory back; embeddings that were read stay readable.
+
+        What was lost of the reports that it read is told.
+        """
         if self.encoder is not None:
+            tell_coverage(self.encoder, [text for text in self.known if text and isinstance(text, str)])
             self.encoder = None
             torch.cuda.empty_cache()
 
@@ -119,7 +126,7 @@ class ReportReader:
         if stamp is None or self.trained in (None, stamp):
             return
         what = f"its report was embedded by text encoder {stamp}"
-        todo = "encode it with the text encoder and max_tokens"
+        todo = "encode it with the text encoder, max_tokens and truncation_side"
         if stamp.removesuffix(PADDED) == self.trained.removesuffix(PADDED):
             what, todo = f"its report was embedded {_with_padding(stamp)}", f"encode it {_with_padding(self.trained)}"
         self.problems.add(name, what, f"{todo}, as for training")
@@ -127,8 +134,8 @@ class ReportReader:
     def _encode(self, text: str) -> Tensor:
         if self.text_encoder is None:
             raise UserError(
-                "a report must be embedded, but text_encoder is not set; give the folder or hub name of the encoder "
-                "that the network was trained with (google/flan-t5-xxl for the reference)"
+                "a report must be embedded, but text_encoder is not set; give the folder of the text encoder that the "
+                "network was trained with (google/flan-t5-xxl for the reference)"
             )
         if self.encoder is None:
             # Before the encoder is loaded, which may be large.
@@ -137,15 +144,21 @@ class ReportReader:
                     f"the network was trained on reports that were embedded {_with_padding(self.trained)}; give "
                     f"--padded_reports {'false' if self.padded else 'true'}"
                 )
-            self.encoder = ReportEncoder(self.text_encoder, self.max_tokens)
-            stamp = self.encoder.stamp(self.padded)
-            if self.trained not in (None, stamp):
-                raise UserError(
-                    f"text_encoder {self.text_encoder} with max_tokens {self.max_tokens} is not the one that the "
-                    f"network was trained with: its fingerprint is {stamp}, not {self.trained}; give the encoder and "
-                    "the --max_tokens that encode_reports was given"
-                )
+            self.encoder = self._load()
         return self.encoder.encode([text], padded=self.padded)[0]
+
+    def _load(self) -> ReportEncoder:
+        encoder = ReportEncoder(self.text_encoder, self.max_tokens, self.truncation_side)
+        stamp = encoder.stamp(self.padded)
+        if self.trained not in (None, stamp):
+            raise UserError(
+                f"text_encoder {self.text_encoder} with max_tokens {encoder.max_tokens}, cut on the "
+                f"{self.truncation_side}, is not the one that the network was trained with: its fingerprint is "
+                f"{stamp}, not {self.trained}; give the encoder, the --truncation_side and the --max_tokens that encode_reports "
+                "was given"
+            )
+        check_width(encoder.width, self.width, self.text_encoder)
+        return encoder
 
 
 def _digest(embedding: Tensor) -> str:
