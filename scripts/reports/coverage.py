@@ -45,8 +45,8 @@ def tell_coverage(encoder: ReportEncoder, texts: Sequence[str]) -> None:
     found = coverage(encoder, texts)
     cut, unknown = found.cut / max(found.reports, 1), found.unknown / max(found.tokens, 1)
     logger.info(
-        "%d different reports, %d tokens: %d reports (%.1f %%) are longer than %d tokens and are cut, %d tokens (%.1f %%) "
-        "are unknown to the text encoder",
+        "%d different reports, %d tokens: %d reports (%.1f %%) are longer than %d tokens and are cut, %d tokens "
+        "(%.1f %%) are unknown to the text encoder",
         found.reports, found.tokens, found.cut, 100 * cut, encoder.max_tokens, found.unknown, 100 * unknown,
     )  # fmt: skip
     if cut > WARN_ABOVE:

@@ -31,8 +31,8 @@ class ReportEncoder:
     """A text encoder of any kind with its tokenizer: T5, BERT and its kin, or a decoder's last hidden states.
 
     Each token's state is computed as if the report were alone: padding inside a batch is masked. The marks of beginning
-    and end are those that the tokenizer sets. A report that comes to no token at all, as the empty one does where it sets
-    none (GPT-2), becomes one such mark.
+    and end are those that the tokenizer sets. A report that comes to no token at all, as the empty one does where it
+    sets none (GPT-2), becomes one such mark.
 
     Args:
         path_or_name: a folder in the Hugging Face format, or the name of one in the cache of `hf download`.

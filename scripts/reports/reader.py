@@ -154,8 +154,8 @@ class ReportReader:
             raise UserError(
                 f"text_encoder {self.text_encoder} with max_tokens {encoder.max_tokens}, cut on the "
                 f"{self.truncation_side}, is not the one that the network was trained with: its fingerprint is "
-                f"{stamp}, not {self.trained}; give the encoder, the --truncation_side and the --max_tokens that encode_reports "
-                "was given"
+                f"{stamp}, not {self.trained}; give the encoder, the --truncation_side and the --max_tokens that "
+                "encode_reports was given"
             )
         check_width(encoder.width, self.width, self.text_encoder)
         return encoder
