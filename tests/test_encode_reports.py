@@ -16,6 +16,7 @@ from scripts.encode_reports import encode_reports
 from scripts.phantom.tiny_t5 import make
 from scripts.reports.embeddings import EMPTY_REPORT, read_embedding
 from scripts.reports.encoder import ReportEncoder
+from text_encoders import make_text_encoder
 
 SECRET = "Confidential lesion at the left base"
 
@@ -128,6 +129,36 @@ def test_two_ranks_give_what_one_gives(root, encoder_dir, repo_root, tmp_path_fa
     for name, path in two.items():
         (tmp := tmp_path_factory.mktemp("x") / name).write_bytes(one[name])
         torch.testing.assert_close(read_embedding(path), read_embedding(tmp), rtol=0, atol=4e-3)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "modernbert", "llama", "byt5"])
+def test_any_text_encoder_will_do(root, kind, tmp_path_factory):
+    folder = make_text_encoder(tmp_path_factory.mktemp("encoder"), kind)
+    encode_reports(str(root), str(folder), device="cpu")
+    encoder = ReportEncoder(folder, device="cpu")
+    for case, entry in zip(json.loads((root / "test.json").read_text()), merged(root, "test"), strict=True):
+        text = "" if entry["text_isnull"] else case["text"]
+        torch.testing.assert_close(read_embedding(root / entry["text"]), encoder.encode([text])[0], rtol=0, atol=4e-3)
+
+
+def test_what_is_lost_of_the_reports_is_told_before_they_are_embedded(root, tmp_path_factory, caplog):
+    """Each report counts once; also where nothing is left to embed."""
+    folder = make_text_encoder(tmp_path_factory.mktemp("encoder"), "t5")
+    cases = [case("a", "left apex"), case("b", "left apex"), case("c", "前列腺左侧"), case("d", "left " * 600)]
+    (root / "train.json").write_text(json.dumps(cases)), (root / "test.json").unlink()
+    caplog.set_level(logging.INFO)
+    encode_reports(str(root), str(folder), device="cpu")
+    told = [record.getMessage() for record in caplog.records]
+    first = next(at for at, line in enumerate(told) if line.startswith("3 different reports"))
+    assert "1 reports (33.3 %) are longer than 512 tokens" in told[first]
+    assert "33.3 % of the reports lose their beginning" in told[first + 1]
+    assert "network_def#input_dim" in told[-1]
+    assert "前列腺" not in caplog.text
+    caplog.clear()
+    encode_reports(str(root), str(folder), device="cpu", max_tokens=2000)
+    encode_reports(str(root), str(folder), device="cpu", max_tokens=2000)
+    assert caplog.text.count("0 reports (0.0 %) are longer than 2000 tokens") == 2
+    assert "lose their" not in caplog.text
 
 
 def test_files_hold_no_text(root, encoder_dir):

@@ -1,4 +1,4 @@
-"""Tiny text encoders of every kind, of random weights, saved as transformers saves them, with tokenizers of their kind."""
+"""Tiny text encoders of every kind, of random weights, saved as transformers saves them, with their tokenizers."""
 
 from __future__ import annotations
 

@@ -142,7 +142,9 @@ class ReportEncoder:
         """The size of a state, of one that is made: not every config says it under the same name."""
         try:
             return self._forward(self.tokens([""]), padded=False)[0].shape[-1]
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        except (torch.OutOfMemoryError, UserError):
+            raise
+        except (TypeError, ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise UserError(
                 f"{str(name)!r} holds a {type(self.model).__name__}, which gives no state for each token of a text "
                 f"({type(error).__name__}); give another text encoder"

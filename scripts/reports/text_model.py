@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Collection, Mapping
 
 import torch
 from transformers import (
@@ -53,12 +54,10 @@ def load_text_model(
         config = AutoConfig.from_pretrained(name, **LOCAL)
         kind = _kind(config)
         tokenizer = AutoTokenizer.from_pretrained(name, truncation_side=truncation_side, padding_side="right", **LOCAL)
-        model, told = kind.from_pretrained(
-            name, config=config, dtype=dtype, local_files_only=True, weights_only=True, output_loading_info=True
-        )
-        missing = [key for key in told["missing_keys"] if POOLER not in key.split(".")]
-        if missing:
-            raise UserError(f"its files lack {len(missing)} weights of a {kind.__name__}, such as {min(missing)}")
+        safely = {"local_files_only": True, "weights_only": True}
+        told = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # both are checked here, in words
+        model, found = kind.from_pretrained(name, config=config, dtype=dtype, **safely, **told)
+        _check_complete(found, kind)
         if config.is_encoder_decoder:
             model = model.get_encoder()
         _check_vocabulary(tokenizer, model)
@@ -66,8 +65,10 @@ def load_text_model(
         raise UserError(f"{name!r} holds no text encoder: {error}. {HELP}") from None
     except Exception as error:  # transformers and tokenizers raise what they meet, down to a bare Exception
         reason = str(error).strip().split("\n")[0].rstrip(".:")
-        told = f"no text encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). {HELP}"
-        raise UserError(told) from None
+        if "trust_remote_code" in str(error):
+            reason = "it needs code that it brings along, which is not run"
+        what = f"no text encoder could be loaded from {name!r} ({type(error).__name__}: {reason}). {HELP}"
+        raise UserError(what) from None
     return tokenizer, model.eval()
 
 
@@ -93,6 +94,20 @@ def _kind(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return kind
 
 
+def _check_complete(found: Mapping[str, Collection], kind: type[PreTrainedModel]) -> None:
+    """What a file lacks or has in another size, transformers draws at random.
+
+    Raises:
+        UserError: that is more than the pooler.
+    """
+    missing = [key for key in found["missing_keys"] if POOLER not in key.split(".")]
+    if missing:
+        raise UserError(f"its files lack {len(missing)} weights of a {kind.__name__}, such as {min(missing)}")
+    other = [key for key, *_ in found["mismatched_keys"] if POOLER not in key.split(".")]
+    if other:
+        raise UserError(f"{len(other)} of its weights have other sizes than config.json says, such as {min(other)}")
+
+
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Without its files a tokenizer may come empty, and another model's gives tokens that the table does not have.
 
@@ -102,7 +117,11 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary.keys() - set(tokenizer.all_special_tokens)) < 2:  # T5's has one then, for the space
         raise UserError("its tokenizer knows no word; the tokenizer's files are missing")
-    last, rows = max(vocabulary.values()), model.get_input_embeddings().weight.shape[0]
+    try:
+        rows = model.get_input_embeddings().weight.shape[0]
+    except NotImplementedError:
+        raise UserError(f"{type(model).__name__} has no table of tokens, or several") from None
+    last = max(vocabulary.values())
     if last >= rows:
         raise UserError(
             f"its tokenizer has tokens up to number {last}, but the model knows {rows}; they do not belong together"

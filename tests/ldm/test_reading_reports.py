@@ -17,6 +17,7 @@ from generating import SECRET, SIZE, digest, infer, list_jobs, make_weights, pre
 from scripts.encode_reports import encode_reports
 from scripts.reports.embeddings import EMPTY_REPORT, read_embedding, read_encoder_fingerprint, write_embedding
 from scripts.reports.encoder import ReportEncoder
+from text_encoders import LAYERS, make_text_encoder
 
 
 def test_reports_are_encoded_on_the_fly_when_they_are_not_embedded(place, generated, tmp_path):
@@ -174,6 +175,41 @@ def test_a_typed_report_embedded_in_another_way_is_refused(place, embedded, tmp_
     wanted = f"give --padded_reports {str(right).lower()}" if wrong == "padded_reports" else "--max_tokens that"
     assert wanted in str(root_cause(error.value))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["e5", "qwen"])
+def test_any_text_encoder_embeds_a_typed_report_as_those_of_the_training(place, tmp_path, kind):
+    data, encoder = tmp_path / "data", make_text_encoder(tmp_path / kind, kind)
+    shutil.copytree(place.data, data)
+    encode_reports(str(data), str(encoder), truncation_side="right", device="cpu")
+    stamp = read_encoder_fingerprint(data / EMPTY_REPORT)
+    make_weights(tmp_path / "model.safetensors", **place.meta | {"encoder_fingerprint": stamp})
+    given = {"model_file": str(tmp_path / "model.safetensors"), "steps": 1, "text_encoder": str(encoder)}
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "typed", report=b"x", **given)
+    assert "max_tokens 64, cut on the left, is not the one" in str(root_cause(error.value))
+    infer(place, tmp_path / "typed", report=f"{SECRET} x".encode(), truncation_side="right", **given)
+    infer(place, tmp_path / "listed", dataset_dir=str(data), splits=["test"], **given)
+    assert digest(tmp_path / "typed", "report") == digest(tmp_path / "listed", "004")
+
+
+def test_a_text_encoder_of_another_width_is_told_with_what_to_give(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYERS, "hidden_size", 32)
+    encoder = make_text_encoder(tmp_path / "bert", "bert")
+    with pytest.raises(RuntimeError) as error:
+        infer(place, tmp_path / "out", report=b"x", text_encoder=str(encoder))
+    message = str(root_cause(error.value))
+    assert "width 32, the network reads width 16" in message
+    assert "--network_def#input_dim 32" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_lost_of_the_reports_is_told(place, tmp_path, capsys):
+    encoder = make_text_encoder(tmp_path / "t5", "t5")
+    infer(place, tmp_path / "out", report="前列腺左侧基底部病变".encode(), text_encoder=str(encoder), steps=1)
+    shown = "".join(capsys.readouterr())
+    assert "WARNING 50.0 % of the tokens are unknown to the text encoder" in shown
+    assert "前列腺" not in shown
 
 
 def test_files_that_differ_in_padding_alone_are_told_so(place, tmp_path):

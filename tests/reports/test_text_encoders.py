@@ -9,12 +9,12 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, ViTConfig, ViTModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from scripts.common.problems import UserError
 from scripts.reports.coverage import Coverage, coverage, tell_coverage
 from scripts.reports.encoder import ReportEncoder
-from text_encoders import KINDS, LAYERS, WIDTH, make_text_encoder
+from text_encoders import KINDS, LAYERS, WIDTH, make_text_encoder, wordpiece
 
 SHORT = "left base PZ lesion , 12 mm"
 LONG = "No restricted diffusion . " * 40 + SHORT
@@ -226,6 +226,16 @@ def test_another_side_is_refused(folders):
     assert "give left or right" in refused(folders["bert"], None, "middle")
 
 
+def test_a_model_of_images_and_texts_is_refused(tmp_path):
+    halves = {
+        "text_config": {"vocab_size": 200, **LAYERS},
+        "vision_config": {"image_size": 32, "patch_size": 16, **LAYERS},
+    }
+    CLIPModel(CLIPConfig(**halves)).save_pretrained(tmp_path)
+    wordpiece().save_pretrained(tmp_path)
+    assert "holds no text encoder: CLIPModel has no table of tokens, or several" in refused(tmp_path)
+
+
 def test_a_model_of_images_is_refused(tmp_path):
     ViTModel(ViTConfig(image_size=32, patch_size=16, **LAYERS)).save_pretrained(tmp_path)
     assert "holds no text encoder: ViTModel reads pixel_values" in refused(tmp_path)
@@ -264,14 +274,15 @@ def test_a_file_that_lacks_weights_is_refused(folders, tmp_path):
 
 
 def test_a_folder_of_another_size_is_refused(folders, tmp_path):
-    assert "hf download" in refused(changed(folders["bert"], tmp_path, "config.json", intermediate_size=32))
+    folder = changed(folders["bert"], tmp_path, "config.json", intermediate_size=32)
+    assert "6 of its weights have other sizes than config.json says, such as encoder.layer.0" in refused(folder)
 
 
 def test_code_in_the_folder_is_not_run(folders, tmp_path):
     code = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
     folder = changed(folders["bert"], tmp_path, "config.json", model_type="mine", auto_map=code)
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    assert "trust_remote_code" in refused(folder)
+    assert "it needs code that it brings along, which is not run" in refused(folder)
     assert not (tmp_path / "ran").exists()
 
 
