@@ -19,6 +19,7 @@ from scripts.data.datalists import read_datalist
 from scripts.data.grid import GRIDS, Grid
 from scripts.evaluation.adherence import shares
 from scripts.phantom.analyser import agrees, analyse_file
+from scripts.phantom.anatomy import DIFFICULTY
 from scripts.phantom.dataset import read_findings, write_dataset
 
 
@@ -32,6 +33,8 @@ def make(
     test_fraction: float = 0.2,
     workers: int = 2,
     wording: str = "narrow",
+    difficulty: float = DIFFICULTY,
+    institute: str = "",
 ) -> None:
     """Write a phantom dataset: images, masks, datalists, clinical sheet and ground truth.
 
@@ -47,6 +50,9 @@ def make(
         test_fraction: part of the cases in test.json.
         workers: processes.
         wording: of the reports, `narrow` (what the demo's weights know) or `wide` (docs/wording.md).
+        difficulty: 0 (lesions alone are dark, all scanners alike) to 1, see docs/phantom.md.
+        institute: where all patients go, any name: another name is another scanner and another way to write; left out,
+            one of three.
     """
     if grid not in GRIDS:
         raise UserError(f"grid is {grid!r}; give one of {', '.join(GRIDS)}")
@@ -54,7 +60,7 @@ def make(
     for name, values in (("size", chosen.size), ("spacing", chosen.spacing)):
         if len(values) != 3 or min(values) <= 0:
             raise UserError(f"{name} is {values}; give three positive numbers, e.g. --{name} 64,64,32")
-    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers, wording)
+    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers, wording, difficulty, institute)
 
 
 def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", workers: int = 2) -> None:

@@ -12,18 +12,30 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from scipy.ndimage import gaussian_filter, label, map_coordinates
+from scipy.ndimage import (
+    binary_dilation,
+    gaussian_filter,
+    label,
+    map_coordinates,
+    maximum_filter,
+    percentile_filter,
+)
 from scipy.optimize import least_squares
 
 from scripts.common.problems import UserError
 from scripts.data.grid import GRIDS, Coordinates, coordinates, grid_affine
-from scripts.phantom.anatomy import Gland, Lesion, Level, Point, Side, Zone
+from scripts.phantom.anatomy import Lesion, Level, Side, Zone
+from scripts.phantom.gland import Gland, Point
 
 WORK = GRIDS["demo"]  # every volume is read on this grid
 EDGE_MM = 1.6  # half width of the template's soft edges, which must also fit blurred volumes
-LESION_LEVEL = 0.33  # T2w signal of a lesion, as a part of the transition zone's
-THRESHOLD = 0.57  # score from which a lesion is reported; calibrated as docs/phantom.md says
+LESION_LEVEL = {"axt2": 0.33, "b1600": 2.6, "adc": 0.5}  # signal of a lesion, as a part of the transition zone's
+THRESHOLD = (0.715, 0.375)  # score from which a lesion is reported, on T2w alone and on more; see docs/phantom.md
 SMOOTH_MM = 0.9
+SOLID_MM = 2.6  # a lesion fills a ball of this radius: rims, septa and noise do not
+SOLID_SHARE = 50  # percentile of the evidence in that ball
+NODULE_MM = 1.8  # a nodule stands out at this scale (a Gaussian's deviation) from what is around it at twice the scale
+NODULE_CONTRAST = 0.08  # by this part of the zone's median
 ROUNDNESS = {"PZ": 0.45, "TZ": 0.44}  # a lesion's volume as a part of the sphere on its diameter; calibrated likewise
 PRIOR = 0.03  # misfit that one standard deviation from a usual centre (2 mm) or shape (4 %) is worth
 START_ML = (20, 26, 34, 44, 56, 70, 88)
@@ -42,17 +54,30 @@ class Analysis:
     centre_mm: Point
     gland_ml: float
     score: float  # 0: like the tissue around it, 1: as dark as a lesion
+    contrast: dict[str, float]  # the lesion's mean signal as a part of its zone's median, by sequence
+    nodules: int  # round things in the transition zone that are brighter or darker than what surrounds them
+    nodule_contrast: float  # their mean difference from that as a part of the zone's median; NaN where there are none
 
 
-def analyse(axt2: np.ndarray, affine: np.ndarray) -> Analysis:
-    """Look at one T2w volume (X, Y, Z) of any intensity scale; `affine` takes its voxels to RAS+ mm.
+def analyse(
+    axt2: np.ndarray, affine: np.ndarray, b1600: np.ndarray | None = None, adc: np.ndarray | None = None
+) -> Analysis:
+    """Look at an exam, T2w alone or with what else there is.
+
+    Args:
+        axt2: (X, Y, Z), of any intensity scale.
+        affine: (4, 4), takes its voxels to RAS+ mm.
+        b1600: high-b image on the same grid.
+        adc: map on the same grid.
 
     Raises:
-        ValueError: the volume is not three-dimensional, not finite or constant.
+        ValueError: a volume is not three-dimensional, not finite or constant.
     """
-    image = _on_work_grid(np.asarray(axt2, np.float32), np.asarray(affine, np.float64))
-    gland = _fit_gland(image)
-    return _find_lesion(image, gland)
+    given = {"axt2": axt2, "b1600": b1600, "adc": adc}
+    affine = np.asarray(affine, np.float64)
+    images = {name: _on_work_grid(np.asarray(v, np.float32), affine) for name, v in given.items() if v is not None}
+    gland = _fit_gland(images["axt2"])
+    return _find_lesion(images, gland)
 
 
 def analyse_file(path: str | os.PathLike[str]) -> Analysis:
@@ -160,27 +185,34 @@ def _between(faces: np.ndarray) -> Gland:
 # ---- the lesion ------------------------------------------------------------------------------------------------------
 
 
-def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
-    """Judge the darkest place in the gland, for the tissue that should be there."""
-    x, y, z = coordinates(WORK)
+def _find_lesion(images: dict[str, np.ndarray], gland: Gland) -> Analysis:
+    """Judge the place in the gland that looks most like a lesion, for the tissue that should be there."""
     step = np.array(WORK.spacing)
+    x, y, z = coordinates(WORK)
     parts, outer, inner = _template(gland, (x, y, z))
-    darkness = np.where(outer < -1, _darkness(image, parts[3], outer, inner), 0)
-    smooth = gaussian_filter(darkness, SMOOTH_MM / step)
+    deep = outer < -1
+    evidence = np.mean([_evidence(name, image, parts[3], outer, inner) for name, image in images.items()], axis=0)
+    evidence = np.where(deep, evidence, 0)
     # Both capsules, the fibromuscular stroma in front, bladder neck and sphincter are dark by nature.
     _, v, w = gland.coordinates(x, y, z)
     candidates = (outer < -2) & (np.abs(inner) > 1.5) & (v < 0.65) & (np.abs(w) < 0.8)
-    peak = np.unravel_index(np.argmax(np.where(candidates, smooth, -1)), smooth.shape)
-    score = float(smooth[peak])
+    solid = percentile_filter(evidence, SOLID_SHARE, footprint=_ball(SOLID_MM))
+    peak = np.unravel_index(np.argmax(np.where(candidates, solid, -1)), solid.shape)
+    score = float(solid[peak])
 
-    islands, _ = label((smooth > score / 2) & (outer < -1))
+    smooth = gaussian_filter(evidence, SMOOTH_MM / step)
+    islands, _ = label((smooth > smooth[peak] / 2) & deep)
     island = islands == islands[peak]
     centre = np.average(np.argwhere(island), axis=0, weights=smooth[island]) * step + grid_affine(WORK)[:3, 3]
     u, v, w = gland.coordinates(*centre)
     zone = "TZ" if gland.transition_distance(u, v, w) < 0 else "PZ"
     diameter = 2 * (island.sum() * step.prod() * 3 / (4 * np.pi * ROUNDNESS[zone])) ** (1 / 3)
+    inside = (inner < 0) if zone == "TZ" else (inner > 0)
+    normal = deep & inside & (smooth < smooth[peak] / 2)
+    core = island & (smooth > 0.8 * smooth[peak])
+    nodules = _nodules(images["axt2"], (inner < -2) & deep & ~binary_dilation(island, iterations=2))
     return Analysis(
-        lesion=score > THRESHOLD,
+        lesion=score > THRESHOLD[len(images) > 1],
         zone=zone,
         side="left" if u < 0 else "right",
         level="base" if w > 1 / 3 else "apex" if w < -1 / 3 else "mid",
@@ -188,13 +220,39 @@ def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
         centre_mm=tuple(round(float(value), 1) for value in centre),
         gland_ml=round(gland.millilitres, 1),
         score=round(score, 3),
+        contrast={name: _ratio(image[core].mean(), np.median(image[normal])) for name, image in images.items()},
+        nodules=len(nodules),
+        nodule_contrast=round(float(np.mean(np.abs(nodules))), 3) if len(nodules) else float("nan"),
     )
 
 
-def _darkness(image: np.ndarray, transition: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+def _ratio(lesion: float, normal: float) -> float:
+    return round(float(lesion / normal), 3) if normal > 0 else float("nan")
+
+
+def _nodules(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """How much each nodule within a mask is brighter (or darker: negative), as a part of the median there."""
+    step = np.array(WORK.spacing)
+    band = gaussian_filter(image, NODULE_MM / step) - gaussian_filter(image, 2 * NODULE_MM / step)
+    level = np.median(image[where]) if where.any() else 1.0
+    strong = where & (np.abs(band) > NODULE_CONTRAST * level)
+    peaks = strong & (np.abs(band) == maximum_filter(np.abs(band), footprint=_ball(2 * NODULE_MM)))
+    return band[peaks] / level
+
+
+def _ball(radius_mm: float) -> np.ndarray:
+    """A ball of that radius on the work grid, as a footprint."""
+    half = [int(radius_mm / step) for step in WORK.spacing]
+    x, y, z = (np.arange(-n, n + 1) * step for n, step in zip(half, WORK.spacing, strict=True))
+    return np.sqrt(x[:, None, None] ** 2 + y[:, None] ** 2 + z**2) <= radius_mm
+
+
+def _evidence(name: str, image: np.ndarray, transition: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
     """How far each voxel is on the way from the grey value of its zone (0) to that of a lesion (1)."""
     deep = outer < -2
     levels = [np.median(image[deep & zone]) if (deep & zone).any() else 1.0 for zone in (inner > 2.5, inner < -2.5)]
     expected = levels[0] + (levels[1] - levels[0]) * transition
-    lesion = min(LESION_LEVEL * levels[1], 0.5 * min(levels))
+    lesion = LESION_LEVEL[name] * levels[1]
+    if name == "axt2":
+        lesion = min(lesion, 0.5 * min(levels))
     return np.clip((expected - image) / (expected - lesion), -0.5, 1.2)

@@ -21,7 +21,7 @@ from scripts.data.datalists import SEQUENCES, one_hot, write_datalist
 from scripts.data.grid import Grid
 from scripts.data.nifti import save_nifti
 from scripts.data.root import DATALISTS, MERGED
-from scripts.phantom.anatomy import Findings, Lesion, sample_findings
+from scripts.phantom.anatomy import DIFFICULTY, Findings, Lesion, check_difficulty, sample_findings
 from scripts.phantom.imaging import MASKS, make_case
 from scripts.phantom.wording import check_wording, report_text
 
@@ -30,10 +30,19 @@ log = logging.getLogger(__name__)
 CASES_PER_SEED = 100_000
 SETTINGS = "phantom.json"  # what a dataset is made from; written first
 LESION_COLUMNS = ["folder", "number", "zone", "side", "level", "diameter_mm", "pirads", "isup", "x_mm", "y_mm", "z_mm"]
+BENIGN_COLUMNS = ["folder", "kind", "side", "level", "size_mm", "x_mm", "y_mm", "z_mm"]
 
 
 def write_dataset(
-    root: Path, cases: int, seed: int, grid: Grid, test_fraction: float, workers: int, wording: str = "narrow"
+    root: Path,
+    cases: int,
+    seed: int,
+    grid: Grid,
+    test_fraction: float,
+    workers: int,
+    wording: str = "narrow",
+    difficulty: float = DIFFICULTY,
+    institute: str = "",
 ) -> None:
     """Make a phantom data root: images and masks a case, tables, and last of all the datalists.
 
@@ -45,8 +54,10 @@ def write_dataset(
         UserError: a number out of range, or the root holds a dataset of other settings.
     """
     settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction, "wording": wording}
+    settings |= {"difficulty": float(difficulty), "institute": institute}
     settings |= {"size": list(grid.size), "spacing": list(grid.spacing)}
     check_wording(wording)
+    check_difficulty(difficulty)
     _check(root, settings, workers)
     if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
         log.info("%s is complete", root)
@@ -56,12 +67,14 @@ def write_dataset(
     with atomic(root / SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     seeds = [seed * CASES_PER_SEED + i for i in range(cases)]
-    everyone = [sample_findings(case) for case in seeds]
+    everyone = [sample_findings(case, difficulty, institute) for case in seeds]
     missing = [findings.seed for findings in everyone if not _is_complete(root / findings.folder)]
     if len(missing) < cases:
         log.info("%d of %d phantom cases are there already", cases - len(missing), cases)
     with ProcessPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(partial(_write_case, root, grid), missing, chunksize=4), start=1):
+        for done, _ in enumerate(
+            pool.map(partial(_write_case, root, grid, difficulty, institute), missing, chunksize=4), start=1
+        ):
             if done % 200 == 0 or done == len(missing):
                 log.info("%d of %d phantom cases", cases - len(missing) + done, cases)
     in_test = np.zeros(cases, bool)
@@ -121,24 +134,25 @@ def _settings(root: Path) -> dict[str, Any] | None:
     path = root / SETTINGS
     if not path.is_file():
         return None
-    return {"wording": "narrow", **json.loads(path.read_text(encoding="utf-8"))}  # older datasets do not name it
+    before = {"wording": "narrow", "difficulty": 0.0, "institute": ""}  # what older datasets do not name
+    return before | json.loads(path.read_text(encoding="utf-8"))
 
 
 def _is_complete(folder: Path) -> bool:
     return all((folder / f"{name}.nii.gz").is_file() for name in (*SEQUENCES, *MASKS))
 
 
-def _write_case(root: Path, grid: Grid, seed: int) -> None:
+def _write_case(root: Path, grid: Grid, difficulty: float, institute: str, seed: int) -> None:
     """Images and masks of one case."""
-    phantom = make_case(seed, grid)
+    phantom = make_case(seed, grid, difficulty, institute)
     folder = root / phantom.findings.folder
     for name, volume in (phantom.volumes | phantom.masks).items():
         save_nifti(folder / f"{name}.nii.gz", volume, phantom.affine)
 
 
 def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> None:
-    """cases.csv and lesions.csv (the ground truth) and clinical.xlsx (what a clinic would have)."""
-    cases, lesions, clinical = [], [], []
+    """cases.csv, lesions.csv, benign.csv (the ground truth) and clinical.xlsx (what a clinic would have)."""
+    cases, lesions, changes, clinical = [], [], [], []
     for f, split in zip(everyone, splits, strict=True):
         row = {"folder": f.folder, "split": split, "seed": f.seed, "institute": f.institute, "age": f.age}
         row |= {"psa": f.psa, "psa_density": f.psa_density, "gland_ml": f.gland_ml}
@@ -149,10 +163,17 @@ def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> No
         for number, lesion in enumerate(f.lesions, start=1):
             *values, centre = astuple(lesion)
             lesions.append([f.folder, number, *values, *centre])
+        for change in f.changes:
+            changes.append([f.folder, change.kind, change.side, change.level, change.size_mm, *change.centre_mm])
         # Without a suspicious lesion there is no biopsy, so no ISUP grade.
         significant = int(any(lesion.isup >= 2 for lesion in f.lesions)) if f.lesions else None
         clinical.append({"folder": f.folder, "PosPIRADS": int(f.pirads >= 3), "PosISUP": significant, "Label": split})
-    for name, frame in (("cases", pd.DataFrame(cases)), ("lesions", pd.DataFrame(lesions, columns=LESION_COLUMNS))):
+    tables = {
+        "cases": pd.DataFrame(cases),
+        "lesions": pd.DataFrame(lesions, columns=LESION_COLUMNS),
+        "benign": pd.DataFrame(changes, columns=BENIGN_COLUMNS),
+    }
+    for name, frame in tables.items():
         with atomic(root / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False)
     frame = pd.DataFrame(clinical).astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})

@@ -1,39 +1,23 @@
-"""How a phantom patient looks on T2w, high-b DWI and ADC: tissues drawn as soft implicit shapes on any grid."""
+"""How a phantom patient looks on T2w, high-b DWI and ADC: the gland drawn as soft implicit shapes on any grid."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
-from scripts.data.datalists import SEQUENCES
-from scripts.data.grid import Coordinates, Grid, coordinates, grid_affine
-from scripts.phantom.anatomy import Anatomy, Blob, Findings, Gland, Point, sample_anatomy
+from scripts.data.grid import Grid, grid_affine
+from scripts.phantom.acquisition import acquire
+from scripts.phantom.anatomy import DIFFICULTY, Anatomy, Findings, sample_anatomy
+from scripts.phantom.benign import Change
+from scripts.phantom.canvas import Canvas, Signal
+from scripts.phantom.gland import Blob
+from scripts.phantom.institutions import protocol
+from scripts.phantom.pelvis import draw_pelvis
+from scripts.phantom.tissues import TISSUE, benign_signal, lesion_signal
 
 MASKS = ("gland", "zones", "lesions")
-
-# Scanner-like signal of each tissue on T2w, b1600 and ADC (1e-6 mm²/s).
-TISSUE: dict[str, tuple[float, float, float]] = {
-    "air": (12, 1, 20),
-    "fat": (430, 7, 150),
-    "muscle": (125, 16, 1150),
-    "marrow": (360, 6, 250),
-    "cortex": (40, 2, 150),
-    "urine": (880, 8, 2850),
-    "wall": (170, 18, 1200),
-    "gas": (10, 1, 30),
-    "stool": (230, 12, 900),
-    "veins": (540, 14, 1750),
-    "vesicle": (760, 18, 1900),
-    "peripheral": (700, 27, 1700),
-    "transition": (360, 30, 1330),
-    "stroma": (270, 26, 1150),
-    "capsule": (150, 20, 1150),
-    "urethra": (560, 22, 1650),
-}
-# A lesion of PI-RADS 3, 4, 5.
-LESION = {3: (165, 62, 900), 4: (125, 80, 740), 5: (105, 94, 620)}
 
 
 @dataclass(frozen=True)
@@ -49,198 +33,161 @@ class Phantom:
     affine: np.ndarray
 
 
-def make_case(seed: int, grid: Grid) -> Phantom:
+def make_case(seed: int, grid: Grid, difficulty: float = DIFFICULTY, institute: str = "") -> Phantom:
     """Draw the phantom exam of a seed on a grid; the same seed is the same patient on every grid."""
-    anatomy = sample_anatomy(seed)
-    canvas = _Canvas.blank(grid)
-    _draw_pelvis(canvas, anatomy.gland, np.random.default_rng([seed, 1]))
-    masks = _draw_gland(canvas, anatomy, np.random.default_rng([seed, 2]))
-    volumes = _acquire(canvas, grid.spacing, np.random.default_rng([seed, 3]))
+    anatomy = sample_anatomy(seed, difficulty, institute)
+    canvas = Canvas.blank(grid, TISSUE["air"])
+    draw_pelvis(canvas, anatomy.gland, np.random.default_rng([seed, 1]))
+    masks = GlandPainter(canvas, anatomy).paint()
+    scanner = protocol(anatomy.findings.institute, difficulty)
+    volumes = acquire(canvas, grid.spacing, scanner, np.random.default_rng([seed, 3]))
     return Phantom(anatomy.findings, volumes, masks, grid_affine(grid))
 
 
-class _Canvas:
-    """Three images that tissues are painted on, one over the other; a part of a canvas paints on the same images."""
+class GlandPainter:
+    """Paints the prostate: zones with their texture, nodules, benign changes, lesions, and the fascia around it.
 
-    def __init__(self, xyz: Coordinates, soft: float, images: np.ndarray) -> None:
-        self.xyz = xyz  # world mm, arrays that broadcast
-        self.soft = soft  # mm over which an edge fades: partial volume
-        self.images = images  # (3, X, Y, Z), in the order of SEQUENCES
+    `detail` is how much of the fine structure there is: none at difficulty 0, all from the default difficulty on.
+    """
 
-    @classmethod
-    def blank(cls, grid: Grid) -> _Canvas:
-        """A canvas of air."""
-        images = np.empty((len(SEQUENCES), *grid.size), np.float32)
-        images[:] = np.reshape(TISSUE["air"], (-1, 1, 1, 1))
-        return cls(coordinates(grid), float(np.prod(grid.spacing) ** (1 / 3)), images)
+    def __init__(self, canvas: Canvas, anatomy: Anatomy) -> None:
+        self.anatomy, self.gland, self.difficulty = anatomy, anatomy.gland, anatomy.findings.difficulty
+        self.shape = canvas.images.shape[1:]
+        reach = tuple(1.25 * semi + 5 for semi in self.gland.semi)
+        self.canvas, self.box = canvas.around(self.gland.centre, reach)
+        self.u, self.v, self.w = self.gland.coordinates(*self.canvas.xyz)
+        self.outer = self.gland.distance(self.u, self.v, self.w)
+        inner = self.gland.transition_distance(self.u, self.v, self.w)
+        # In front of the peripheral zone's horns the rim belongs to the fibromuscular stroma.
+        self.inner = np.minimum(inner, (0.45 - self.v) * self.gland.semi[1])
+        self.detail = min(1.0, self.difficulty / DIFFICULTY)
+        seed = anatomy.findings.seed
+        self.coarse = np.random.default_rng([seed, 2])  # what is there at every difficulty
+        self.fine = np.random.default_rng([seed, 7])  # what is there above 0
 
-    def around(self, centre: Point, reach: Point) -> tuple[_Canvas, tuple[slice, slice, slice]]:
-        """The part of the canvas within `reach` mm of a point, and where it lies; it may be empty."""
-        box = []
-        for axis, middle, distance in zip(self.xyz, centre, reach, strict=True):
-            inside = np.abs(axis.ravel() - middle) <= distance + 2 * self.soft
-            first = int(np.argmax(inside))
-            box.append(slice(first, first + int(inside.sum())))
-        x, y, z = self.xyz
-        xyz = (x[box[0]], y[:, box[1]], z[:, :, box[2]])
-        return _Canvas(xyz, self.soft, self.images[(slice(None), *box)]), tuple(box)
+    def paint(self) -> dict[str, np.ndarray]:
+        """Paint everything; returns the masks (X, Y, Z) of the whole canvas."""
+        canvas, whole = self.canvas, self.canvas.cover(self.outer)
+        transition = canvas.cover(np.maximum(self.inner, self.outer))
+        self._surroundings()
+        mottled = 0.07 if self.anatomy.findings.pirads == 2 else 0.035
+        peripheral = canvas.texture(4.0, mottled, self.coarse)
+        canvas.paint(whole, TISSUE["peripheral"], peripheral * self._glandular() if self.detail else peripheral)
+        if self.difficulty:
+            self._central_zone()
+        self._transition_zone(transition)
+        for change in self.anatomy.findings.changes:
+            self._change(change, transition)
+        masks = {name: np.zeros(self.shape, np.uint8) for name in MASKS}
+        self._lesions(masks["lesions"][self.box])
+        canvas.paint(canvas.cover(np.abs(self.outer) - 0.6), TISSUE["capsule"])
+        masks["gland"][self.box] = self.outer < 0
+        masks["zones"][self.box] = np.where(self.outer < 0, np.where(self.inner < 0, 2, 1), 0)
+        return masks
 
-    def cover(self, distance: np.ndarray) -> np.ndarray:
-        """How much of each voxel lies inside a surface, from the distance to it in mm (negative inside)."""
-        return np.clip(0.5 - distance / self.soft, 0, 1)
+    def _surroundings(self) -> None:
+        """The venous plexus around the gland, and the fascia around that, thickest towards the rectum."""
+        canvas = self.canvas
+        veins = canvas.texture(3.5, 0.22, self.coarse)
+        if self.detail:
+            # Round vessels, bright where the blood is slow, in a darker bed.
+            vessels = canvas.texture(2.2, 1.0, self.fine) - 1
+            veins = veins * (1 + self.detail * (0.75 * np.clip(vessels, -0.8, 0.9) - 0.1))
+            sheath = canvas.cover(np.abs(self.outer - 4.0) - 0.15 - 0.35 * np.clip(-self.v, 0, 1))
+            canvas.paint(self.detail * sheath, TISSUE["fascia"])
+        canvas.paint(canvas.cover(self.outer - 3.2), TISSUE["veins"], veins)
 
-    def paint(self, cover: np.ndarray, signal: tuple[float, ...], texture: np.ndarray | float = 1.0) -> None:
-        """Lay a tissue over what is there; `texture` multiplies its signal."""
-        for image, value in zip(self.images, signal, strict=True):
-            image += cover * (value * texture - image)
+    def _glandular(self) -> np.ndarray:
+        """Texture of the peripheral zone: ducts that run out to the capsule, between thin dark septa."""
+        canvas = self.canvas
+        angle = np.arctan2(self.u, -self.v)
+        bend = canvas.texture(7.0, 1.0, self.fine) - 1
+        spacing = 6.0 / self.gland.semi[0]  # septa 6 mm apart at the capsule
+        septa = np.exp(-((np.sin(np.pi * angle / spacing + 3.0 * bend + 2.0 * self.w) / 0.45) ** 2))
+        acini = canvas.texture(1.8, 0.10, self.fine)
+        return np.maximum(1 - self.detail * (0.24 * septa - 0.06), 0.2) * (1 + self.detail * (acini - 1))
 
-    def ellipsoid(self, blob: Blob, signal: tuple[float, ...], within: np.ndarray | None = None) -> None:
-        """Lay an ellipsoid over what is there, limited to the coverage `within`."""
-        flat = max(blob.semi[:2])
-        part, box = self.around(blob.centre, (flat, flat, blob.semi[2]))
-        cover = part.cover(part.blob_distance(blob))
-        part.paint(cover if within is None else cover * within[box], signal)
+    def _central_zone(self) -> None:
+        """Dark tissue around the ejaculatory ducts, a cone behind the transition zone that opens to the base."""
+        canvas, gland = self.canvas, self.gland
+        across = np.abs(canvas.xyz[0] - gland.centre[0])
+        half = 1.5 + 6.0 * np.clip((self.w - 0.2) / 0.7, 0, 1) * (0.6 - 0.8 * self.v)
+        cone = reduce(np.maximum, (across - half, (0.2 - self.w) * gland.semi[2], -self.inner, self.outer))
+        canvas.paint(canvas.cover(cone, 1.5), benign_signal("central", self.difficulty))
+        ducts = np.sqrt((across - 2.0) ** 2 + ((self.v + 0.62 - 0.1 * self.w) * gland.semi[1]) ** 2) - 0.9
+        canvas.paint(self.detail * canvas.cover(np.maximum(ducts, cone)), TISSUE["ducts"])
 
-    def blob_distance(self, blob: Blob) -> np.ndarray:
-        """Distance to an ellipsoid's surface in mm, first order."""
-        x, y, z = (axis - middle for axis, middle in zip(self.xyz, blob.centre, strict=True))
-        cos, sin = np.cos(blob.turn, dtype=np.float32), np.sin(blob.turn, dtype=np.float32)
-        parts = [(cos * x + sin * y) / blob.semi[0], (cos * y - sin * x) / blob.semi[1], z / blob.semi[2]]
-        radius = np.sqrt(parts[0] ** 2 + parts[1] ** 2 + parts[2] ** 2)
-        slope = np.sqrt(sum((part / semi) ** 2 for part, semi in zip(parts, blob.semi, strict=True)))
-        return (radius - 1) * radius / np.maximum(slope, 1e-3)
+    def _transition_zone(self, transition: np.ndarray) -> None:
+        """Organised chaos: nodules in stroma, each with its rim; the fibromuscular stroma, the urethra, the capsule."""
+        canvas, gland = self.canvas, self.gland
+        texture = canvas.texture(3.0, 0.06, self.coarse)
+        nodules = draw_nodules(self.anatomy, self.coarse)
+        inside = None
+        if self.detail:
+            nodules = sorted(nodules + draw_nodules(self.anatomy, self.fine, small=True), key=_volume, reverse=True)
+            inside = 1 + self.detail * (canvas.texture(1.8, 0.13, self.fine) - 1)
+            texture = texture * inside
+        canvas.paint(transition, TISSUE["transition"], texture)
+        for nodule, signal in nodules:
+            rim = Blob(nodule.centre, tuple(semi + 0.8 for semi in nodule.semi), nodule.turn)
+            canvas.ellipsoid(rim, TISSUE["stroma"], within=transition)
+            canvas.ellipsoid(nodule, signal, within=transition, texture=inside)
+        canvas.paint(transition * canvas.cover((0.78 - self.v + 0.6 * self.u**2) * gland.semi[1]), TISSUE["stroma"])
+        tube = np.sqrt((self.u * gland.semi[0]) ** 2 + ((self.v + 0.02) * gland.semi[1]) ** 2)
+        canvas.paint(canvas.cover(tube - 2.3) * transition, TISSUE["urethra"])
+        canvas.paint(canvas.cover(np.abs(self.inner) - 0.35) * canvas.cover(self.outer), TISSUE["stroma"])
 
-    def texture(self, cell_mm: float, strength: float, rng: np.random.Generator) -> np.ndarray:
-        """Smooth random texture around 1, (X, Y, Z): a random lattice in mm, so the same on every grid."""
-        field, half = rng.standard_normal((int(2 * 110 / cell_mm) + 2,) * 3, dtype=np.float32), 110.0
-        for axis in self.xyz:
-            at = np.clip((axis.ravel() + half) / cell_mm, 0, len(field) - 1.001)
-            low = at.astype(int)
-            part = (at - low)[:, None, None]
-            # Axes rotate: after three turns they are back in their order.
-            field = ((1 - part) * field[low] + part * field[low + 1]).transpose(1, 2, 0)
-        return 1 + strength * field
+    def _change(self, change: Change, transition: np.ndarray) -> None:
+        """One benign change: wedges and blood keep to the peripheral zone, a stromal nodule has a dark capsule."""
+        canvas, signal = self.canvas, benign_signal(change.kind, self.difficulty)
+        radius = change.size_mm / 2
+        if change.kind == "stromal":
+            nodule = Blob(change.centre_mm, (radius, 0.9 * radius, radius), 0.4)
+            rim = Blob(nodule.centre, tuple(semi + 0.9 for semi in nodule.semi), nodule.turn)
+            canvas.ellipsoid(rim, TISSUE["capsule"], within=transition)
+            canvas.ellipsoid(nodule, signal, within=transition)
+            return
+        u, v, w = self.gland.coordinates(*change.centre_mm)
+        ragged = canvas.texture(3.0, 1.0, self.fine) - 1
+        zone = np.maximum(self.outer, -self.inner)
+        height = np.abs(self.w - w) * self.gland.semi[2] - radius
+        if change.kind == "wedge":
+            # From a point at the transition zone to its full width at the capsule.
+            depth = np.clip(self.inner / np.maximum(self.inner - self.outer, 1e-3), 0, 1)
+            turn = np.abs(np.arctan2(self.u, -self.v) - np.arctan2(u, -v))
+            away = turn * np.hypot(self.u * self.gland.semi[0], self.v * self.gland.semi[1])
+            distance = np.maximum(away - radius * (0.15 + 0.85 * depth), height + 0.3 * radius)
+            canvas.paint(canvas.cover(np.maximum(distance, zone)), signal)
+        elif change.kind == "diffuse":
+            sides = {"left": -1, "right": 1}
+            half = -sides.get(change.side, 0) * (canvas.xyz[0] - self.gland.centre[0])
+            distance = np.maximum(height, half) + 2.0 * ragged
+            canvas.paint(canvas.cover(np.maximum(distance, zone), 4.0), signal, 1 + 0.08 * ragged)
+        else:
+            distance = canvas.blob_distance(Blob(change.centre_mm, (radius,) * 3, 0.0)) + 2.5 * ragged
+            canvas.paint(canvas.cover(np.maximum(distance, zone), 2.0), signal, 1 + 0.10 * ragged)
 
-
-def _draw_pelvis(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> None:
-    """Everything around the gland, from the skin inwards."""
-    x, y, z = canvas.xyz
-    cx, cy, cz = gland.centre
-    a, b, c = gland.semi
-    body = (np.sqrt((x / 178) ** 2 + ((y + 8) / 112) ** 2) - 1) * 112
-    canvas.paint(canvas.cover(body), TISSUE["fat"], canvas.texture(9.0, 0.05, rng))
-    for side in (-1, 1):
-        _draw_side_wall(canvas, gland, side)
-
-    # Levator ani: a sling open to the front, around gland and rectum, below the base.
-    sling = (np.sqrt(((x - cx) / (a + 8)) ** 2 + ((y - cy + 10) / (b + 24)) ** 2) - 1) * (a + 8)
-    band = canvas.cover(np.abs(sling) - 1.8) * canvas.cover(y - cy - 8) * canvas.cover(z - cz - 0.35 * c)
-    canvas.paint(band, TISSUE["muscle"])
-
-    # Bladder on the base of the gland.
-    height = rng.uniform(17, 24)
-    bladder = Blob((cx, cy + 0.25 * b, cz + c + height - 2.5), (rng.uniform(28, 36), rng.uniform(22, 28), height), 0.0)
-    part, _ = canvas.around(bladder.centre, (39, 39, height + 3))
-    distance = part.blob_distance(bladder)
-    part.paint(part.cover(distance - 2.5), TISSUE["wall"])
-    part.paint(part.cover(distance), TISSUE["urine"])
-
-    for side in (-1, 1):  # seminal vesicles: a bright, folded tube behind the bladder
-        vesicle = Blob((cx + side * 14, cy - 0.62 * b, cz + c + 3.5), (13.0, 5.5, 5.5), -side * 0.25)
-        part, _ = canvas.around(vesicle.centre, (14, 14, 6))
-        px, py, pz = part.xyz
-        folds = 1 - 0.5 * np.cos(0.52 * px + 0.9 * np.sin(0.55 * py + 0.4 * pz)) ** 6
-        part.paint(part.cover(part.blob_distance(vesicle)), TISSUE["vesicle"], folds)
-
-    _draw_rectum(canvas, gland, rng)
-    # Sphincter and urethra below the apex.
-    part, _ = canvas.around((cx, cy, -500.0), (9, 9, 500))
-    tube = np.sqrt((part.xyz[0] - cx) ** 2 + (part.xyz[1] - cy) ** 2)
-    below = part.cover(part.xyz[2] - cz + 0.9 * c)
-    part.paint(part.cover(tube - 7.5) * below, TISSUE["wall"])
-    part.paint(part.cover(tube - 2.2) * below, TISSUE["urethra"])
-
-
-def _draw_side_wall(canvas: _Canvas, gland: Gland, side: int) -> None:
-    """Bones and muscles of one half of the pelvis; side is -1 for the patient's left, 1 for the right."""
-    wide = max(gland.semi[0] + 21, 50)
-    front = gland.centre[1] + gland.semi[1]
-    shapes = [
-        ("muscle", Blob((side * (wide + 42), -70, 0), (46, 34, 150), -side * 0.5)),  # gluteus maximus
-        ("muscle", Blob((side * 92, 45, -10), (26, 26, 150), 0.0)),  # thigh muscles in front of the hip
-        ("cortex", Blob((side * (wide + 32), 12, 18), (27, 27, 27), 0.0)),
-        ("marrow", Blob((side * (wide + 32), 12, 18), (25, 25, 25), 0.0)),  # femoral head
-        ("cortex", Blob((side * (wide + 9), -8, 0), (6, 34, 60), side * 0.12)),
-        ("marrow", Blob((side * (wide + 9), -8, 0), (4, 32, 58), side * 0.12)),  # ischium
-        ("muscle", Blob((side * wide, -2, -4), (6.5, 30, 46), side * 0.12)),  # obturator internus
-        ("cortex", Blob((side * 19, front + 24, -8), (19, 9, 19), side * 0.45)),
-        ("marrow", Blob((side * 19, front + 24, -8), (17, 7, 17), side * 0.45)),  # pubis, beside the symphysis
-    ]
-    for tissue, blob in shapes:
-        canvas.ellipsoid(blob, TISSUE[tissue])
-
-
-def _draw_rectum(canvas: _Canvas, gland: Gland, rng: np.random.Generator) -> None:
-    """A tube behind the gland that follows the sacrum backwards; gas above stool, or either alone."""
-    radius = rng.uniform(8, 14)
-    canvas, _ = canvas.around((gland.centre[0], gland.centre[1] - gland.semi[1] - 100, 0.0), (24, 120, 500))
-    x, y, z = canvas.xyz
-    back = gland.centre[1] - gland.semi[1] - radius - 5 - 0.004 * np.clip(z + 5, 0, None) ** 2
-    middle = gland.centre[0] + rng.uniform(-3, 3) + 2 * np.sin(z / 12)
-    distance = np.sqrt((x - middle) ** 2 + ((y - back) * 1.15) ** 2) - radius
-    lumen = canvas.cover(distance + 0.5)
-    canvas.paint(canvas.cover(distance - 3.0), TISSUE["wall"])
-    canvas.paint(lumen, TISSUE["stool"], canvas.texture(4.0, 0.30, rng))
-    # The patient lies on the back, so gas collects in front.
-    level = rng.choice([-2.0, 0.0, 0.6, 2.0]) * radius
-    canvas.paint(lumen * canvas.cover(back + level - y), TISSUE["gas"])
-
-
-def _draw_gland(canvas: _Canvas, anatomy: Anatomy, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The prostate with its zones, nodules and lesions; returns the masks."""
-    gland = anatomy.gland
-    shape = canvas.images.shape[1:]
-    canvas, box = canvas.around(gland.centre, tuple(1.25 * semi + 5 for semi in gland.semi))
-    u, v, w = gland.coordinates(*canvas.xyz)
-    distance, inner = gland.distance(u, v, w), gland.transition_distance(u, v, w)
-    # In front of the peripheral zone's horns the rim belongs to the fibromuscular stroma.
-    inner = np.minimum(inner, (0.45 - v) * gland.semi[1])
-    whole, transition = canvas.cover(distance), canvas.cover(np.maximum(inner, distance))
-
-    veins = canvas.texture(3.5, 0.22, rng)
-    canvas.paint(canvas.cover(distance - 3.2), TISSUE["veins"], veins)
-    mottled = 0.07 if anatomy.findings.pirads == 2 else 0.035
-    canvas.paint(whole, TISSUE["peripheral"], canvas.texture(4.0, mottled, rng))
-    canvas.paint(transition, TISSUE["transition"], canvas.texture(3.0, 0.06, rng))
-    for nodule, signal in _nodules(anatomy, rng):
-        outside = Blob(nodule.centre, tuple(semi + 0.8 for semi in nodule.semi), nodule.turn)
-        canvas.ellipsoid(outside, TISSUE["stroma"], within=transition)
-        canvas.ellipsoid(nodule, signal, within=transition)
-    canvas.paint(transition * canvas.cover((0.78 - v + 0.6 * u**2) * gland.semi[1]), TISSUE["stroma"])
-    tube = np.sqrt((u * gland.semi[0]) ** 2 + ((v + 0.02) * gland.semi[1]) ** 2)
-    canvas.paint(canvas.cover(tube - 2.3) * transition, TISSUE["urethra"])
-    canvas.paint(canvas.cover(np.abs(inner) - 0.35) * canvas.cover(distance), TISSUE["stroma"])
-
-    masks = {name: np.zeros(shape, np.uint8) for name in MASKS}
-    for number, (lesion, blob) in enumerate(zip(anatomy.findings.lesions, anatomy.blobs, strict=True), start=1):
-        zone = np.maximum(distance, inner if lesion.zone == "TZ" else -inner)
-        reach = np.maximum(canvas.blob_distance(blob), zone)
-        canvas.paint(canvas.cover(reach), LESION[lesion.pirads])
-        masks["lesions"][box][reach < 0] = number
-    canvas.paint(canvas.cover(np.abs(distance) - 0.6), TISSUE["capsule"])
-
-    masks["gland"][box] = distance < 0
-    masks["zones"][box] = np.where(distance < 0, np.where(inner < 0, 2, 1), 0)
-    return masks
+    def _lesions(self, mask: np.ndarray) -> None:
+        """Lesions within their zones, the less sharp and regular the harder; numbers them in `mask`."""
+        canvas, findings = self.canvas, self.anatomy.findings
+        for number, (lesion, blob) in enumerate(zip(findings.lesions, self.anatomy.blobs, strict=True), start=1):
+            zone = np.maximum(self.outer, self.inner if lesion.zone == "TZ" else -self.inner)
+            surface = canvas.blob_distance(blob)
+            if self.difficulty:
+                surface = surface + 1.0 * self.difficulty * (canvas.texture(4.0, 1.0, self.fine) - 1)
+            reach = np.maximum(surface, zone)
+            signal = lesion_signal(lesion.zone, lesion.pirads, self.difficulty)
+            canvas.paint(canvas.cover(reach, 2.0 * self.difficulty), signal)
+            mask[reach < 0] = number
 
 
-def _nodules(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Blob, tuple[float, float, float]]]:
+def draw_nodules(anatomy: Anatomy, rng: np.random.Generator, small: bool = False) -> list[tuple[Blob, Signal]]:
     """Nodules of hyperplasia, more of them in larger glands, glandular (bright) or mixed; none as dark as a lesion."""
     gland, nodules = anatomy.gland, []
     tu, tv = gland.transition
     for _ in range(int(4 + anatomy.findings.gland_ml / 5)):
         u, v, w = rng.uniform(-0.8, 0.8, 3) * (tu, tv, 0.85)
-        radius = rng.uniform(2.5, 3.5 + 0.05 * anatomy.findings.gland_ml)
+        radius = rng.uniform(1.8, 3.2) if small else rng.uniform(2.5, 3.5 + 0.05 * anatomy.findings.gland_ml)
         semi = tuple(float(value) for value in radius * rng.uniform(0.8, 1.2, 3))
         bright = rng.beta(1.2, 1.6)
         signal = (310 + 290 * bright, 30 - 6 * bright, 1250 + 450 * bright)
@@ -248,26 +195,5 @@ def _nodules(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[Blob, tup
     return nodules
 
 
-def _acquire(canvas: _Canvas, spacing: Point, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Turn tissue signal into images: coil shading, receiver gain, Rician noise; DWI is blurred and noisier."""
-    x, y, z = canvas.xyz
-    slopes = rng.uniform(-0.12, 0.12, 3) / 40
-    shading = np.exp(slopes[0] * x + slopes[1] * y + slopes[2] * z - rng.uniform(0, 6e-5) * (x**2 + y**2)).astype(
-        np.float32
-    )
-    gain = rng.uniform(0.9, 1.08)
-    noise = 700 / rng.uniform(25, 40)
-    t2, high_b, adc = canvas.images
-    blur = [1.1 / step for step in spacing]
-    volumes = {
-        "axt2": _rician(t2 * shading * np.float32(gain), noise, rng),
-        "b1600": _rician(gaussian_filter(high_b, blur) * shading, 2.2, rng),
-        "adc": gaussian_filter(adc, blur) + 55 * rng.standard_normal(adc.shape, dtype=np.float32),
-    }
-    return {name: np.rint(np.clip(volume, 0, 4095)).astype(np.int16) for name, volume in volumes.items()}
-
-
-def _rician(signal: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Magnitude of a complex signal with Gaussian noise of this sigma in both channels."""
-    real = signal + sigma * rng.standard_normal(signal.shape, dtype=np.float32)
-    return np.hypot(real, sigma * rng.standard_normal(signal.shape, dtype=np.float32))
+def _volume(nodule: tuple[Blob, Signal]) -> float:
+    return float(np.prod(nodule[0].semi))

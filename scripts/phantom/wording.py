@@ -9,7 +9,9 @@ import numpy as np
 
 from scripts.common.problems import UserError
 from scripts.phantom import reports
-from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Anatomy, Findings, Gland, Lesion, sample_anatomy
+from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Anatomy, Findings, Lesion, sample_anatomy
+from scripts.phantom.gland import Gland
+from scripts.phantom.institutions import protocol
 from scripts.wording.documents import write_report
 from scripts.wording.findings import Benign, Earlier, Exam, Place, Sector
 from scripts.wording.findings import Lesion as Finding
@@ -36,7 +38,8 @@ def report_text(findings: Findings, wording: str, rng: np.random.Generator) -> s
     """The report of a phantom patient, "" where it is missing; the wide one in the style of the patient's institute."""
     if wording == "narrow" or findings.report_is_missing:
         return reports.write_report(findings, rng)
-    return write_report(exam_of(sample_anatomy(findings.seed)), _style(findings.institute), rng).text
+    anatomy = sample_anatomy(findings.seed, findings.difficulty, findings.institute)
+    return write_report(exam_of(anatomy), _style(findings.institute), rng).text
 
 
 @cache
@@ -45,12 +48,17 @@ def _style(institute: str) -> Style:
 
 
 def exam_of(anatomy: Anatomy) -> Exam:
-    """Everything that a report could say about a phantom patient, with a past that the images do not show."""
+    """Everything that a report could say about a phantom patient, with a past that the images do not show.
+
+    Blood after a biopsy is seen, and the biopsy then belongs to the past. The scanner is that of the institute.
+    """
     f = anatomy.findings
+    benign = [Benign("hyperplasia", Place("TZ"))] if f.gland_ml >= HYPERPLASIA_ML else []
+    benign += [Benign(c.kind, Place(c.zone, c.side, (c.level,)), c.size_mm) for c in f.changes]
     return Exam(
         lesions=tuple(_finding(anatomy.gland, lesion) for lesion in f.lesions),
         pirads=f.pirads,
-        benign=(Benign("hyperplasia", Place("TZ")),) if f.gland_ml >= HYPERPLASIA_ML else (),
+        benign=tuple(benign),
         earlier=_past(f, np.random.default_rng([f.seed, STREAM])),
         extension=False,
         vesicles=False,
@@ -62,6 +70,7 @@ def exam_of(anatomy: Anatomy) -> Exam:
         psa_density=f.psa_density,
         age=f.age,
         indication="elevated PSA" if f.psa > 4 else None,
+        field_t=protocol(f.institute, f.difficulty).field_t if f.difficulty else None,
         contrast=False,
         organs=("bladder", "rectum", "muscles", "hips", "fluid"),
     )
