@@ -15,7 +15,7 @@ import pandas as pd
 from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.common.problems import UserError
-from scripts.data.datalists import read_datalist
+from scripts.data.datalists import SEQUENCES, read_datalist
 from scripts.data.grid import GRIDS, Grid
 from scripts.evaluation.adherence import shares
 from scripts.phantom.analyser import agrees, analyse_file
@@ -63,29 +63,37 @@ def make(
     write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers, wording, difficulty, institute)
 
 
-def analyse(data_dir: str, datalist: str = "test.json", output_csv: str = "", workers: int = 2) -> None:
-    """Read the T2w volumes of a datalist without their ground truth, and say how often that agrees with it.
+def analyse(
+    data_dir: str, datalist: str = "test.json", output_csv: str = "", workers: int = 2, sequences: str = "axt2"
+) -> None:
+    """Read the volumes of a datalist without their ground truth, and say how often that agrees with it.
 
     Args:
         data_dir: a phantom data root.
         datalist: which cases, a file in `data_dir`.
         output_csv: where to write one row a case; not written when empty.
         workers: processes.
+        sequences: `axt2`, or `all` for high-b and ADC with it.
     """
     if workers < 1:
         raise UserError(f"workers is {workers}; give 1 or more")
+    if sequences not in ("axt2", "all"):
+        raise UserError(f"sequences is {sequences!r}; give axt2 or all")
     root = Path(data_dir)
     cases, truth = read_datalist(root / datalist, root), read_findings(root)
     strangers = sorted({case["folder"] for case in cases} - truth.keys())
     if strangers:
         raise UserError(f"{datalist}: no ground truth in {root} for {', '.join(strangers[:5])}")
     with ProcessPoolExecutor(workers) as pool:
-        seen = list(pool.map(analyse_file, (case["axt2"] for case in cases), chunksize=4))
+        names = SEQUENCES if sequences == "all" else ("axt2",)
+        seen = list(pool.map(analyse_file, *([case[name] for case in cases] for name in names), chunksize=4))
     index = [next(iter(truth[case["folder"]]), None) for case in cases]
     if output_csv:
-        rows = [{"folder": case["folder"], **asdict(one)} for case, one in zip(cases, seen, strict=True)]
+        rows = pd.json_normalize(
+            [{"folder": case["folder"], **asdict(one)} for case, one in zip(cases, seen, strict=True)]
+        )
         with atomic(output_csv) as path:
-            pd.DataFrame(rows).to_csv(path, index=False)
+            rows.to_csv(path, index=False)
     right = shares(agrees(one, lesion) for one, lesion in zip(seen, index, strict=True))
     table = pd.DataFrame.from_dict({part: share._asdict() for part, share in right.items()}, orient="index")
     print(table.to_string(float_format=lambda value: f"{value:.3f}"))

@@ -30,10 +30,10 @@ from scripts.phantom.gland import Gland, Point
 WORK = GRIDS["demo"]  # every volume is read on this grid
 EDGE_MM = 1.6  # half width of the template's soft edges, which must also fit blurred volumes
 LESION_LEVEL = {"axt2": 0.33, "b1600": 2.6, "adc": 0.5}  # signal of a lesion, as a part of the transition zone's
-THRESHOLD = (0.715, 0.375)  # score from which a lesion is reported, on T2w alone and on more; see docs/phantom.md
+THRESHOLD = (0.63, 0.335)  # score from which a lesion is reported, on T2w alone and on more; see docs/phantom.md
 SMOOTH_MM = 0.9
 SOLID_MM = 2.6  # a lesion fills a ball of this radius: rims, septa and noise do not
-SOLID_SHARE = 50  # percentile of the evidence in that ball
+SOLID_SHARE = 40  # percentile of the evidence in that ball
 NODULE_MM = 1.8  # a nodule stands out at this scale (a Gaussian's deviation) from what is around it at twice the scale
 NODULE_CONTRAST = 0.08  # by this part of the zone's median
 ROUNDNESS = {"PZ": 0.45, "TZ": 0.44}  # a lesion's volume as a part of the sphere on its diameter; calibrated likewise
@@ -80,17 +80,20 @@ def analyse(
     return _find_lesion(images, gland)
 
 
-def analyse_file(path: str | os.PathLike[str]) -> Analysis:
-    """Look at a T2w NIfTI file of any orientation.
+def analyse_file(
+    axt2: str | os.PathLike[str], b1600: str | os.PathLike[str] | None = None, adc: str | os.PathLike[str] | None = None
+) -> Analysis:
+    """Look at NIfTI files of any orientation, of one exam and on one grid.
 
     Raises:
-        UserError: the file cannot be read, or holds no volume.
+        UserError: a file cannot be read, or holds no volume.
     """
     try:
-        image = nib.as_closest_canonical(nib.load(path))
-        return analyse(np.asarray(image.dataobj, np.float32), image.affine)
+        images = [None if path is None else nib.as_closest_canonical(nib.load(path)) for path in (axt2, b1600, adc)]
+        volumes = [None if image is None else np.asarray(image.dataobj, np.float32) for image in images]
+        return analyse(volumes[0], images[0].affine, *volumes[1:])
     except (OSError, EOFError, ValueError, ImageFileError) as error:
-        raise UserError(f"{path} cannot be analysed: {error}") from None
+        raise UserError(f"{axt2} cannot be analysed: {error}") from None
 
 
 def agrees(analysis: Analysis, index_lesion: Lesion | None) -> dict[str, bool]:

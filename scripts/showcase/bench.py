@@ -107,7 +107,15 @@ def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
     return [
         Stage(
             "phantom",
-            module("phantom", "make", output_dir=data, cases=size.cases, seed=seed, test_fraction=fraction),
+            module(
+                "phantom",
+                "make",
+                output_dir=data,
+                cases=size.cases,
+                seed=seed,
+                test_fraction=fraction,
+                difficulty=0,  # what the shipped weights have learnt
+            ),
         ),
         Stage(
             "embed",

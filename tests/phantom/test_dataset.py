@@ -150,6 +150,18 @@ def test_a_dataset_from_before_there_were_wordings_goes_on(root, tmp_path):
         write_dataset(tmp_path / "old", **settings, wording="wide")
 
 
+def test_difficulty_and_institute_belong_to_a_dataset(tmp_path):
+    settings = {"cases": 4, "seed": 2, "grid": TINY, "test_fraction": 0.25, "workers": 1}
+    write_dataset(tmp_path / "north", **settings, difficulty=1.0, institute="North")
+    train, test = read_splits(tmp_path / "north")
+    assert {entry["dataset"] for entry in [*train, *test]} == {"North"}
+    benign = pd.read_csv(tmp_path / "north" / "benign.csv")
+    drawn = [sample_findings(200_000 + i, 1.0) for i in range(4)]
+    assert list(benign["kind"]) == [change.kind for findings in drawn for change in findings.changes]
+    with pytest.raises(UserError, match=r"difficulty 1\.0, institute North"):
+        write_dataset(tmp_path / "north", **settings)
+
+
 @pytest.mark.parametrize("left", ["train.json", "train_merged.json", "phantom_0/axt2.nii.gz"])
 def test_a_folder_of_another_origin_is_not_written_to(tmp_path, left):
     (tmp_path / left).parent.mkdir(exist_ok=True)
@@ -167,7 +179,8 @@ def test_all_wrong_options_are_told_at_once_and_nothing_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"wording": "broad"}, {"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}]
+    "options",
+    [{"difficulty": 2.0}, {"wording": "broad"}, {"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}],
 )
 def test_make_refuses_an_impossible_option(tmp_path, options):
     with pytest.raises(UserError):

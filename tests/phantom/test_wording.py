@@ -38,6 +38,15 @@ def test_the_exam_is_the_patient(patients):
         )
 
 
+def test_benign_changes_and_the_scanner_are_known_to_the_report(patients):
+    for anatomy in patients:
+        exam, findings = exam_of(anatomy), anatomy.findings
+        told = {(one.kind, one.place.side, one.place.levels) for one in exam.benign if one.kind != "hyperplasia"}
+        assert told == {(one.kind, one.side, (one.level,)) for one in findings.changes}
+        assert exam.field_t in (1.5, 3.0)
+    assert exam_of(sample_anatomy(3, difficulty=0.0)).field_t is None
+
+
 def test_sectors_follow_from_the_lesions_centre(patients):
     """From behind to the front of the peripheral zone: posteromedial, posterolateral, anterior."""
     gland = patients[0].gland
