@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from scipy.ndimage import gaussian_filter, label, map_coordinates
+from scipy.ndimage import binary_dilation, gaussian_filter, label, map_coordinates
 from scipy.optimize import least_squares
 
 from scripts.common.problems import UserError
@@ -42,28 +42,46 @@ class Analysis:
     centre_mm: Point
     gland_ml: float
     score: float  # 0: like the tissue around it, 1: as dark as a lesion
+    contrast: dict[str, float]  # by sequence, the lesion's mean signal over that of its zone; empty without a lesion
+    nodules: int
+    nodule_contrast: float  # how far nodules differ from the transition zone's median, as a part of it; NaN without any
 
 
-def analyse(axt2: np.ndarray, affine: np.ndarray) -> Analysis:
+def analyse(
+    axt2: np.ndarray, affine: np.ndarray, b1600: np.ndarray | None = None, adc: np.ndarray | None = None
+) -> Analysis:
     """Look at one T2w volume (X, Y, Z) of any intensity scale; `affine` takes its voxels to RAS+ mm.
 
+    The other sequences, on the same grid, are only asked for their contrast.
+
     Raises:
-        ValueError: the volume is not three-dimensional, not finite or constant.
+        ValueError: a volume is not three-dimensional, not finite or constant.
     """
-    image = _on_work_grid(np.asarray(axt2, np.float32), np.asarray(affine, np.float64))
+    given = {"axt2": axt2, "b1600": b1600, "adc": adc}
+    images = {
+        name: _on_work_grid(np.asarray(volume, np.float32), np.asarray(affine, np.float64))
+        for name, volume in given.items()
+        if volume is not None
+    }
+    image = _levelled(images["axt2"])
     gland = _fit_gland(image)
-    return _find_lesion(image, gland)
+    return _find_lesion(image, gland, images)
 
 
-def analyse_file(path: str | os.PathLike[str]) -> Analysis:
-    """Look at a T2w NIfTI file of any orientation.
+def analyse_file(
+    path: str | os.PathLike[str], b1600: str | os.PathLike[str] | None = None, adc: str | os.PathLike[str] | None = None
+) -> Analysis:
+    """Look at a T2w NIfTI file of any orientation, and at other sequences on its grid.
 
     Raises:
-        UserError: the file cannot be read, or holds no volume.
+        UserError: a file cannot be read, or holds no volume.
     """
     try:
-        image = nib.as_closest_canonical(nib.load(path))
-        return analyse(np.asarray(image.dataobj, np.float32), image.affine)
+        image, *others = (
+            None if one is None else nib.as_closest_canonical(nib.load(one)) for one in (path, b1600, adc)
+        )
+        volumes = (None if one is None else np.asarray(one.dataobj, np.float32) for one in others)
+        return analyse(np.asarray(image.dataobj, np.float32), image.affine, *volumes)
     except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise UserError(f"{path} cannot be analysed: {error}") from None
 
@@ -82,7 +100,7 @@ def agrees(analysis: Analysis, index_lesion: Lesion | None) -> dict[str, bool]:
 
 
 def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Resample to the work grid where needed; grey values go from percentiles 1..95 to 0..1."""
+    """Resample to the work grid where needed."""
     if image.ndim != 3 or not np.isfinite(image).all() or image.min() == image.max():
         raise ValueError(
             f"a volume of shape {image.shape} that is constant, not finite or not (X, Y, Z) cannot be read"
@@ -94,6 +112,11 @@ def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
         index = np.indices(WORK.size, np.float32).reshape(3, -1)
         index = to_voxel[:3, :3] @ index + to_voxel[:3, 3:]
         image = map_coordinates(image, index, order=1, mode="nearest").reshape(WORK.size)
+    return image
+
+
+def _levelled(image: np.ndarray) -> np.ndarray:
+    """Grey values from percentiles 1..95 to 0..1."""
     low, high = np.percentile(image, [1, 95])
     if low == high:
         raise ValueError("a volume that is constant but for a few voxels cannot be read")
@@ -160,7 +183,7 @@ def _between(faces: np.ndarray) -> Gland:
 # ---- the lesion ------------------------------------------------------------------------------------------------------
 
 
-def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
+def _find_lesion(image: np.ndarray, gland: Gland, images: dict[str, np.ndarray]) -> Analysis:
     """Judge the darkest place in the gland, for the tissue that should be there."""
     x, y, z = coordinates(WORK)
     step = np.array(WORK.spacing)
@@ -179,6 +202,13 @@ def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
     u, v, w = gland.coordinates(*centre)
     zone = "TZ" if gland.transition_distance(u, v, w) < 0 else "PZ"
     diameter = 2 * (island.sum() * step.prod() * 3 / (4 * np.pi * ROUNDNESS[zone])) ** (1 / 3)
+    normal = (outer < -2) & (inner < -2.5 if zone == "TZ" else inner > 2.5) & ~binary_dilation(island, iterations=2)
+    contrast = {
+        name: round(float(signal[island].mean() / signal[normal].mean()), 3)
+        for name, signal in images.items()
+        if score > THRESHOLD and normal.any()
+    }
+    nodules, nodule_contrast = _nodules(images["axt2"], (outer < -2) & (inner < -2) & ~binary_dilation(island))
     return Analysis(
         lesion=score > THRESHOLD,
         zone=zone,
@@ -188,7 +218,23 @@ def _find_lesion(image: np.ndarray, gland: Gland) -> Analysis:
         centre_mm=tuple(round(float(value), 1) for value in centre),
         gland_ml=round(gland.millilitres, 1),
         score=round(score, 3),
+        contrast=contrast,
+        nodules=nodules,
+        nodule_contrast=nodule_contrast,
     )
+
+
+def _nodules(image: np.ndarray, zone: np.ndarray) -> tuple[int, float]:
+    """Blobs of about nodules' size in a zone, brighter or darker than its median: how many, and how much so."""
+    if not zone.any():
+        return 0, float("nan")
+    step, level = np.array(WORK.spacing), float(np.median(image[zone]))
+    relative = image / level - 1
+    band = gaussian_filter(relative, 1.5 / step) - gaussian_filter(relative, 6.0 / step)
+    found = [label(zone & (sign * band > 0.08)) for sign in (1, -1)]
+    blobs = [islands == number for islands, count in found for number in range(1, count + 1)]
+    differs = [abs(float(relative[blob].mean())) for blob in blobs if blob.sum() * step.prod() > 40]
+    return len(differs), round(float(np.mean(differs)), 3) if differs else float("nan")
 
 
 def _darkness(image: np.ndarray, transition: np.ndarray, outer: np.ndarray, inner: np.ndarray) -> np.ndarray:

@@ -49,6 +49,25 @@ def test_sizes_are_right(phantoms, analyses):
     assert np.median(away) < 1.5
 
 
+def test_a_lesion_is_dark_on_t2w_and_adc_and_bright_on_high_b(phantoms):
+    """Relative to its zone; nothing is said of what was not given or not seen."""
+    phantom = next(filter(index_lesion, phantoms))
+    healthy = next(phantom for phantom in phantoms if not index_lesion(phantom))
+    volumes = phantom.volumes
+    seen = analyse(volumes["axt2"], phantom.affine, volumes["b1600"], volumes["adc"])
+    assert seen.contrast["axt2"] < 0.7
+    assert seen.contrast["adc"] < 0.9
+    assert seen.contrast["b1600"] > 1.3
+    assert set(analyse(volumes["axt2"], phantom.affine).contrast) == {"axt2"}
+    assert analyse(healthy.volumes["axt2"], healthy.affine).contrast == {}
+
+
+def test_a_smoothed_transition_zone_has_fainter_nodules(phantoms, analyses):
+    faint = [analyse(gaussian_filter(p.volumes["axt2"].astype(np.float32), 2.0), p.affine) for p in phantoms[:8]]
+    sharp = np.mean([seen.nodules * np.nan_to_num(seen.nodule_contrast) for seen in analyses[:8]])
+    assert np.mean([seen.nodules * np.nan_to_num(seen.nodule_contrast) for seen in faint]) < 0.8 * sharp
+
+
 def test_smooth_volumes_are_read_too(phantoms):
     rows = []
     for phantom in phantoms:
