@@ -33,7 +33,7 @@ def test_the_table_has_a_row_for_each_setting(tmp_path, monkeypatch, capsys):
             "adherence": {
                 row: {"all": figure} for row in ("generated", "real (the analyser's own accuracy)", "reconstructed")
             },
-            "measures": dict.fromkeys(("generated", "real", "reconstructed"), {"diameter_error_mm": figure}),
+            "measures": {row: {"diameter_error_mm": figure} for row in ("generated", "real", "reconstructed")},
         }
         folder = tmp_path / "out" / "judged" / key(setting)
         folder.mkdir(parents=True)
