@@ -24,13 +24,12 @@ from scripts.showcase.stages import DEMO_LDM, DEMO_VAE, Stage, bundle, run_stage
 
 Setting = dict[str, Any]
 
-LATE = "[0,900]"  # leaves the first steps, in which guidance pulls hardest, to the network
 SETTINGS: list[Setting] = [
-    *({"guidance_report": weight} for weight in (1, 2, 3, 4)),
-    {"guidance_report": 4, "guidance_interval": LATE},
-    *({"guidance_report": 4, "guidance_rescale": phi} for phi in (0.5, 1.0)),
-    *({"guidance_report": 4, "guidance_parallel": 0.0, "guidance_norm": norm} for norm in (0.25, 0.5, 1.0)),
-    {"guidance_report": 4, "guidance_parallel": 0.0, "guidance_norm": 0.5, "guidance_momentum": -0.5},
+    *({"guidance_report": weight} for weight in (1, 1.5, 2, 3, 4)),
+    *({"guidance_report": 4, "guidance_interval": interval} for interval in ("[0,900]", "[800,1000]")),
+    {"guidance_report": 4, "guidance_rescale": 1.0},
+    *({"guidance_report": 4, "guidance_norm": norm} for norm in (0.05, 0.1)),
+    {"guidance_report": 4, "guidance_norm": 0.1, "guidance_parallel": 0.0, "guidance_momentum": -0.5},
 ]
 
 
