@@ -50,10 +50,10 @@ def wilson(hits: int, n: int) -> Estimate:
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """The mean of a figure (N,) over cases with its t-interval, which a single case has not."""
+    """The mean of a figure (N,) over cases with its t-interval, which a single case has not; undefined for none."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
-        return Estimate(float(values.mean()), np.nan, np.nan, len(values))
+        return Estimate(float(values.mean()) if len(values) else np.nan, np.nan, np.nan, len(values))
     interval = ttest_1samp(values, 0).confidence_interval(0.95)
     return Estimate(float(values.mean()), float(interval.low), float(interval.high), len(values))
 

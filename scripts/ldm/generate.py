@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,10 +19,10 @@ from scripts.engine.transfer import sent
 from scripts.ldm.jobs import Job, Jobs
 from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.recipe import Recipe
-from scripts.ldm.sampling import AdapterCache, Sample, case_generator, guided_prediction, sample
+from scripts.ldm.sampling import AdapterCache, Asked, Sample, case_generator, guided_prediction, sample
 from scripts.networks.ccella import CCELLA
 from scripts.networks.unet import fold_upsampling
-from scripts.networks.weights import Header
+from scripts.networks.weights import Header, load_weights, read_header
 
 
 class JobBatch(PrepareBatch):
@@ -44,25 +45,50 @@ class JobBatch(PrepareBatch):
         return torch.tensor([job.seed for job in batchdata]), batchdata, (), conditions
 
 
+def worse_network(path: str | os.PathLike[str] | None, network: CCELLA) -> CCELLA | None:
+    """The network of a weights file, beside `network` and built like it but for what the file says; None for no file.
+
+    Raises:
+        UserError: the weights do not fit.
+    """
+    if not path:
+        return None
+    worse = CCELLA(**network.config | read_header(path).config)
+    load_weights(path, worse)
+    return worse.to(next(network.parameters()).device).eval()
+
+
 class LatentInferer(Inferer):
     """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
 
-    def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA, compile: bool = False) -> None:
-        """Take the network, in evaluation mode on its device, and prepare it for sampling alone.
+    def __init__(
+        self,
+        recipe: Recipe,
+        jobs: Jobs,
+        header: Header,
+        network: CCELLA,
+        compile: bool = False,
+        worse: CCELLA | None = None,
+    ) -> None:
+        """Take the networks, in evaluation mode on their device, and prepare them for sampling alone.
 
         Args:
-            compile: the U-Net, before its steps are recorded.
+            compile: the U-Nets, before their steps are recorded.
+            worse: of `worse_network`.
         """
         self.recipe, self.null = recipe, jobs.null
         self.device = next(network.parameters()).device
         self.scale = per_channel(header.scale_factor, recipe.shape[0]).to(self.device)
+        self.adapter, self.ask = self._prepare(network, compile)
+        self.worse = None if worse is None else self._prepare(worse, compile)
+
+    def _prepare(self, network: CCELLA, compile: bool) -> Asked:
         fold_upsampling(network.unet)
-        half_weights(network, PRECISIONS[recipe.amp])
+        half_weights(network, PRECISIONS[self.recipe.amp])
         network.to(memory_format=torch.channels_last_3d)
         if compile:
             network.unet.compile(dynamic=False)
-        self.adapter = AdapterCache(network, recipe.schedule)
-        self.ask = Replayed(partial(guided_prediction, network))
+        return Asked(AdapterCache(network, self.recipe.schedule), Replayed(partial(guided_prediction, network)))
 
     def __call__(
         self,
@@ -88,6 +114,7 @@ class LatentInferer(Inferer):
                 guidance=recipe.guidance,
                 adapter=self.adapter,
                 ask=self.ask,
+                worse=self.worse,
                 on_step=lambda done, total: steps.update(),
             )
         return Sample(latents / self.scale, logits)

@@ -16,12 +16,12 @@ from scripts.common.identity import file_identity
 from scripts.common.problems import Problems, UserError
 from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
+from scripts.ldm.guidance import Guidance
 from scripts.ldm.latent_scale import per_channel
-from scripts.ldm.sampling import Guidance
 from scripts.ldm.schedule import Schedule, make_scheduler
 from scripts.networks.ccella import REFERENCE_SPACING
 from scripts.networks.variants import Variant, find_variant
-from scripts.networks.weights import read_header
+from scripts.networks.weights import Header, read_header
 from scripts.vae.network import FACTOR, LATENT_CHANNELS, WHERE
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,11 @@ def make_recipe(
     guidance_report: float,
     guidance_class: float | None = None,
     guidance_interval: Sequence[float],
+    guidance_model: str | os.PathLike[str] | None = None,
+    guidance_rescale: float = 0.0,
+    guidance_parallel: float = 1.0,
+    guidance_norm: float | None = None,
+    guidance_momentum: float = 0.0,
     amp: str,
     seed: int,
 ) -> Recipe:
@@ -105,6 +110,7 @@ def make_recipe(
         channels: of `trained_sequences`.
         size, spacing, timestep_shift: None takes what the weights were trained on; the others as in inference.yaml.
         guidance_class: None is `guidance_report`.
+        guidance_model: weights of the network that guidance pulls away from, instead of from answers without condition.
 
     Raises:
         UserError: everything that is wrong.
@@ -121,10 +127,17 @@ def make_recipe(
     _check_network(network_config, header.config, problems)
     network_config = {**network_config, **header.config}
     _check(size, sequences, network_config, problems)
+    worse = read_header(guidance_model) if guidance_model else None
+    if worse is not None:
+        _check_worse(header, worse, problems)
     problems.raise_if_any()
     variant = find_variant(network_config.get("variant", "CCELLA"))
     class_ = guidance_report if guidance_class is None else guidance_class
-    guidance = Guidance(guidance_report, class_, ensure_tuple(guidance_interval))
+    guidance = Guidance(
+        guidance_report, class_, ensure_tuple(guidance_interval), worse is not None,
+        guidance_rescale, guidance_parallel, guidance_norm, guidance_momentum,
+    )  # fmt: skip
+    told = guidance.settings | ({"model": file_identity(guidance_model, DECISIVE)} if worse is not None else {})
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
     per_channel(header.scale_factor, shape[0])  # what does not fit is told before reports are embedded
     _warn_about_guidance(header.meta, variant, guidance, follows=guidance_class is None)
@@ -148,7 +161,7 @@ def make_recipe(
             "scheduler": scheduler,
             "steps": steps,
             "timestep_shift": shift,
-            "guidance": {"report": guidance.report, "class": guidance.class_, "interval": list(guidance.interval)},
+            "guidance": told,
             "size": list(size),
             "spacing": list(spacing),
             "sequences": list(sequences),
@@ -185,12 +198,28 @@ def _check(size: Sequence[int], sequences: Sequence[str], network: dict[str, Any
         problems.add("channels", what, "name those it was trained on, in that order")
 
 
+def _check_worse(header: Header, worse: Header, problems: Problems) -> None:
+    """A network can pull on another's latents if it was trained on such, for the same answer, from such embeddings."""
+    for name in ("objective", "scale_factor", "vae_fingerprint", "encoder_fingerprint", "in_channels", "input_dim"):
+        own, other = (
+            getattr(one, name) if name in ("objective", "scale_factor") else {**one.meta, **one.config}.get(name)
+            for one in (header, worse)
+        )
+        if None not in (own, other) and own != other:
+            what = f"has {name} {other}, model_file {own}"
+            problems.add("guidance_model", what, "give an earlier or smaller version of the same training")
+
+
 def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance, follows: bool) -> None:
     """Guidance compares with the network's answer without a condition, which only condition dropout teaches.
+
+    Guidance by a worse network does not.
 
     Args:
         follows: the class has the report's weight, so that it is enough that the variant reads one of them.
     """
+    if guidance.by_worse:
+        return
     weights = {"report": (guidance.report, variant.adapter), "class": (guidance.class_, variant.class_vector)}
     if follows:
         weights = {"report": (guidance.report, variant.adapter or variant.class_vector)}

@@ -15,9 +15,10 @@ from torch import nn
 from scripts.common.problems import UserError
 from scripts.data.montage import plane
 from scripts.ldm.dataset import LatentDataset
+from scripts.ldm.guidance import Guidance
 from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.objective import NoisyBatch
-from scripts.ldm.sampling import Guidance, case_generator, case_seed, sample
+from scripts.ldm.sampling import case_generator, case_seed, sample
 from scripts.ldm.schedule import make_scheduler
 from scripts.networks.ccella import CCELLA
 from scripts.vae.decode import decode

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -19,71 +18,12 @@ from torch import Tensor
 
 from scripts.common.problems import UserError
 from scripts.engine.transfer import sent
-from scripts.ldm.schedule import TRAIN_STEPS, Schedule
+from scripts.ldm.guidance import Guidance, Term
+from scripts.ldm.schedule import Schedule
 from scripts.networks.ccella import CCELLA, AdapterOutput
-from scripts.networks.variants import Variant
 
 # Timesteps that the adapter reads in one batch: any shorter schedule is one batch, and 1000 steps still fit in memory.
 ADAPTER_STEPS = 64
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How strongly report and class pull; weight 1 is the network as it is, 0 leaves the condition out.
-
-    Attributes:
-        report, class_: the weights w_r and w_c of `terms`.
-        interval: timesteps [low, high] of 0..1000 between which guidance works (Kynkäänniemi et al., arXiv 2404.07724).
-    """
-
-    report: float = 1.0
-    class_: float = 1.0
-    interval: tuple[float, float] = (0.0, float(TRAIN_STEPS))
-
-    def __post_init__(self) -> None:
-        for weight in (self.report, self.class_):
-            if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-                raise UserError(
-                    f"a guidance weight is {weight!r}; give a number that is not negative, 1 is no guidance"
-                )
-        ends = self.interval
-        if (
-            len(ends) != 2
-            or not all(isinstance(t, (int, float)) for t in ends)
-            or not 0 <= ends[0] <= ends[1] <= TRAIN_STEPS
-        ):
-            raise UserError(f"guidance_interval is {list(ends)}; give [low, high] within 0..{TRAIN_STEPS}")
-
-    def needs_null(self, variant: Variant) -> bool:
-        """Whether the variant is asked without its report, and so reads the empty report's embedding."""
-        return variant.adapter and any(not term.report for term in self.terms(variant, self.interval[0]))
-
-    def terms(self, variant: Variant, timestep: float) -> list[Term]:
-        """The networks' answers that are summed at a timestep, and their weights.
-
-            e = e(0,0) + w_r·(e(r,0) - e(0,0)) + w_c·(e(r,c) - e(r,0))
-
-        r is the report and c the class, 0 the empty report and the zeroed class (Brooks et al., arXiv 2211.09800,
-        eq. 3). A condition that the variant does not have takes the other one's weight, which makes its terms vanish;
-        so do equal weights, and then two answers are enough.
-        """
-        report, class_ = self.report, self.class_
-        if not self.interval[0] <= timestep <= self.interval[1] or not (variant.adapter or variant.class_vector):
-            report = class_ = 1.0
-        elif not variant.adapter:
-            report = class_
-        elif variant.class_vector is None:
-            class_ = report
-        terms = [Term(1 - report, False, False), Term(report - class_, True, False), Term(class_, True, True)]
-        return [term for term in terms if term.weight]
-
-
-class Term(NamedTuple):
-    """One answer of the network in the guided sum: its weight, and whether report and class are given."""
-
-    weight: float
-    report: bool
-    class_: bool
 
 
 class Sample(NamedTuple):
@@ -123,6 +63,7 @@ def sample(
     guidance: Guidance | None = None,
     adapter: AdapterCache | None = None,
     ask: Callable[..., Tensor] | None = None,
+    worse: Asked | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Sample:
     """Make one latent for each report.
@@ -139,35 +80,54 @@ def sample(
         null: (T, D), the empty report's embedding; guidance on the report needs it.
         pirads: (B, 2) one-hot, for variants that take the case's own class.
         spacing: (B, 3) voxel spacing of the image in mm.
-        guidance: weights and interval; none is the network as it is.
+        guidance: weights, interval and corrections; none is the network as it is.
         adapter: of this network and schedule, to share the adapter's outputs with the batch before.
         ask: `guided_prediction` of this network, as `Replayed` makes it; without it the network is asked as it is.
+        worse: the network that guidance pulls away from, where it is to pull away from one.
         on_step: called after every step with the number of steps done and of all steps.
 
     Raises:
-        UserError: guidance on the report without the empty report's embedding.
+        UserError: guidance on the report without the empty report's embedding, or by a worse network without one.
     """
     guidance = guidance or Guidance()
     device = next(network.parameters()).device
     if guidance.needs_null(network.variant) and null is None:
         raise UserError("guidance on the report needs the empty report's embedding; encode the reports again")
+    if guidance.by_worse and worse is None:
+        raise UserError("guidance by a worse network needs that network; give its weights as guidance_model")
     ask = ask or partial(guided_prediction, network)
     adapter = adapter or AdapterCache(network, schedule)
     reports = [*embeddings, *([] if null is None else [null])]
     x = draw_noise(generators, shape, device)
-    timesteps = sent(schedule.timesteps, device)
-    terms = [tuple(guidance.terms(network.variant, timestep)) for timestep in schedule.timesteps.tolist()]
-    layouts = {asked: lay_out(asked, len(x), device) for asked in set(terms)}
-    x0_before = None
-    for i, given in enumerate(adapter.steps(reports)):
-        prediction = ask(terms[i], x, timesteps[i], *given, *layouts[terms[i]], pirads, spacing)
-        x0 = schedule.predict_clean(i, x, prediction)
+    timesteps, times = sent(schedule.timesteps, device), schedule.timesteps.tolist()
+    terms = [tuple(guidance.terms(network.variant, time)) for time in times]
+    worse_terms = [tuple(guidance.worse_terms(time)) for time in times]
+    layouts = {asked: lay_out(asked, len(x), device) for asked in {*terms, *worse_terms}}
+    worse_steps = worse.adapter.steps(embeddings) if any(worse_terms) else itertools.repeat(None)
+    x0_before = pull = None
+    for i, (given, worse_given) in enumerate(zip(adapter.steps(reports), worse_steps, strict=False)):
+        guided, own = ask(terms[i], x, timesteps[i], *given, *layouts[terms[i]], pirads, spacing)
+        if worse_terms[i]:
+            other = (worse_terms[i], x, timesteps[i], *worse_given, *layouts[worse_terms[i]], pirads, spacing)
+            guided = guided + worse.ask(*other)[0]
+        x0 = schedule.predict_clean(i, x, guided)
+        if guidance.corrects and len(terms[i]) + len(worse_terms[i]) > 1:
+            x0, pull = guidance.correct(schedule.predict_clean(i, x, own), x0, pull)
+        else:
+            pull = None
         z = draw_noise(generators, shape, device) if schedule.noise[i] else None
         x, x0_before = schedule.step(i, x, x0, x0_before, z), x0
         if on_step is not None:
             on_step(i + 1, len(schedule))
     logits = given.class_logits
     return Sample(x, None if logits is None else logits[: len(x)].float())
+
+
+class Asked(NamedTuple):
+    """How a network is asked: the adapter's outputs that are kept, and its `guided_prediction`."""
+
+    adapter: AdapterCache
+    ask: Callable[..., Tensor]
 
 
 class AdapterCache:
@@ -244,7 +204,9 @@ def guided_prediction(
     pirads: Tensor | None,
     spacing: Tensor | None,
 ) -> Tensor:
-    """The weighted sum of the network's answers for x (B, C, X, Y, Z), all terms in one batch.
+    """The weighted sum of the network's answers for x (B, C, X, Y, Z), and the last of them alone: (2, B, C, X, Y, Z).
+
+    All terms are asked in one batch.
 
     Args:
         terms: of `Guidance.terms`; `rows` and `keep` are their `Layout`.
@@ -264,5 +226,6 @@ def guided_prediction(
         None if spacing is None else spacing.repeat(repeats, 1),
     )
     # Not as a matrix product, which autocast would do in half precision.
-    weighted = [term.weight * answer for term, answer in zip(terms, answers.float().split(count), strict=True)]
-    return torch.stack(weighted).sum(dim=0)
+    parts = answers.float().split(count)
+    weighted = [term.weight * answer for term, answer in zip(terms, parts, strict=True)]
+    return torch.stack([torch.stack(weighted).sum(dim=0), parts[-1]])

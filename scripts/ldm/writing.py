@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -268,7 +269,14 @@ def title(record: Record, sequence: str) -> str:
         f"{record.folder} {sequence}",
         f"seed {settings['seed']}" + (f".{record.replicate}" if record.replicate else ""),
         f"{settings['scheduler']}, {settings['steps']} steps",
-        f"guidance {guidance['report']:g} / {guidance['class']:g}",
+        f"guidance {guidance['report']:g} / {guidance['class']:g}{_corrections(guidance)}",
         *([predicted(record)] if record.pirads_synth is not None else []),
     ]
     return "  ·  ".join(parts)
+
+
+def _corrections(guidance: dict[str, Any]) -> str:
+    """What of a record's guidance is on beside weights and interval."""
+    worse = " by a worse model" if "model" in guidance else ""
+    on = (f", {name} {guidance[name]:g}" for name in ("rescale", "parallel", "norm", "momentum") if name in guidance)
+    return worse + "".join(on)

@@ -54,9 +54,9 @@ class Analysis:
     centre_mm: Point
     gland_ml: float
     score: float  # 0: like the tissue around it, 1: as dark as a lesion
-    contrast: dict[str, float]  # the lesion's mean signal as a part of its zone's median, by sequence
+    contrast: dict[str, float]  # the lesion's mean signal over its zone's median, by sequence; empty without a lesion
     nodules: int  # round things in the transition zone that are brighter or darker than what surrounds them
-    nodule_contrast: float  # their mean difference from that as a part of the zone's median; NaN where there are none
+    nodule_contrast: float  # their mean difference from that as a part of the zone's median; 0 where there are none
 
 
 def analyse(
@@ -76,7 +76,7 @@ def analyse(
     given = {"axt2": axt2, "b1600": b1600, "adc": adc}
     affine = np.asarray(affine, np.float64)
     images = {name: _on_work_grid(np.asarray(v, np.float32), affine) for name, v in given.items() if v is not None}
-    gland = _fit_gland(images["axt2"])
+    gland = _fit_gland(_levelled(images["axt2"]))
     return _find_lesion(images, gland)
 
 
@@ -110,7 +110,7 @@ def agrees(analysis: Analysis, index_lesion: Lesion | None) -> dict[str, bool]:
 
 
 def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Resample to the work grid where needed; grey values go from percentiles 1..95 to 0..1."""
+    """Resample to the work grid where needed."""
     if image.ndim != 3 or not np.isfinite(image).all() or image.min() == image.max():
         raise ValueError(
             f"a volume of shape {image.shape} that is constant, not finite or not (X, Y, Z) cannot be read"
@@ -122,6 +122,11 @@ def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:
         index = np.indices(WORK.size, np.float32).reshape(3, -1)
         index = to_voxel[:3, :3] @ index + to_voxel[:3, 3:]
         image = map_coordinates(image, index, order=1, mode="nearest").reshape(WORK.size)
+    return image
+
+
+def _levelled(image: np.ndarray) -> np.ndarray:
+    """Grey values from percentiles 1..95 to 0..1."""
     low, high = np.percentile(image, [1, 95])
     if low == high:
         raise ValueError("a volume that is constant but for a few voxels cannot be read")
@@ -194,7 +199,9 @@ def _find_lesion(images: dict[str, np.ndarray], gland: Gland) -> Analysis:
     x, y, z = coordinates(WORK)
     parts, outer, inner = _template(gland, (x, y, z))
     deep = outer < -1
-    evidence = np.mean([_evidence(name, image, parts[3], outer, inner) for name, image in images.items()], axis=0)
+    evidence = np.mean(
+        [_evidence(name, _levelled(image), parts[3], outer, inner) for name, image in images.items()], axis=0
+    )
     evidence = np.where(deep, evidence, 0)
     # Both capsules, the fibromuscular stroma in front, bladder neck and sphincter are dark by nature.
     _, v, w = gland.coordinates(x, y, z)
@@ -213,9 +220,11 @@ def _find_lesion(images: dict[str, np.ndarray], gland: Gland) -> Analysis:
     inside = (inner < 0) if zone == "TZ" else (inner > 0)
     normal = deep & inside & (smooth < smooth[peak] / 2)
     core = island & (smooth > 0.8 * smooth[peak])
+    contrast = {name: _ratio(image[core].mean(), np.median(image[normal])) for name, image in images.items()}
+    lesion = score > THRESHOLD[len(images) > 1]
     nodules = _nodules(images["axt2"], (inner < -2) & deep & ~binary_dilation(island, iterations=2))
     return Analysis(
-        lesion=score > THRESHOLD[len(images) > 1],
+        lesion=lesion,
         zone=zone,
         side="left" if u < 0 else "right",
         level="base" if w > 1 / 3 else "apex" if w < -1 / 3 else "mid",
@@ -223,9 +232,9 @@ def _find_lesion(images: dict[str, np.ndarray], gland: Gland) -> Analysis:
         centre_mm=tuple(round(float(value), 1) for value in centre),
         gland_ml=round(gland.millilitres, 1),
         score=round(score, 3),
-        contrast={name: _ratio(image[core].mean(), np.median(image[normal])) for name, image in images.items()},
+        contrast=contrast if lesion else {},
         nodules=len(nodules),
-        nodule_contrast=round(float(np.mean(np.abs(nodules))), 3) if len(nodules) else float("nan"),
+        nodule_contrast=round(float(np.mean(np.abs(nodules))), 3) if len(nodules) else 0.0,
     )
 
 

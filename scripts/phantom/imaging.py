@@ -177,7 +177,7 @@ class GlandPainter:
                 surface = surface + 1.0 * self.difficulty * (canvas.texture(4.0, 1.0, self.fine) - 1)
             reach = np.maximum(surface, zone)
             signal = lesion_signal(lesion.zone, lesion.pirads, self.difficulty)
-            canvas.paint(canvas.cover(reach, 2.0 * self.difficulty), signal)
+            canvas.paint(canvas.cover(reach, 1.5 * self.difficulty), signal)
             mask[reach < 0] = number
 
 

@@ -55,6 +55,6 @@ def lesion_signal(zone: str, pirads: int, difficulty: float) -> Signal:
 
 
 def benign_signal(kind: str, difficulty: float) -> Signal:
-    """Signal of a benign change: three fifths as dark as it may be at difficulty 0, nine tenths at 1."""
+    """Signal of a benign change: 0.65 of how dark it may be at difficulty 0, 0.85 at 1."""
     normal = TISSUE["transition" if kind == "stromal" else "peripheral"]
-    return between(normal, BENIGN[kind], 0.6 + 0.3 * difficulty)
+    return between(normal, BENIGN[kind], 0.65 + 0.2 * difficulty)

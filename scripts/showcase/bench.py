@@ -36,6 +36,7 @@ from scripts.showcase.stages import (
 # Trainings of the first table: the authors' recipe at our learning rate and at theirs, ours, and one not done here.
 AUTHORS, AUTHORS_RATE, OURS, SHIPPED = "authors", "authors_rate", "ours", "shipped"
 DEMO_RATE = {"lr": 1e-3, "lr_warmup": 200}  # of demo.yaml, in whose place authors.yaml puts the authors'
+Judged = dict[str, dict[str, dict[str, Figure]]]  # what evaluate.yaml writes
 GOALS = "Goals: 20 steps no worse than the authors' 1,000 in every column, adherence ≥ 90 %, class agreement ≥ 95 %."
 
 
@@ -129,7 +130,17 @@ def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             ("phantom",),
             reads=(DEMO_VAE,),
         ),
+        reconstruct_stage(data, folder / "reconstructions", ("phantom",)),
     ]  # fmt: skip
+
+
+def reconstruct_stage(data: Path, output_dir: Path, needs: tuple[str, ...] = ()) -> Stage:
+    """Give the command that writes what the VAE makes of the test volumes: how near a generator of latents can come."""
+    command = bundle(
+        "vae", "inference", ("demo",),
+        dataset_dir=data, datalists="['test.json']", output_dir=output_dir, mode="reconstruct",
+    )  # fmt: skip
+    return Stage("reconstruct", command, needs, output_dir, (DEMO_VAE,))
 
 
 def row_stages(folder: Path, size: Size, seed: int, rows: list[Run]) -> list[Stage]:
@@ -167,14 +178,15 @@ def _judge(folder: Path, row: Run) -> list[Stage]:
     )  # fmt: skip
     evaluate = bundle(
         "ccella_ldm", "evaluate",
-        dataset_dir=data, generated_dir=volumes, output_dir=folder / "judged" / row.name,
+        dataset_dir=data, generated_dir=volumes, reconstructed_dir=folder / "reconstructions",
+        output_dir=folder / "judged" / row.name,
     )  # fmt: skip
     needs, reads = (f"train_{row.training}",), (DEMO_VAE,)
     if row.training == SHIPPED:
         needs, reads = ("embed",), (DEMO_VAE, DEMO_LDM)
     return [
         Stage(f"generate_{row.name}", generate, needs, volumes, reads),
-        Stage(f"judge_{row.name}", evaluate, (f"generate_{row.name}",)),
+        Stage(f"judge_{row.name}", evaluate, (f"generate_{row.name}", "reconstruct")),
     ]
 
 
@@ -202,7 +214,7 @@ def write_tables(folder: Path, size: Size, finished: list[Run]) -> None:
 
 def _tables(folder: Path, size: Size, finished: list[Run]) -> dict[str, pd.DataFrame]:
     """Give each table that has all of its rows, under its title."""
-    real = {"real training volumes": _real_row(_judged(folder, finished[0]))}
+    real = reference_rows(_judged(folder, finished[0]))
     titles = {
         AUTHORS: "authors' recipe",
         AUTHORS_RATE: "authors' recipe and rate",
@@ -221,7 +233,7 @@ def _tables(folder: Path, size: Size, finished: list[Run]) -> dict[str, pd.DataF
     }
 
 
-def _judged(folder: Path, row: Run) -> dict[str, dict[str, dict[str, Figure]]]:
+def _judged(folder: Path, row: Run) -> Judged:
     return json.loads((folder / "judged" / row.name / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -231,32 +243,36 @@ def _row(folder: Path, row: Run) -> dict[str, str]:
     agreement = judged["class"].get("PIRADS_synth", {}).get("accuracy")
     seconds = np.median([record.seconds for record in find_records(folder / "volumes" / row.name)])
     return {
-        **_cells(judged["distances"]["phantom: generated to real test"], judged["adherence"]["generated"]),
+        **cells(judged, "generated", "generated", "generated"),
         "class agreement": as_text(agreement, percent=True) if agreement else "no class head",
         "s a volume": f"{seconds:.2f}",
     }
 
 
-def _real_row(judged: dict[str, dict[str, dict[str, Figure]]]) -> dict[str, str]:
-    """Give what a perfect generator would get: other real volumes' distance, and the analyser's own accuracy."""
-    real = judged["distances"]["phantom: real train to real test"]
-    return {
-        **_cells(real, judged["adherence"]["real (the analyser's own accuracy)"]),
-        "class agreement": "–",
-        "s a volume": "–",
-    }
+def reference_rows(judged: Judged) -> dict[str, dict[str, str]]:
+    """Give what a perfect generator would get, and what the VAE alone does to the test volumes.
+
+    That is other real volumes' distance with the analyser's own accuracy, and the reconstructions of the test volumes.
+    """
+    rest = {"class agreement": "–", "s a volume": "–"}
+    real = cells(judged, "real train", "real (the analyser's own accuracy)", "real") | rest
+    again = cells(judged, "reconstructed test", "reconstructed", "reconstructed") | rest
+    return {"real training volumes": real, "reconstructions of the test volumes": again}
 
 
-def _cells(distances: dict[str, Figure], adherence: dict[str, Figure]) -> dict[str, str]:
-    return {
-        "Fréchet distance": as_text(distances["frechet"]),
-        "kernel distance": as_text(distances["kernel"]),
-        "lesion or none": as_text(adherence["presence"], percent=True),
-        "zone": as_text(adherence["zone"], percent=True),
-        "side": as_text(adherence["side"], percent=True),
-        "level": as_text(adherence["level"], percent=True),
-        "everything": as_text(adherence["all"], percent=True),
-    }
+def cells(judged: Judged, distances: str, adherence: str, measures: str) -> dict[str, str]:
+    """Give the cells that any row has, from rows of what `evaluate.yaml` writes."""
+    columns = {}
+    for kind, name in (("frechet", "Fréchet distance"), ("kernel", "kernel distance")):
+        for target, suffix in (("real test", ""), ("reconstructed test", " to reconstructions")):
+            figures = judged["distances"].get(f"phantom: {distances} to {target}")
+            columns[name + suffix] = as_text(figures[kind]) if figures else "–"
+    parts = {"presence": "lesion or none", "all": "everything"}
+    shares, sizes = judged["adherence"][adherence], judged["measures"][measures]
+    columns |= {parts.get(part, part): as_text(figure, percent=True) for part, figure in shares.items()}
+    columns["diameter error (mm)"] = as_text(sizes["diameter_error_mm"])
+    columns["lesion's signal"] = as_text(sizes["lesion_signal_axt2"]) if "lesion_signal_axt2" in sizes else "–"
+    return columns
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pandas as pd
 from scripts.classifier.arms import ARMS, Arm
 from scripts.classifier.cases import OneClassError, read_training
 from scripts.cli.run import run
+from scripts.data.datalists import SEQUENCES
 from scripts.data.images import load_volume
 from scripts.data.montage import montage
 from scripts.data.outputs import find_records
@@ -33,6 +34,9 @@ READABLE = {
     "roc_auc": "ROC AUC", "average_precision": "average precision",
     "frechet": "Fréchet distance", "kernel": "kernel distance",
     "presence": "lesion or none", "all": "everything",
+    "diameter_error_mm": "diameter error (mm)", "gland_error_ml": "gland error (mL)",
+    "nodule_contrast": "nodule contrast",
+    **{f"lesion_signal_{name}": f"lesion's signal, {name}" for name in SEQUENCES},
 }  # fmt: skip
 ARM_COLUMNS = [
     "trained on", "n", "accuracy", "sensitivity", "specificity", "roc_auc", "AUC difference to real", "AUC p (DeLong)"
@@ -190,6 +194,7 @@ def write_page(folder: Path, size: Size, seconds: dict[str, float]) -> None:
     titles = {
         "distances": ("Distance to real test volumes", _estimates),
         "adherence": ("Does the volume show what its report says?", _shares),
+        "measures": ("How large and how dark is what it shows?", _estimates),
         "class": ("Class that the adapter predicts from the report", _estimates),
         "copies": ("Copies of training cases", _shares),
     }

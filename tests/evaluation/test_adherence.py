@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from scripts.data.grid import GRIDS
-from scripts.evaluation.adherence import PARTS, index_lesions, shares, verdict
+from scripts.evaluation.adherence import PARTS, Truth, index_lesions, look, measures, read_truth, shares, verdict
 from scripts.phantom.__main__ import make
+from scripts.phantom.analyser import Analysis
+from scripts.phantom.anatomy import Lesion
 from scripts.phantom.imaging import make_case
 
 
@@ -44,3 +46,46 @@ def test_the_truth_of_a_phantom_root_and_of_another(tmp_path):
     assert len(found) == 4
     assert {folder: lesion.diameter_mm for folder, lesion in found.items() if lesion} == first.to_dict()
     assert index_lesions(tmp_path) == {}
+    glands = pd.read_csv(tmp_path / "data" / "cases.csv", dtype={"folder": str}).set_index("folder")["gland_ml"]
+    assert {folder: truth.gland_ml for folder, truth in read_truth(tmp_path / "data").items()} == glands.to_dict()
+
+
+def seen(**changes) -> Analysis:
+    found = {
+        "lesion": True, "zone": "PZ", "side": "left", "level": "apex", "diameter_mm": 14.0,
+        "centre_mm": (0.0, 0.0, 0.0), "gland_ml": 40.0, "score": 1.0, "contrast": {"axt2": 0.5},
+        "nodules": 2, "nodule_contrast": 0.3,
+    }  # fmt: skip
+    return Analysis(**found | changes)
+
+
+def test_measures_are_means_over_what_can_be_measured():
+    """Errors are what is seen less what is true; a lesion that is missed, or invented, has no size."""
+    lesion = Lesion("PZ", "left", "apex", 10.0, 4, 2, (0.0, 0.0, 0.0))
+    sick, healthy = Truth(lesion, 50.0), Truth(None, 30.0)
+    blind = {"lesion": False, "contrast": {}}
+    found = measures(
+        [
+            (seen(), sick),
+            (seen(diameter_mm=12.0, contrast={"axt2": 0.3}, nodules=0, nodule_contrast=np.nan), sick),
+            (seen(**blind), sick),
+            (seen(), healthy),
+            (None, sick),
+        ]
+    )
+    assert (found["diameter_error_mm"].value, found["diameter_error_mm"].n) == (3.0, 2)
+    assert found["diameter_error_mm"].high - 3.0 == pytest.approx(12.706 * 1.0, abs=1e-3)  # t of one degree, error 1
+    assert found["lesion_signal_axt2"].value == pytest.approx(0.4)
+    assert (found["gland_error_ml"].value, found["gland_error_ml"].n) == (-5.0, 4)
+    assert found["nodules"].value == 1.5
+    assert (found["nodule_contrast"].value, found["nodule_contrast"].n) == (pytest.approx(0.3), 3)
+
+
+def test_a_phantom_that_is_drawn_too_dark_is_told(tmp_path):
+    phantoms = (make_case(seed, GRIDS["demo"]) for seed in range(700_000, 700_040))
+    phantom = next(phantom for phantom in phantoms if phantom.findings.lesions)
+    truth = Truth(phantom.findings.lesions[0], phantom.findings.gland_ml)
+    volume = phantom.volumes["axt2"].astype(np.float32)
+    dark = np.where(phantom.masks["lesions"] == 1, 0.5 * volume, volume)
+    signal = [measures([(look(v, phantom.affine), truth)])["lesion_signal_axt2"].value for v in (volume, dark)]
+    assert signal[1] < 0.75 * signal[0]

@@ -1,79 +1,33 @@
-"""Which generated volumes are judged, and that everything that is wrong with any volume is told before one is."""
+"""What generated volumes are judged by: distances, copies, and for phantoms what they show."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from monai.bundle import ConfigWorkflow
 
-from scripts.common.problems import UserError
-from scripts.data.clinical import write_clinical
-from scripts.data.datalists import one_hot, write_datalist
+from judged_root import write
 from scripts.evaluation.features import phantom
-from scripts.evaluation.generated import evaluate, extract, read_volumes
-
-SPACING = (1.25, 1.25, 1.875)
-SECRET = "Lesion in the left apex, about 12 mm, abutting the capsule"
-SHORT = "Zorv quil mexi bantu"  # a report as short as a name, of words that stand nowhere else
+from scripts.evaluation.generated import evaluate, extract
+from scripts.evaluation.volumes import read_volumes
+from scripts.phantom.__main__ import make
 
 
-def write(root, folder, shape=(8, 8, 8), spacing=SPACING, values=None):
-    (root / folder).mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(0).integers(0, 900, shape) if values is None else np.broadcast_to(values, shape)
-    nib.save(nib.Nifti1Image(values.astype(np.float32), np.diag([*spacing, 1])), root / folder / "axt2.nii.gz")
-
-
-@pytest.fixture
-def root(tmp_path) -> Path:
-    """Real cases a to d, c and d to test on, and a volume generated for each."""
-    for place in ("real", "generated"):
-        for name in "abcd":
-            write(tmp_path / place, name)
-    real = tmp_path / "real"
-    for split, names in (("train", "ab"), ("test", "cd")):
-        cases = [
-            {
-                "axt2": f"./{name}/axt2.nii.gz", "folder": name, "pirads": one_hot(name in "bd"),
-                "spacing": SPACING, "text": SECRET, "text_isnull": 0,
-            }
-            for name in names
-        ]  # fmt: skip
-        write_datalist(real / f"{split}.json", cases)
-    sheet = pd.DataFrame({"folder": [*"abcd"], "PosPIRADS": [0, 1, 0, 1], "PosISUP": None, "Label": "train"})
-    write_clinical(real / "clinical.xlsx", sheet)
-    write_sheet(tmp_path)
-    return tmp_path
-
-
-def write_sheet(root, *extra: str) -> None:
-    sheet = pd.DataFrame({"folder": [*"abcd", *extra], "PIRADS_synth": 1})
-    sheet.to_excel(root / "generated" / "synthsheet_all.xlsx", index=False)
-
-
-def read(root):
-    return read_volumes(root / "real", root / "generated", "axt2")
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def test_volumes_are_joined_with_their_real_cases(root):
-    _, _, generated = read(root)
-    assert [(g.folder, g.case["folder"], g.is_test) for g in generated] == [(n, n, n in "cd") for n in "abcd"]
+def different(root):
+    """Give every volume other numbers; the generated ones are those of the real cases."""
+    for number, name in enumerate("abcd"):
+        for place in ("real", "generated"):
+            write(root / place, name, values=np.random.default_rng(number).random((8, 8, 8)))
 
 
 @pytest.mark.parametrize("rows", ["abcd", "cd"])
 def test_costly_features_are_computed_of_test_volumes_only_and_copies_found_among_all(root, monkeypatch, rows):
     sheet = pd.DataFrame({"folder": [*rows], "PIRADS_synth": 1})
     sheet.to_excel(root / "generated" / "synthsheet_all.xlsx", index=False)
-    for number, name in enumerate("abcd"):
-        for place in ("real", "generated"):
-            write(root / place, name, values=np.random.default_rng(number).random((8, 8, 8)))
+    different(root)
     runs = []
 
     def costly(volume):
@@ -91,84 +45,73 @@ def test_costly_features_are_computed_of_test_volumes_only_and_copies_found_amon
     assert dict(zip(near["folder"], near["nearest"], strict=True)) == {name: name for name in rows if name in "ab"}
 
 
-def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root, repo_root, monkeypatch):
-    """As `monai.bundle run` does it: real and generated volumes, tables, headers and voxels."""
-    real, generated = root / "real", root / "generated"
-    (real / "a" / "axt2.nii.gz").unlink()
-    write(real, "b", values=np.nan)
-    truncate(real / "c" / "axt2.nii.gz")
-    write(real, "d", shape=(8, 8, 4))
-    write(generated, "a", values=np.nan)
-    write(generated, "b", spacing=(1, 1, 1))
-    truncate(generated / "c" / "axt2.nii.gz")
-    (generated / "d" / "axt2.nii.gz").unlink()
-    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: pytest.fail("an extractor is made"))
-    config = repo_root / "bundles" / "ccella_ldm" / "configs" / "evaluate.yaml"
-    workflow = ConfigWorkflow(
-        str(config), workflow_type="infer", logging_file=False, bundle_root=str(config.parents[1]),
-        dataset_dir=str(real), generated_dir=str(generated), output_dir=str(root / "out"),
-    )  # fmt: skip
-    workflow.initialize()
-    with pytest.raises(RuntimeError) as caught:  # MONAI wraps what a component raises
-        workflow.run()
-    error = caught.value
-    while error.__cause__ is not None:
-        error = error.__cause__
-    assert isinstance(error, UserError)
-    message = " ".join(str(error).split())
-    for words in (
-        "a axt2 (axt2.nii.gz) is missing",
-        "b/axt2 contains NaN",
-        "c an image cannot be read",
-        "d has size 8×8×4, the others 8×8×8",
-        "generated a/axt2 contains NaN",
-        "generated b has spacing 1×1×1 mm, the real case 1.25×1.25×1.875",
-        "generated c an image cannot be read",
-        "generated d axt2.nii.gz is missing",
-    ):
-        assert words in message, message
-    assert message.startswith("volumes to judge: 8 problems")
-    assert SECRET not in message
-    assert not (root / "out").exists()
-
-
 def test_generated_volumes_that_show_nothing_are_judged_and_told(root, caplog):
     write(root / "generated", "a", values=7)
-    read(root)
+    read_volumes(root / "real", root / "generated", "axt2")
     made = extract({"phantom": phantom()}, [("a", str(root / "generated" / "a" / "axt2.nii.gz"))], "axt2", "volumes")
     assert made["phantom"].isfinite().all()
     assert "volumes: 1 show nothing" in caplog.text
 
 
-def test_a_generated_volume_of_another_size_is_refused(root):
-    write(root / "generated", "c", shape=(8, 8, 4))
-    (root / "generated" / "d" / "axt2.nii.gz").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"(?s)generated c +has size 8×8×4, the real case 8×8×8.*generated d .*NIfTI"):
-        read(root)
+def test_distances_to_reconstructions_stand_beside_those_to_real_volumes(root):
+    """The reconstructions here are the real volumes, so that both are the same, and theirs is none."""
+    different(root)
+    result = evaluate(root / "real", root / "generated", root / "out", reconstructed_dir=root / "real")["distances"]
+    assert list(result) == [
+        "phantom: generated to real test",
+        "phantom: real train to real test",
+        "phantom: reconstructed test to real test",
+        "phantom: generated to reconstructed test",
+        "phantom: real train to reconstructed test",
+    ]
+    assert result["phantom: reconstructed test to real test"]["frechet"]["value"] == pytest.approx(0, abs=1e-6)
+    train = [
+        result[f"phantom: real train to {target} test"]["frechet"]["value"] for target in ("real", "reconstructed")
+    ]
+    assert train[0] == pytest.approx(train[1])
+    assert train[0] > 1
 
 
-def test_the_axes_may_run_in_any_order_and_the_volume_lie_anywhere(root):
-    path = root / "generated" / "c" / "axt2.nii.gz"
-    image = nib.Nifti1Image(np.random.default_rng(1).random((8, 8, 8)), np.diag([*SPACING, 1]) + 50 * np.eye(4, k=3))
-    nib.save(image.as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "P"))), path)
-    assert len(read(root)[2]) == 4
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory):
+    root = tmp_path_factory.mktemp("phantoms")
+    make(str(root), cases=8, seed=7, test_fraction=0.75, workers=1)
+    return root
 
 
-def test_wrong_rows_of_the_sheet_are_told_without_quoting_cells(root):
-    write_sheet(root, "a", "stranger", SHORT, SECRET + "/")
-    with pytest.raises(UserError) as caught:
-        read(root)
-    message = " ".join(str(caught.value).split())
-    for words in (
-        "generated a has another row in synthsheet_all.xlsx, row 6",
-        "stranger was made from no report of dataset_dir",
-        "synthsheet_all.xlsx row 8 was made from no report of dataset_dir",
-        "synthsheet_all.xlsx row 9 folder text of 59 characters is not a folder's name",
-    ):
-        assert words in message, message
-    assert not [word for word in [SECRET, *SHORT.split()] if word in message]
+def generate(phantoms, output, change=lambda name, volume: volume, sequences=("axt2",)):
+    """Volumes of the test cases as inference leaves them: the phantoms' own, but for `change`."""
+    folders = [case["folder"] for case in json.loads((phantoms / "test.json").read_text())]
+    for folder in folders:
+        for name in sequences:
+            image = nib.load(phantoms / folder / f"{name}.nii.gz")
+            volume = change(name, image.get_fdata(dtype="float32"))
+            (output / folder).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(volume, image.affine), output / folder / f"{name}.nii.gz")
+    pd.DataFrame({"folder": folders, "PIRADS_synth": 1}).to_excel(output / "synthsheet_all.xlsx", index=False)
+    return output
 
 
-def test_a_folder_that_is_no_output_of_inference_is_refused(root):
-    with pytest.raises(UserError, match=r"holds no synthsheet_all\.xlsx"):
-        read_volumes(root / "real", root, "axt2")
+def test_what_phantoms_show_is_measured_beside_real_and_reconstructed_ones(phantoms, tmp_path):
+    """Volumes that are the real ones have their figures, on all sequences that they have."""
+    made = generate(phantoms, tmp_path / "made", sequences=("axt2", "adc"))
+    result = evaluate(phantoms, made, tmp_path / "out", reconstructed_dir=made)
+    assert list(result["adherence"]) == ["generated", "real (the analyser's own accuracy)", "reconstructed"]
+    rows = result["measures"]
+    assert rows["generated"] == rows["real"] == rows["reconstructed"]
+    names = {"diameter_error_mm", "gland_error_ml", "nodules", "nodule_contrast"}
+    assert set(rows["real"]) == names | {"lesion_signal_axt2", "lesion_signal_adc"}
+    assert abs(rows["real"]["diameter_error_mm"]["value"]) < 2
+    assert rows["real"]["lesion_signal_axt2"]["value"] < 0.7
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["measures"] == rows
+
+
+def test_volumes_that_show_nothing_have_no_figures(phantoms, tmp_path):
+    made = generate(phantoms, tmp_path / "made", change=lambda name, volume: np.zeros_like(volume))
+    result = evaluate(phantoms, made, tmp_path / "out")
+    assert result["adherence"]["generated"]["all"]["value"] == 0
+    figures = result["measures"]["generated"]
+    assert figures["gland_error_ml"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert "lesion_signal_axt2" not in figures
+    assert result["measures"]["real"]["gland_error_ml"]["n"] > 0

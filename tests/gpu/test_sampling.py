@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -17,7 +18,8 @@ from monai.bundle import create_workflow
 from closeness import apart
 from scripts.data.images import SCANNER_UNITS
 from scripts.engine.replay import Replayed
-from scripts.ldm.sampling import Guidance, Sample, case_generator, guided_prediction, sample
+from scripts.ldm.guidance import Guidance
+from scripts.ldm.sampling import AdapterCache, Asked, Sample, case_generator, guided_prediction, sample
 from scripts.ldm.schedule import make_scheduler
 from scripts.networks.ccella import CCELLA
 from scripts.showcase.stages import BUNDLES, REPOSITORY, bundle
@@ -44,8 +46,7 @@ def sampled(
         [case_generator(seed) for seed, _ in enumerate(reports)],
         null=null,
         spacing=torch.tensor([[1.25, 1.25, 1.875]] * len(reports), device=device),
-        guidance=Guidance(4.0, 4.0),
-        **options,
+        **{"guidance": Guidance(4.0, 4.0), **options},
     )
 
 
@@ -74,6 +75,25 @@ def test_steps_that_are_captured_give_the_same_latents(device, demo, record_prop
         found = sampled(demo.network, reports, demo.size.latent, 3, ask=ask)
         record_property(f"apart_{len(reports) - 1}", apart(found.latents, expected.latents))
         assert apart(found.latents, expected.latents) < 1e-5
+
+
+def test_corrected_guidance_by_another_network_gives_the_same_latents_captured(device, demo, record_property):
+    """Both networks are recorded; what is done to the pull is not."""
+    guidance = Guidance(3.0, 3.0, by_worse=True, rescale=0.5, parallel=0.2, norm=0.5, momentum=-0.5)
+    worse = copy.deepcopy(demo.network)
+    with torch.no_grad():
+        for parameter in worse.unet.parameters():
+            parameter.mul_(0.98)
+    made = []
+    for recorded in (False, True):
+        ask, other = (partial(guided_prediction, network) for network in (demo.network, worse))
+        if recorded:
+            ask, other = Replayed(ask), Replayed(other)
+        schedule = make_scheduler("dpmpp_2m", "rflow", 3, demo.size.latent[1:], 3.0)
+        given = {"ask": ask, "worse": Asked(AdapterCache(worse, schedule), other), "guidance": guidance}
+        made.append(sampled(demo.network, demo.embeddings, demo.size.latent, 3, **given).latents)
+    record_property("apart", apart(made[1], made[0]))
+    assert apart(made[1], made[0]) < 1e-5
 
 
 def test_bf16_gives_nearly_the_latents_and_volumes_of_fp32(device, demo, tiny_network, small, record_property):

@@ -16,6 +16,7 @@ from generating import (
     CONFIG,
     SECRET,
     SIZE,
+    SIZES,
     SPACING,
     command_line,
     infer,
@@ -26,6 +27,8 @@ from generating import (
 )
 from scripts.ldm.sampling import case_seed
 from scripts.networks.adapter import Adapter
+from scripts.networks.ccella import CCELLA
+from scripts.networks.weights import save_weights
 
 
 def test_batches_and_later_replicates_do_not_change_a_volume(place, generated, tmp_path):
@@ -48,6 +51,28 @@ def test_guidance_and_replicates_do_not_run_the_adapter_again(place, tmp_path, m
     )
     infer(place, tmp_path, replicates=2, splits=["test"])
     assert calls == [3, 3, 3]
+
+
+def test_a_worse_network_beside_the_network_makes_other_volumes_and_itself_the_same(place, tmp_path):
+    """Of another size, by what its file says; without the empty report and with one weight, as the config has it."""
+    torch.manual_seed(1)
+    worse = CCELLA(**SIZES | {"num_channels": [8, 8]})
+    save_weights(tmp_path / "worse.safetensors", worse.state_dict(), config=worse.config, scale_factor=1.5)
+    volumes = {}
+    for name, path in (
+        ("plain", None),
+        ("worse", tmp_path / "worse.safetensors"),
+        ("same", place.root / "model.safetensors"),
+    ):
+        weight = 1.0 if path is None else 3.0
+        given = {"guidance_report": weight, "guidance_class": None, "guidance_model": path and str(path)}
+        infer(place, tmp_path / name, splits=["test"], **given)
+        volumes[name] = voxels(tmp_path / name / "004" / "axt2.nii.gz").astype(float)
+    made = json.loads((tmp_path / "worse" / "004" / "generated.json").read_text())["settings"]["guidance"]
+    assert made["report"] == 3
+    assert made["model"].startswith("contents_")
+    assert np.abs(volumes["same"] - volumes["plain"]).max() <= 1
+    assert np.abs(volumes["worse"] - volumes["plain"]).mean() > 1
 
 
 def test_no_report_text_in_anything_that_is_written(generated):

@@ -7,8 +7,9 @@ import torch
 
 import tiny
 from generating import infer, make_authors_weights, make_weights, recipe_options, root_cause
+from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
-from scripts.ldm.recipe import make_recipe
+from scripts.ldm.recipe import DECISIVE, make_recipe
 from scripts.vae.network import maisi_vae, save_vae
 
 
@@ -28,6 +29,8 @@ from scripts.vae.network import maisi_vae, save_vae
         ({"report": b"x"}, "text_encoder is not set"),
         ({"report": b"x", "positive": "perhaps"}, "positive"),
         ({"report": b"x", "case_name": "../x"}, "case_name"),
+        ({"guidance_rescale": 2}, "guidance_rescale  is 2 -> give a number from 0 to 1"),
+        ({"guidance_model": "nowhere.pt"}, "guidance_model  is 'nowhere.pt' -> give a file that is there, or null"),
         ({"guidance_report": "much"}, "guidance_report  is 'much' -> give a number of at least 0"),
     ],
 )
@@ -144,3 +147,32 @@ def test_the_class_has_the_reports_weight_unless_it_is_given_one(place, tmp_path
     recipe = make_recipe(**recipe_options(place, tmp_path / "model.safetensors"), **weights)
     assert recipe.guidance.class_ == weights.get("guidance_class", 3)
     assert caplog.text == "" if told == "" else told in caplog.text
+
+
+def test_a_worse_network_of_another_training_is_told(place, tmp_path):
+    own, other = tmp_path / "model.safetensors", tmp_path / "worse.safetensors"
+    make_weights(own, **place.meta)
+    make_weights(other, sequences=2, **place.meta | {"objective": "rflow", "vae_fingerprint": "another"})
+    with pytest.raises(UserError) as error:
+        make_recipe(**recipe_options(place, own), guidance_report=2, guidance_model=other)
+    message = " ".join(str(error.value).split())
+    for words in (
+        "has objective rflow, model_file ddpm",
+        "has vae_fingerprint another",
+        "has in_channels 8, model_file 4",
+    ):
+        assert words in message
+
+
+def test_guidance_by_a_worse_network_needs_no_dropout_and_no_condition(place, tmp_path, caplog):
+    """Its record names the weights, and that of guidance without it is as it was before there was any."""
+    own, other = tmp_path / "model.safetensors", tmp_path / "worse.safetensors"
+    for path, std in ((own, 1.0), (other, 2.0)):
+        make_weights(path, "MAISI", **place.meta | {"trained_with_dropout": {}, "std": std})
+    recipe = make_recipe(**recipe_options(place, own), guidance_report=2, guidance_model=other)
+    assert caplog.text == ""
+    assert recipe.settings["guidance"] == {
+        "report": 2, "class": 2, "interval": [0, 1000], "model": file_identity(other, DECISIVE)
+    }  # fmt: skip
+    plain = make_recipe(**recipe_options(place, own), guidance_report=2, guidance_rescale=0.5)
+    assert plain.settings["guidance"] == {"report": 2, "class": 2, "interval": [0, 1000], "rescale": 0.5}

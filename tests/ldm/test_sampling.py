@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +14,11 @@ import torch
 import tiny
 from accelerator import watched
 from scripts.common.problems import UserError
+from scripts.ldm.guidance import Guidance
 from scripts.ldm.sampling import (
     ADAPTER_STEPS,
     AdapterCache,
-    Guidance,
+    Asked,
     case_generator,
     case_seed,
     guided_prediction,
@@ -25,17 +28,18 @@ from scripts.ldm.sampling import (
 from scripts.ldm.schedule import make_scheduler
 from scripts.ldm.writing import finite_cases
 from scripts.networks.ccella import CCELLA, AdapterOutput
-from scripts.networks.variants import VARIANTS, find_variant
+from scripts.networks.variants import VARIANTS
 
 SIZES = tiny.CCELLA | {"input_dim": 8}
 SHAPE = (4, 8, 8, 4)
 NULL = torch.zeros(1, 8)
+CORRECTED = Guidance(30, 30, rescale=0.5, parallel=0.2, norm=0.01, momentum=-0.5)
 
 
-def network(variant: str = "CCELLA") -> CCELLA:
+def network(variant: str = "CCELLA", seed: int = 0, **sizes) -> CCELLA:
     """A network in which no layer is zero, as it would be at the start of training."""
-    torch.manual_seed(0)
-    made = CCELLA(variant, **SIZES).eval()
+    torch.manual_seed(seed)
+    made = CCELLA(variant, **SIZES | sizes).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return made
@@ -45,12 +49,21 @@ def reports(*lengths: int) -> list[torch.Tensor]:
     return [torch.randn(n, 8, generator=torch.Generator().manual_seed(n)) for n in lengths]
 
 
-def run(made: CCELLA, cases: list[int], guidance: Guidance | None = None, name="dpmpp_2m", objective="rflow", steps=4):
+def run(
+    made: CCELLA,
+    cases: list[int],
+    guidance: Guidance | None = None,
+    name="dpmpp_2m",
+    objective="rflow",
+    steps=4,
+    worse: CCELLA | None = None,
+):
     """Sample some of four cases, the second of which has the same report as the first."""
     embeddings, pirads = [*reports(5), *reports(5, 9, 3)], torch.eye(2)[torch.tensor([0, 1, 1, 0])]
+    schedule = make_scheduler(name, objective, steps, SHAPE[1:])
     return sample(
         made,
-        make_scheduler(name, objective, steps, SHAPE[1:]),
+        schedule,
         SHAPE,
         [embeddings[i] for i in cases],
         [case_generator(case_seed(0, f"case_{i}")) for i in cases],
@@ -58,6 +71,7 @@ def run(made: CCELLA, cases: list[int], guidance: Guidance | None = None, name="
         pirads=pirads[cases],
         spacing=torch.full((len(cases), 3), 1.25),
         guidance=guidance,
+        worse=worse and Asked(AdapterCache(worse, schedule), partial(guided_prediction, worse)),
     )
 
 
@@ -72,6 +86,16 @@ def test_a_case_is_the_same_in_any_batch(variant, name, objective):
         assert (alone.latents - together.latents[cases]).abs().max() < 2e-6 * together.latents.std()
         if alone.class_logits is not None:
             assert torch.allclose(alone.class_logits, together.class_logits[cases], atol=1e-6)
+
+
+@pytest.mark.parametrize("by_worse", [False, True])
+def test_corrected_guidance_gives_a_case_the_same_in_any_batch(by_worse):
+    made, worse = network(), network(seed=1) if by_worse else None
+    given = (CORRECTED if not by_worse else replace(CORRECTED, by_worse=True), "rflow", "rflow", 4, worse)
+    together = run(made, [0, 1, 2, 3], *given).latents
+    for cases in ([2], [3, 1]):
+        alone = run(made, cases, *given).latents
+        assert (alone - together[cases]).abs().max() < 1e-5 * together.std()  # weights of 30 multiply the rounding
 
 
 def test_same_report_other_case_other_volume():
@@ -110,33 +134,11 @@ def test_guided_sum_is_the_formula():
     own, empty = (made.condition(embedding[None], t[None]) for embedding in (report, NULL))
     given = AdapterOutput(torch.cat([own.context, empty.context]), torch.cat([own.class_logits, empty.class_logits]))
     terms = Guidance(3, 1.5).terms(made.variant, 400)
-    got = guided_prediction(made, terms, x, t, *given, *lay_out(terms, 1, x.device), None, spacing)
+    got, own = guided_prediction(made, terms, x, t, *given, *lay_out(terms, 1, x.device), None, spacing)
     nothing, only_report, both = answer(NULL, False), answer(report, False), answer(report, True)
     expected = nothing + 3 * (only_report - nothing) + 1.5 * (both - only_report)
     assert torch.allclose(got, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("variant", "weights", "terms"),
-    [
-        ("CCELLA", (1, 1), [(1, True, True)]),
-        ("CCELLA", (3, 3), [(-2, False, False), (3, True, True)]),
-        ("CCELLA", (3, 2), [(-2, False, False), (1, True, False), (2, True, True)]),
-        ("CCELLA", (1, 2), [(-1, True, False), (2, True, True)]),
-        ("CCELLA", (0, 0), [(1, False, False)]),
-        ("ELLAMAISI", (3, 7), [(-2, False, False), (3, True, True)]),
-        ("RADMAISI", (7, 3), [(-2, False, False), (3, True, True)]),
-        ("MAISI", (3, 3), [(1, True, True)]),
-    ],
-)
-def test_only_the_answers_that_count_are_asked_for(variant, weights, terms):
-    assert Guidance(*weights).terms(find_variant(variant), 500) == terms
-
-
-def test_guidance_works_within_its_interval_only():
-    guidance, variant = Guidance(3, 3, (200, 600)), find_variant("CCELLA")
-    guided = [t for t in range(0, 1001, 100) if len(guidance.terms(variant, t)) > 1]
-    assert guided == [200, 300, 400, 500, 600]
+    assert torch.allclose(own, both, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "objective"), [("ddpm", "ddpm"), ("ddim", "ddpm"), ("rflow", "rflow")])
@@ -164,16 +166,79 @@ def test_weight_one_and_an_empty_interval_are_the_network_as_it_is():
     assert not torch.allclose(run(made, [0, 2], Guidance(5, 5, (1000, 1000))).latents, plain, atol=1e-3)
 
 
-@pytest.mark.parametrize("weight", [-1, "3x", float("nan"), float("inf")])
-def test_an_impossible_weight_is_refused(weight):
-    with pytest.raises(UserError, match="guidance weight"):
-        Guidance(2, weight)
+@pytest.mark.parametrize(("name", "objective"), [("ddim", "ddpm"), ("rflow", "rflow")])
+def test_corrections_that_change_nothing_are_plain_guidance(name, objective):
+    weights = (30, 20)  # a network that has learnt nothing minds its conditions little
+    made, plain = network(), run(network(), [0, 2], Guidance(*weights), name, objective).latents
+    neutral = Guidance(*weights, norm=1e6)
+    assert neutral.corrects
+    got = run(made, [0, 2], neutral, name, objective).latents
+    assert torch.allclose(got, plain, atol=1e-5 * float(plain.std()))
+    strong = run(made, [0, 2], replace(neutral, norm=1e-4), name, objective).latents
+    assert (strong - plain).std() > 1e-4 * plain.std()
 
 
-@pytest.mark.parametrize("interval", [(-1, 500), (600, 200), (0, 1001), (3,), ("a", "b")])
-def test_an_impossible_interval_is_refused(interval):
-    with pytest.raises(UserError, match="guidance_interval"):
-        Guidance(2, 2, interval)
+@pytest.mark.parametrize(("name", "objective"), [("ddim", "ddpm"), ("rflow", "rflow")])
+def test_momentum_adds_the_pull_of_the_step_before(name, objective):
+    """In two steps; the second pulls with what its own answers say and beta times the first one's pull."""
+    guidance, pulls, correct = Guidance(3, 3, momentum=-0.5), [], Guidance.correct
+
+    def watch(self, own, guided, before):
+        pulls.append((guided - own, before))
+        return correct(self, own, guided, before)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Guidance, "correct", watch)
+        for _ in range(2):
+            run(network(), [0], guidance, name, objective, steps=3)
+    (first, none), (second, before), (_, last), *again = pulls
+    assert none is None
+    assert torch.equal(before, first)
+    assert torch.allclose(last, second - 0.5 * first)
+    assert again[0][1] is None  # nothing is carried from one batch to the next
+
+
+def test_momentum_begins_with_the_interval():
+    given = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Guidance, "correct", lambda self, own, guided, before: given.append(before) or (guided, guided))
+        run(network(), [0], Guidance(3, 3, (300, 700), momentum=-0.5), "rflow", "rflow", steps=10)
+    assert [before is None for before in given] == [True, False, False, False, False]
+
+
+# ---- a worse network -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["CCELLA", "RADMAISI", "MAISI"])
+def test_a_worse_network_that_is_the_network_guides_nowhere(variant):
+    made = network(variant)
+    plain = run(made, [0, 2]).latents
+    got = run(made, [0, 2], Guidance(3, 3, by_worse=True), worse=network(variant)).latents
+    assert torch.allclose(got, plain, atol=1e-5 * float(plain.std()))
+
+
+def test_the_pull_leads_away_from_the_worse_network_within_the_interval():
+    """g + w·(e - g): weight 0 is the worse network alone, 1 the network; and halves are asked of both alike."""
+    made, worse = network(), network(seed=1, num_channels=[8, 8])
+
+    def by(weight: float, **changes) -> torch.Tensor:
+        return run(made, [0, 2], Guidance(weight, weight, by_worse=True, **changes), steps=1, worse=worse).latents
+
+    own, other = run(made, [0, 2], steps=1).latents, run(worse, [0, 2], steps=1).latents
+    assert torch.allclose(by(0), other, atol=1e-5)
+    assert torch.equal(by(1), own)
+    assert torch.allclose(by(3), other + 3 * (own - other), atol=1e-4)
+    assert torch.equal(by(3, interval=(0, 1)), own)
+
+
+def test_guidance_by_a_worse_network_reads_no_empty_report_and_needs_the_network():
+    schedule, guidance = make_scheduler("rflow", "rflow", 2, SHAPE[1:]), Guidance(2, 2, by_worse=True)
+    made, worse = network(), network(seed=1)
+    given = (made, schedule, SHAPE, reports(3), [case_generator(0)])
+    asked = Asked(AdapterCache(worse, schedule), partial(guided_prediction, worse))
+    sample(*given, guidance=guidance, worse=asked, spacing=torch.ones(1, 3))
+    with pytest.raises(UserError, match="guidance_model"):
+        sample(*given, guidance=guidance)
 
 
 def test_guidance_without_the_empty_report_is_refused():
@@ -281,11 +346,21 @@ def sample_on_the_accelerator(on_step, name="dpmpp_2m", guidance=Guidance(3, 1, 
     return sample(made, schedule, SHAPE, reports(5, 9), generators, guidance=guidance, on_step=on_step, **given)
 
 
+def by_a_worse_network(guidance: Guidance, name: str) -> dict[str, Any]:
+    worse, objective = network(seed=1).to(ACCELERATOR), "ddpm" if name == "ddim" else "rflow"
+    cache = AdapterCache(worse, make_scheduler(name, objective, 6, SHAPE[1:]))
+    asked = Asked(cache, partial(guided_prediction, worse))
+    return {"guidance": replace(guidance, by_worse=True), "worse": asked}
+
+
+@pytest.mark.parametrize(
+    "changes", [lambda _: {}, lambda _: {"guidance": CORRECTED}, partial(by_a_worse_network, CORRECTED)]
+)
 @pytest.mark.parametrize("name", ["dpmpp_2m", "rflow", "ddim"])
-def test_nothing_waits_for_the_accelerator_and_the_loop_sends_it_nothing(name):
-    counts = []
+def test_nothing_waits_for_the_accelerator_and_the_loop_sends_it_nothing(name, changes):
+    counts, given = [], changes(name)
     with watched() as asked:
-        sampled = sample_on_the_accelerator(lambda *step: counts.append(asked.count), name)
+        sampled = sample_on_the_accelerator(lambda *step: counts.append(asked.count), name, **given)
         finite = finite_cases(sampled)
     assert asked.reads == 0
     assert sampled.latents.device == finite.device == ACCELERATOR

@@ -23,7 +23,9 @@ from torch.overrides import TorchFunctionMode
 from generating import OBLIQUE, SECRET, SIZE, SPACING, infer, listed, prepared, root_cause, rows, voxels
 from scripts.common.problems import UserError
 from scripts.data.case_files import begin, write_case
+from scripts.data.outputs import Record
 from scripts.ldm.sampling import Sample, sample
+from scripts.ldm.writing import title
 from scripts.vae.decode import decode
 
 
@@ -204,3 +206,18 @@ def test_handing_volumes_over_does_not_wait_for_the_accelerator(place, tmp_path,
     assert [folder for folder, _ in handed_over] == ["004", "005"]
     assert all(made.volumes["axt2"].shape == SIZE for _, made in handed_over)
     assert all(made.volumes["axt2"].dtype == torch.int16 for _, made in handed_over)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({}, "guidance 4 / 2"),
+        ({"rescale": 0.5, "norm": 0.25}, "guidance 4 / 2, rescale 0.5, norm 0.25"),
+        ({"model": "contents_0"}, "guidance 4 / 2 by a worse model"),
+    ],
+)
+def test_a_picture_is_titled_with_what_guided_it(more, told):
+    guidance = {"report": 4.0, "class": 2.0, "interval": [0, 1000], **more}
+    settings = {"guidance": guidance, "seed": 7, "scheduler": "ddim", "steps": 3}
+    record = Record("001", "001", "test", 0, 7, None, None, None, None, ["axt2"], settings=settings)
+    assert title(record, "axt2").split("  ·  ")[-1] == told

@@ -79,7 +79,9 @@ def test_the_contrast_is_that_of_a_lesion(phantoms, whole_exams):
         if phantom.findings.pirads == 5:
             assert seen.contrast["axt2"] < 0.5
             assert seen.contrast["adc"] < 0.75
-            assert seen.contrast["b1600"] > 1.2
+            assert seen.contrast["b1600"] > 1.5
+        if not seen.lesion:
+            assert seen.contrast == {}
 
 
 def test_a_fainter_lesion_has_less_contrast(phantoms):
@@ -99,7 +101,7 @@ def test_nodules_are_counted_and_vanish_where_they_are_smoothed_away(phantoms, a
     volume = phantom.volumes["axt2"].astype(np.float32)
     inside = (phantom.masks["zones"] == 2) & (phantom.masks["lesions"] == 0)
     flat = analyse(np.where(inside, np.median(volume[inside]), volume), phantom.affine)
-    assert flat.nodules < seen.nodules / 3
+    assert flat.nodules < seen.nodules / 2
 
 
 def test_smooth_volumes_are_read_too(phantoms):

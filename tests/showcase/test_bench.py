@@ -21,9 +21,13 @@ def judged(value: float, agreement: bool) -> dict:
     share = {"value": value, "low": value - 0.1, "high": value + 0.05, "n": 40}
     distances = {"frechet": {**share, "value": 12.5}, "kernel": {**share, "value": 0.125}}
     adherence = dict.fromkeys(("presence", "zone", "side", "level", "all"), share)
+    rows, near = ("generated", "real train", "reconstructed test"), {**distances, "frechet": {**share, "value": 7.5}}
+    to_reconstructed = {f"phantom: {row} to reconstructed test": near for row in rows[:2]}
+    sizes = {"diameter_error_mm": {**share, "value": 1.25}, "lesion_signal_axt2": {**share, "value": 0.375}}
     return {
-        "distances": {f"phantom: {row} to real test": distances for row in ("generated", "real train")},
-        "adherence": {row: adherence for row in ("generated", "real (the analyser's own accuracy)")},
+        "distances": {f"phantom: {row} to real test": distances for row in rows} | to_reconstructed,
+        "adherence": {row: adherence for row in ("generated", "real (the analyser's own accuracy)", "reconstructed")},
+        "measures": dict.fromkeys(("generated", "real", "reconstructed"), sizes),
         "class": {"PIRADS_synth": {"accuracy": share}} if agreement else {},
     }
 
@@ -86,6 +90,15 @@ def test_the_shipped_weights_are_judged_on_the_same_reports_without_a_training(t
     assert "train_shipped" not in chain
 
 
+def test_every_row_is_judged_beside_reconstructions_that_are_written_once(tmp_path):
+    chain = stages(tmp_path, SIZES["short"])
+    written = [dict(itertools.pairwise(s.command))["--output_dir"] for s in chain if s.name == "reconstruct"]
+    judges = [stage for stage in chain if stage.name.startswith("judge_")]
+    assert {dict(itertools.pairwise(stage.command))["--reconstructed_dir"] for stage in judges} == set(written)
+    assert len(written) == 1
+    assert all("reconstruct" in stage.needs for stage in judges)
+
+
 def test_tables_show_every_row_with_intervals(done):
     write_tables(done, SIZES["smoke"], [*recipes(SIZES["smoke"]), *ablation()])
     text = (done / "bench.md").read_text()
@@ -93,6 +106,10 @@ def test_tables_show_every_row_with_intervals(done):
     for name in ("real training volumes", "authors' recipe, 20 steps", "ours, 20 steps", "ours, 5 steps", "L1ONLY"):
         assert "50.0 % (40.0 to 55.0)" in rows[name]
         assert "12.5 (0.4 to 0.55)" in rows[name]
+        assert "7.5 (0.4 to 0.55)" in rows[name]
+        assert "1.25 (0.4 to 0.55)" in rows[name]
+        assert "0.375 (0.4 to 0.55)" in rows[name]
+    assert text.count("| reconstructions of the test volumes | 12.5 (0.4 to 0.55) | – |") == 2
     assert "| 2.00 |" in rows["CCELLA"]
     assert "no class head" in rows["MAISI"]
     assert "Nine variants" in (done / "index.html").read_text()
