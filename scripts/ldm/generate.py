@@ -16,7 +16,7 @@ from scripts.engine.precision import PRECISIONS, half_weights
 from scripts.engine.replay import Replayed
 from scripts.engine.transfer import sent
 from scripts.ldm.jobs import Job, Jobs
-from scripts.ldm.latent_scale import per_channel
+from scripts.ldm.latent_scale import restored
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import AdapterCache, Sample, case_generator, guided_prediction, sample
 from scripts.networks.ccella import CCELLA
@@ -45,7 +45,7 @@ class JobBatch(PrepareBatch):
 
 
 class LatentInferer(Inferer):
-    """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
+    """Runs the sampling loop; its latents are those of the VAE, as it decodes them."""
 
     def __init__(self, recipe: Recipe, jobs: Jobs, header: Header, network: CCELLA, compile: bool = False) -> None:
         """Take the network, in evaluation mode on its device, and prepare it for sampling alone.
@@ -55,7 +55,7 @@ class LatentInferer(Inferer):
         """
         self.recipe, self.null = recipe, jobs.null
         self.device = next(network.parameters()).device
-        self.scale = per_channel(header.scale_factor, recipe.shape[0]).to(self.device)
+        self.scale = header.scale
         fold_upsampling(network.unet)
         half_weights(network, PRECISIONS[recipe.amp])
         network.to(memory_format=torch.channels_last_3d)
@@ -90,4 +90,4 @@ class LatentInferer(Inferer):
                 ask=self.ask,
                 on_step=lambda done, total: steps.update(),
             )
-        return Sample(latents / self.scale, logits)
+        return Sample(restored(latents, self.scale), logits)

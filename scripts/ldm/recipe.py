@@ -30,7 +30,7 @@ REFERENCE_SIZE = (256, 256, 128)
 # A field of view that differs by less than this factor from the training data's is taken as the same.
 VIEW_TOLERANCE = 1.15
 # What the weights' file says that decides, beside its tensors, what the network answers and how its latents are scaled.
-DECISIVE = ("config", "objective", "scale_factor")
+DECISIVE = ("config", "objective", "prediction", "scale_factor", "latent_mean")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def make_recipe(
     spacing: Sequence[float] | None,
     scheduler: str,
     steps: int,
+    step_spacing: str = "uniform",
     timestep_shift: float | None = None,
     guidance_report: float,
     guidance_class: float | None = None,
@@ -120,13 +121,13 @@ def make_recipe(
     problems = Problems("inference")
     _check_network(network_config, header.config, problems)
     network_config = {**network_config, **header.config}
-    _check(size, sequences, network_config, problems)
+    _check(size, sequences, header.meta.get("channels"), network_config, problems)
     problems.raise_if_any()
     variant = find_variant(network_config.get("variant", "CCELLA"))
     class_ = guidance_report if guidance_class is None else guidance_class
     guidance = Guidance(guidance_report, class_, ensure_tuple(guidance_interval))
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
-    per_channel(header.scale_factor, shape[0])  # what does not fit is told before reports are embedded
+    per_channel(header.scale, shape[0])  # what does not fit is told before reports are embedded
     _warn_about_guidance(header.meta, variant, guidance, follows=guidance_class is None)
     _warn_about_view(size, spacing, trained_size, trained_spacing)
     return Recipe(
@@ -134,7 +135,9 @@ def make_recipe(
         meta=header.meta,
         authors=Path(model_file).suffix != ".safetensors",
         embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
-        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], shift),
+        schedule=make_scheduler(
+            scheduler, header.objective, steps, shape[1:], shift, prediction=header.prediction, spacing=step_spacing
+        ),
         guidance=guidance,
         sequences=sequences,
         shape=shape,
@@ -147,6 +150,7 @@ def make_recipe(
             "vae": file_identity(vae_file),
             "scheduler": scheduler,
             "steps": steps,
+            "step_spacing": step_spacing,
             "timestep_shift": shift,
             "guidance": {"report": guidance.report, "class": guidance.class_, "interval": list(guidance.interval)},
             "size": list(size),
@@ -174,15 +178,22 @@ def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Pro
             )
 
 
-def _check(size: Sequence[int], sequences: Sequence[str], network: dict[str, Any], problems: Problems) -> None:
+def _check(
+    size: Sequence[int],
+    sequences: Sequence[str],
+    trained: Sequence[str] | None,
+    network: dict[str, Any],
+    problems: Problems,
+) -> None:
     # The U-Net halves the latent once less than it has levels.
     factor = FACTOR * 2 ** (len(network.get("num_channels", range(4))) - 1)
     if len(size) != 3 or not all(isinstance(n, int) and n > 0 and n % factor == 0 for n in size):
         problems.add("size", f"is {list(size)}", f"give three multiples of {factor}, by which this network divides")
     channels = network.get("in_channels", LATENT_CHANNELS)
-    if channels != LATENT_CHANNELS * len(sequences):
-        what = f"are {len(sequences)}, but the network makes latents of {channels // LATENT_CHANNELS}"
-        problems.add("channels", what, "name those it was trained on, in that order")
+    makes = list(trained) if trained else f"latents of {channels // LATENT_CHANNELS} sequences"
+    if channels != LATENT_CHANNELS * len(sequences) or (trained and list(sequences) != list(trained)):
+        what = f"are {list(sequences)}, but the network makes {makes}"
+        problems.add("channels", what, "name those it was trained on, in that order, or leave the option out")
 
 
 def _warn_about_guidance(meta: dict[str, Any], variant: Variant, guidance: Guidance, follows: bool) -> None:

@@ -87,7 +87,7 @@ class Term(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Latents (B, C, X, Y, Z), still times the scale factor, and the last step's class logits (B, 2) or None."""
+    """Latents (B, C, X, Y, Z), still normalised, and the last step's class logits (B, 2) or None."""
 
     latents: Tensor
     class_logits: Tensor | None

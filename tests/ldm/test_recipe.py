@@ -61,7 +61,7 @@ def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded
             "has num_channels [8, 24], but model_file was trained with [8, 16]",
         ),
         ({}, {"network_def#input_dim": 12}, "has input_dim 12, but model_file was trained with 16"),
-        ({"sequences": 2}, {}, "channels  are 1, but the network makes latents of 2"),
+        ({"sequences": 2}, {}, "channels  are ['axt2'], but the network makes latents of 2 sequences"),
         ({"scale_factor": None}, {}, "holds no scale_factor"),
         ({"scale_factor": (1.0, 2.0)}, {}, "2 scale factors and latents of 4 channels"),
     ],
