@@ -21,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny
 from scripts.data.latents import latent_path, read_latent, write_latent
+from scripts.ldm.loss import NOISE_LOSSES
 from scripts.ldm.recipe import make_recipe
 from scripts.ldm.sample_pictures import SamplePictures
 from scripts.networks.ccella import CCELLA
@@ -249,6 +250,24 @@ def test_the_authors_recipe_is_an_overlay(build, tmp_path):
     workflow.run()
     assert "average" not in checkpoint(tmp_path / "run")
     assert not workflow.train_dataset.fresh_noise
+    prepare = workflow.parser.get_parsed_content("prepare_batch")
+    assert (prepare.objective, prepare.prediction, prepare.min_snr_gamma) == ("ddpm", "noise", None)
+    assert (prepare.timestep_shift, prepare.timestep_std) == (1, None)
+    latents = torch.stack([read_latent(case.latents[0]).mu for case in workflow.train_dataset.cases])
+    assert prepare.scale.factor == pytest.approx((1 / latents.std().item(),), rel=0.02)  # mu, not the draw
+    assert prepare.scale.mean == (0.0,)
+    loss = workflow.parser.get_parsed_content("train#loss")
+    assert (loss.joint.noise_loss, loss.joint.class_weight) == (NOISE_LOSSES["l1"], 1e-4)
+
+
+def test_a_run_begun_with_the_defaults_of_before_is_refused_in_words(build, tmp_path, refused):
+    """Its settings name no prediction, no latent_scale and a moving average by steps."""
+    build(tmp_path / "run", epochs=1).run()
+    state = checkpoint(tmp_path / "run")
+    del state["settings"]["latent_scale"], state["settings"]["ema_half_life"]
+    torch.save(state | {"settings": state["settings"] | {"ema_decay": 0.999}}, tmp_path / "run" / "checkpoint.pt")
+    with refused(r"ema_decay was 0\.999, is None; .*latent_scale was None, is channel.*resume false"):
+        build(tmp_path / "run", epochs=2).run()
 
 
 @pytest.mark.parametrize(("processes", "batch_size"), [(None, 8), ("2", 16)])

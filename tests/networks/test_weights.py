@@ -50,6 +50,7 @@ def test_the_file_is_plain_safetensors_with_json_metadata(tmp_path):
         metadata = file.metadata()
         assert set(file.keys()) == set(make().state_dict())
     assert json.loads(metadata["scale_factor"]) == 1.25
+    assert "latent_mean" not in metadata  # as files of before there were means
     assert json.loads(metadata["config"])["variant"] == "CCELLA"
 
 
@@ -114,6 +115,13 @@ def test_a_checkpoint_of_three_sequences_holds_a_scale_factor_for_each(tmp_path,
     assert same(network.state_dict(), other.state_dict())
     path = save(tmp_path / "model.safetensors", network, scale=header.scale)
     assert read_header(path).scale == header.scale
+
+
+@pytest.mark.parametrize(("stored", "built"), [(4, 12), (12, 4)])
+def test_weights_of_fewer_or_more_sequences_are_told(tmp_path, stored, built):
+    path = save(tmp_path / "model.safetensors", make(in_channels=stored, out_channels=stored))
+    with pytest.raises(UserError, match=f"makes latents of {stored} channels, but the network those of {built}"):
+        load_weights(path, make(in_channels=built, out_channels=built))
 
 
 @pytest.mark.parametrize(("stored", "built"), pairwise([*VARIANTS, "MAISI", "CCELLA"]))
