@@ -84,7 +84,8 @@ def latent_scale(how: str, dataset: LatentDataset, count: int | None = None) -> 
     if how not in KINDS:
         return _of_weights(Path(how), dataset)
     picks = torch.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset))).round().long().tolist()
-    found = joined(for_all(partial(_moments_of, dataset), picks))
+    parts = torch.tensor(for_all(partial(_moments_of, dataset), picks), dtype=torch.float64)
+    found = joined([Moments(*part) for part in parts])
     if how == "single":
         found = joined([Moments(*parts) for parts in zip(*(p.view(-1, LATENT_CHANNELS).T for p in found), strict=True)])
     variance = found.squares / (found.count - 1)
@@ -101,8 +102,9 @@ def latent_scale(how: str, dataset: LatentDataset, count: int | None = None) -> 
     return LatentScale(factor, tuple(found.mean.tolist())) if how == "channel" else LatentScale(factor)
 
 
-def _moments_of(dataset: LatentDataset, index: int) -> Moments:
-    return moments(dataset.latent(0, index))
+def _moments_of(dataset: LatentDataset, index: int) -> list[list[float]]:
+    """A case's, as numbers: processes exchange them."""
+    return torch.stack(moments(dataset.latent(0, index))).tolist()
 
 
 def moments(latent: Tensor) -> Moments:
