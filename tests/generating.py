@@ -24,7 +24,7 @@ from scripts.data.images import save_volume
 from scripts.ldm.jobs import Jobs
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import find_variant
-from scripts.networks.weights import save_weights
+from scripts.networks.weights import LatentScale, save_weights
 from scripts.reports.embeddings import EMPTY_REPORT, write_embedding
 from scripts.reports.encoder import ReportEncoder
 
@@ -46,7 +46,7 @@ def make_network(variant: str = "CCELLA", sequences: int = 1) -> CCELLA:
 
 def make_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **meta) -> None:
     network = make_network(variant, sequences)
-    save_weights(path, network.state_dict(), config=network.config, scale_factor=1.5, **meta)
+    save_weights(path, network.state_dict(), config=network.config, scale=LatentScale((1.5,)), **meta)
 
 
 def make_authors_weights(path: Path, variant: str = "CCELLA", sequences: int = 1, **changes) -> None:

@@ -17,7 +17,7 @@ from scripts.engine.precision import PRECISIONS, half_weights
 from scripts.engine.replay import Replayed
 from scripts.engine.transfer import sent
 from scripts.ldm.jobs import Job, Jobs
-from scripts.ldm.latent_scale import per_channel
+from scripts.ldm.latent_scale import restored
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import AdapterCache, Asked, Sample, case_generator, guided_prediction, sample
 from scripts.networks.ccella import CCELLA
@@ -59,7 +59,7 @@ def worse_network(path: str | os.PathLike[str] | None, network: CCELLA) -> CCELL
 
 
 class LatentInferer(Inferer):
-    """Runs the sampling loop; its latents are those of the VAE, divided by their scale factors."""
+    """Runs the sampling loop; its latents are those of the VAE, as it decodes them."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class LatentInferer(Inferer):
         """
         self.recipe, self.null = recipe, jobs.null
         self.device = next(network.parameters()).device
-        self.scale = per_channel(header.scale_factor, recipe.shape[0]).to(self.device)
+        self.scale = header.scale
         self.adapter, self.ask = self._prepare(network, compile)
         self.worse = None if worse is None else self._prepare(worse, compile)
 
@@ -117,4 +117,4 @@ class LatentInferer(Inferer):
                 worse=self.worse,
                 on_step=lambda done, total: steps.update(),
             )
-        return Sample(latents / self.scale, logits)
+        return Sample(restored(latents, self.scale), logits)

@@ -12,8 +12,17 @@ import torch
 from torch import Tensor
 
 from scripts.common.problems import UserError
+from scripts.ldm.schedule import check_prediction
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import Header, existing, load_weights, read_checkpoint, read_tensors, with_unet_prefix
+from scripts.networks.weights import (
+    Header,
+    LatentScale,
+    existing,
+    load_weights,
+    read_checkpoint,
+    read_tensors,
+    with_unet_prefix,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +43,7 @@ def start_network(
     freeze_unet: bool = False,
     compile: bool = False,
     training: Mapping[str, Any] | None = None,
+    scale: LatentScale | None = None,
 ) -> CCELLA:
     """The network on its device, with random weights or those of a file.
 
@@ -45,6 +55,7 @@ def start_network(
             of any length.
         training: what this training works with, under the names by which weights say what theirs did; a difference to
             `initial_weights` is logged.
+        scale: of this training's latents, likewise.
 
     Raises:
         UserError: a file that is missing or does not fit; nothing to freeze.
@@ -52,7 +63,7 @@ def start_network(
     if freeze_unet and not pretrained_unet:
         raise UserError("freeze_unet is true, but there is no pretrained_unet to freeze: give one, or set it to false")
     if initial_weights:
-        _tell_differences(initial_weights, load_weights(initial_weights, network), training or {})
+        _tell_differences(initial_weights, load_weights(initial_weights, network), training or {}, scale)
     if pretrained_unet:
         load_pretrained_unet(network, pretrained_unet, freeze=freeze_unet)
     if compile:
@@ -62,11 +73,16 @@ def start_network(
     return network.to(device, memory_format=torch.channels_last_3d)
 
 
-def _tell_differences(path: str | os.PathLike[str], header: Header, training: Mapping[str, Any]) -> None:
-    known = {"objective": header.objective, **header.meta}
+def _tell_differences(
+    path: str | os.PathLike[str], header: Header, training: Mapping[str, Any], scale: LatentScale | None
+) -> None:
+    objective = header.objective
+    known = {**header.meta, "objective": objective, "prediction": check_prediction(objective, header.prediction)}
     for name, value in training.items():
         if value is not None and known.get(name) not in (None, value):
             logger.warning("%s: trained with %s %s, here it is %s", path, name, known[name], value)
+    if scale not in (None, header.scale):
+        logger.warning("%s: its latents were normalised otherwise than here; --latent_scale %s keeps it", path, path)
 
 
 def load_pretrained_unet(

@@ -53,7 +53,7 @@ class JointLoss(nn.Module):
         pirads: Tensor | None = None,
         text_isnull: Tensor | None = None,
         reports: Tensor | None = None,
-        focus: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare noise (B, C, X, Y, Z) and class.
 
@@ -64,13 +64,13 @@ class JointLoss(nn.Module):
             text_isnull: (B,), 1 where the case has no report: its class cannot be read from it and is not asked.
             reports: R, (), where it is not this batch's own: a part of a larger batch that is spread over ranks or
                 passes needs the larger batch's R in proportion.
-            focus: (B, 1, X, Y, Z) or what broadcasts to it, how much the noise of each place weighs; 1 without it.
+            weight: (B, 1, X, Y, Z) or what broadcasts to it, how much the noise of each place counts; 1 without it.
 
         Returns:
             the loss to minimise, and its parts for the log, detached: `noise`, and `class` before weighting.
         """
         error = self.noise_loss(noise_pred.float(), noise.float(), reduction="none")
-        loss = (error if focus is None else error * focus).mean()
+        loss = (error if weight is None else error * weight).mean()
         parts = {"noise": loss.detach()}
         if class_logits is None or self.class_weight == 0:
             return loss, parts

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from monai.engines.utils import PrepareBatch
 from monai.inferers import SimpleInferer
-from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
 from scripts.engine.precision import precision
-from scripts.ldm.latent_scale import per_channel
+from scripts.ldm.latent_scale import normalised
 from scripts.ldm.loss import JointLoss
-from scripts.ldm.schedule import noise_process, training_timesteps
-from scripts.networks.weights import ScaleFactor
+from scripts.ldm.schedule import check_prediction, noise_process, training_timesteps
+from scripts.networks.weights import LatentScale
 from scripts.reports.embeddings import pad_embeddings
 
 
@@ -27,25 +25,43 @@ class NoisyBatch(PrepareBatch):
     The batch's own tensors are all that goes over to the device: nothing else is made from numbers there.
 
     Args:
-        objective: `ddpm` (the network answers with the noise) or `rflow` (with the velocity, latent minus noise).
-        scale_factor: what latents are multiplied by, so that their variance is about 1: one number, or one for each
-            sequence.
+        objective, prediction: what the network answers with, see `schedule.py`.
+        scale: how latents enter the network.
         timestep_shift: above 1, rectified flow learns more from noisy timesteps, see `shift_timesteps`.
+        timestep_std: spread of rectified flow's logit-normal timesteps; None for even ones, see `training_timesteps`.
+        min_snr_gamma: the highest signal-to-noise ratio that counts in ddpm's loss, see `min_snr`; None weighs all
+            timesteps alike.
 
     Raises:
-        UserError: an unknown objective, or a shift that is not positive or not rectified flow's.
+        UserError: an unknown objective or answer, a shift or spread that is not positive or not rectified flow's, a
+            gamma that is not positive or not ddpm's.
     """
 
-    def __init__(self, objective: str, scale_factor: ScaleFactor, timestep_shift: float = 1.0) -> None:
-        if timestep_shift <= 0 or (timestep_shift != 1 and objective != "rflow"):
-            raise UserError(
-                f"timestep_shift is {timestep_shift} with objective {objective}; "
-                "it must be positive, and 1 for any objective but rflow"
-            )
-        self.objective = objective
-        self.timestep_shift = timestep_shift
-        self.scale_factor = scale_factor
+    def __init__(
+        self,
+        objective: str,
+        scale: LatentScale,
+        *,
+        prediction: str | None = None,
+        timestep_shift: float = 1.0,
+        timestep_std: float | None = None,
+        min_snr_gamma: float | None = None,
+    ) -> None:
         self.process = noise_process(objective)
+        self.prediction = check_prediction(objective, prediction)
+        for name, value, none, owner in (
+            ("timestep_shift", timestep_shift, 1, "rflow"),
+            ("timestep_std", timestep_std, None, "rflow"),
+            ("min_snr_gamma", min_snr_gamma, None, "ddpm"),
+        ):
+            if value != none and (not value or value < 0 or objective != owner):
+                raise UserError(
+                    f"{name} is {value} with objective {objective}; "
+                    f"it must be positive, and {'null' if none is None else none} for any objective but {owner}"
+                )
+        self.objective, self.scale = objective, scale
+        self.timestep_shift, self.timestep_std = timestep_shift, timestep_std
+        self.min_snr_gamma = min_snr_gamma
 
     def __call__(
         self,
@@ -62,14 +78,16 @@ class NoisyBatch(PrepareBatch):
         text, mask = None, None
         if batch["embedding"] is not None:
             text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"])), batch["text_mask"]
-        latents, noise = batch["latent"], batch["noise"]
-        latents = latents * _factors_on(latents.device, ensure_tuple(self.scale_factor), latents.shape[1])
-        timesteps = training_timesteps(self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift)
+        latents, noise = normalised(batch["latent"], self.scale), batch["noise"]
+        timesteps = training_timesteps(
+            self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift, self.timestep_std
+        )
         inputs = self.process.add_noise(original_samples=latents, noise=noise, timesteps=timesteps)
         targets = {
-            "answer": noise if self.objective == "ddpm" else latents - noise,
+            "answer": self._answer(latents, noise, timesteps),
             "timesteps": timesteps,
-            **{key: batch[key] for key in ("focus", "pirads", "text_isnull", "case_weight", "report_weight")},
+            "weight": batch["focus"] * self._weight(timesteps),
+            **{key: batch[key] for key in ("pirads", "text_isnull", "case_weight", "report_weight")},
         }
         conditions = {
             "timesteps": timesteps,
@@ -81,11 +99,28 @@ class NoisyBatch(PrepareBatch):
         }
         return inputs, targets, (), conditions
 
+    def _answer(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        if self.objective == "rflow":
+            return latents - noise
+        return noise if self.prediction == "noise" else self.process.get_velocity(latents, noise, timesteps)
 
-@lru_cache
-def _factors_on(device: torch.device, factors: tuple[float, ...], channels: int) -> Tensor:
-    """The scale factors of `per_channel`, which stay on the device: a copy a step would wait for it."""
-    return per_channel(factors, channels).to(device)
+    def _weight(self, timesteps: Tensor) -> Tensor | float:
+        """How much cases count by their timesteps: (B, 1, 1, 1, 1)."""
+        if self.min_snr_gamma is None:
+            return 1.0
+        signal = self.process.alphas_cumprod[timesteps]  # where `add_noise` has taken it
+        return min_snr(signal, self.prediction, self.min_snr_gamma).view(-1, 1, 1, 1, 1)
+
+
+def min_snr(signal: Tensor, prediction: str, gamma: float) -> Tensor:
+    """Weights of ddpm's loss by alpha² (Hang et al., arXiv 2303.09556, sec. 3.4), which are made for `l2`.
+
+    The loss of x0 counts by its signal-to-noise ratio up to gamma: timesteps of little noise, which ask for the finest
+    detail, no longer pull against the others. In the loss of the noise, or of the velocity, that is
+    min(SNR, gamma) / SNR, or / (SNR + 1).
+    """
+    ratio = signal / (1 - signal)
+    return ratio.clamp(max=gamma) / (ratio if prediction == "noise" else ratio + 1)
 
 
 class PreciseInferer(SimpleInferer):
@@ -136,6 +171,6 @@ class WeightedLoss(nn.Module):
         # A pass of a case that weighs nothing has a share of 0: times what is finite that is no gradient.
         reports = (share / targets["report_weight"][0]).clamp(min=1e-6)
         loss, self.parts = self.joint(
-            answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports, targets["focus"]
+            answer, targets["answer"], logits, targets["pirads"], targets["text_isnull"], reports, targets["weight"]
         )
         return share * loss

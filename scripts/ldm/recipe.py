@@ -30,7 +30,7 @@ REFERENCE_SIZE = (256, 256, 128)
 # A field of view that differs by less than this factor from the training data's is taken as the same.
 VIEW_TOLERANCE = 1.15
 # What the weights' file says that decides, beside its tensors, what the network answers and how its latents are scaled.
-DECISIVE = ("config", "objective", "scale_factor")
+DECISIVE = ("config", "objective", "prediction", "scale_factor", "latent_mean")
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def make_recipe(
     spacing: Sequence[float] | None,
     scheduler: str,
     steps: int,
+    step_spacing: str = "uniform",
     timestep_shift: float | None = None,
     guidance_report: float,
     guidance_class: float | None = None,
@@ -126,7 +127,7 @@ def make_recipe(
     problems = Problems("inference")
     _check_network(network_config, header.config, problems)
     network_config = {**network_config, **header.config}
-    _check(size, sequences, network_config, problems)
+    _check(size, sequences, header.meta.get("channels"), network_config, problems)
     worse = read_header(guidance_model) if guidance_model else None
     if worse is not None:
         _check_worse(header, worse, problems)
@@ -139,7 +140,7 @@ def make_recipe(
     )  # fmt: skip
     told = guidance.settings | ({"model": file_identity(guidance_model, DECISIVE)} if worse is not None else {})
     shape = (LATENT_CHANNELS * len(sequences), *(n // FACTOR for n in size))
-    per_channel(header.scale_factor, shape[0])  # what does not fit is told before reports are embedded
+    per_channel(header.scale, shape[0])  # what does not fit is told before reports are embedded
     _warn_about_guidance(header.meta, variant, guidance, follows=guidance_class is None)
     _warn_about_view(size, spacing, trained_size, trained_spacing)
     return Recipe(
@@ -147,7 +148,9 @@ def make_recipe(
         meta=header.meta,
         authors=Path(model_file).suffix != ".safetensors",
         embedding_width=network_config.get("input_dim", 4096) if variant.adapter else None,
-        schedule=make_scheduler(scheduler, header.objective, steps, shape[1:], shift),
+        schedule=make_scheduler(
+            scheduler, header.objective, steps, shape[1:], shift, prediction=header.prediction, spacing=step_spacing
+        ),
         guidance=guidance,
         sequences=sequences,
         shape=shape,
@@ -160,6 +163,7 @@ def make_recipe(
             "vae": file_identity(vae_file),
             "scheduler": scheduler,
             "steps": steps,
+            "step_spacing": step_spacing,
             "timestep_shift": shift,
             "guidance": told,
             "size": list(size),
@@ -187,23 +191,30 @@ def _check_network(built: dict[str, Any], trained: dict[str, Any], problems: Pro
             )
 
 
-def _check(size: Sequence[int], sequences: Sequence[str], network: dict[str, Any], problems: Problems) -> None:
+def _check(
+    size: Sequence[int],
+    sequences: Sequence[str],
+    trained: Sequence[str] | None,
+    network: dict[str, Any],
+    problems: Problems,
+) -> None:
     # The U-Net halves the latent once less than it has levels.
     factor = FACTOR * 2 ** (len(network.get("num_channels", range(4))) - 1)
     if len(size) != 3 or not all(isinstance(n, int) and n > 0 and n % factor == 0 for n in size):
         problems.add("size", f"is {list(size)}", f"give three multiples of {factor}, by which this network divides")
     channels = network.get("in_channels", LATENT_CHANNELS)
-    if channels != LATENT_CHANNELS * len(sequences):
-        what = f"are {len(sequences)}, but the network makes latents of {channels // LATENT_CHANNELS}"
-        problems.add("channels", what, "name those it was trained on, in that order")
+    makes = list(trained) if trained else f"latents of {channels // LATENT_CHANNELS} sequences"
+    if channels != LATENT_CHANNELS * len(sequences) or (trained and list(sequences) != list(trained)):
+        what = f"are {list(sequences)}, but the network makes {makes}"
+        problems.add("channels", what, "name those it was trained on, in that order, or leave the option out")
 
 
 def _check_worse(header: Header, worse: Header, problems: Problems) -> None:
     """A network can pull on another's latents if it was trained on such, for the same answer, from such embeddings."""
-    for name in ("objective", "scale_factor", "vae_fingerprint", "encoder_fingerprint", "in_channels", "input_dim"):
+    names = ("objective", "prediction", "scale", "vae_fingerprint", "encoder_fingerprint", "in_channels", "input_dim")
+    for name in names:
         own, other = (
-            getattr(one, name) if name in ("objective", "scale_factor") else {**one.meta, **one.config}.get(name)
-            for one in (header, worse)
+            getattr(one, name) if name in names[:3] else {**one.meta, **one.config}.get(name) for one in (header, worse)
         )
         if None not in (own, other) and own != other:
             what = f"has {name} {other}, model_file {own}"

@@ -16,7 +16,7 @@ from scripts.common.problems import UserError
 from scripts.data.montage import plane
 from scripts.ldm.dataset import LatentDataset
 from scripts.ldm.guidance import Guidance
-from scripts.ldm.latent_scale import per_channel
+from scripts.ldm.latent_scale import restored
 from scripts.ldm.objective import NoisyBatch
 from scripts.ldm.sampling import case_generator, case_seed, sample
 from scripts.ldm.schedule import make_scheduler
@@ -33,7 +33,7 @@ class SamplePictures(TensorBoardHandler):
     Args:
         network: what is sampled, such as the moving average's module.
         examples: the cases whose reports, classes and spacings condition the volumes.
-        prepare: knows the objective, its timestep shift and the scale factor.
+        prepare: knows the objective, the network's answer, the timestep shift and how latents are normalised.
         vae, vae_file: decodes the latents.
         channels: names of the sequences.
         every: epochs between pictures.
@@ -72,7 +72,14 @@ class SamplePictures(TensorBoardHandler):
                 f"the latents were made by VAE {trained}, but vae_file holds VAE {given}; give the one that made them"
             )
         self.channels, self.every, self.count = channels, every, min(count, len(examples))
-        self.schedule = make_scheduler(scheduler, prepare.objective, steps, examples.shape[1:], prepare.timestep_shift)
+        self.schedule = make_scheduler(
+            scheduler,
+            prepare.objective,
+            steps,
+            examples.shape[1:],
+            prepare.timestep_shift,
+            prediction=prepare.prediction,
+        )
         self.guidance = Guidance(report=guidance, class_=guidance)
 
     def attach(self, engine: Engine) -> None:
@@ -104,8 +111,7 @@ class SamplePictures(TensorBoardHandler):
         )
         vae = self.vae.to(device)
         rows = []
-        latents = latents / per_channel(self.prepare.scale_factor, latents.shape[1]).to(device)
-        for part in latents.split(LATENT_CHANNELS, dim=1):
+        for part in restored(latents, self.prepare.scale).split(LATENT_CHANNELS, dim=1):
             volumes = [decode(vae, latent[None])[0, 0].float().cpu().numpy() for latent in part]
             rows.append(np.concatenate([plane(v, "axial", v.shape[2] // 2) for v in volumes], axis=1))
         return rows

@@ -27,7 +27,7 @@ ADAPTER_STEPS = 64
 
 
 class Sample(NamedTuple):
-    """Latents (B, C, X, Y, Z), still times the scale factor, and the last step's class logits (B, 2) or None."""
+    """Latents (B, C, X, Y, Z), still normalised, and the last step's class logits (B, 2) or None."""
 
     latents: Tensor
     class_logits: Tensor | None

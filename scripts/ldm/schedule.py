@@ -3,8 +3,10 @@
 Both objectives mix a clean latent x0 with noise e along a path, x_t = alpha(t)·x0 + sigma(t)·e, with t from
 1000 (noise) to 0:
 
-* `ddpm`: alpha² = prod(1 - beta) with scaled-linear betas; the network predicts e (Ho et al. 2020, arXiv 2006.11239).
-* `rflow`: alpha = 1 - t/1000, sigma = t/1000; the network predicts x0 - e (Liu et al. 2022, arXiv 2209.03003).
+* `ddpm`: alpha² = prod(1 - beta) with scaled-linear betas; the network predicts the noise e (Ho et al. 2020, arXiv
+  2006.11239), or the velocity alpha·e - sigma·x0 (Salimans & Ho 2022, arXiv 2202.00512, sec. 4);
+* `rflow`: alpha = 1 - t/1000, sigma = t/1000; the network predicts the velocity x0 - e (Liu et al. 2022, arXiv
+  2209.03003).
 
 Every solver's step is then linear in what is known, so a schedule is a table of numbers and one line serves them all:
 
@@ -32,6 +34,14 @@ TRAIN_STEPS = 1000
 # Which solver fits which objective; `rflow` is Euler's method, `dpmpp_2m` is of second order and fits both.
 SOLVERS = {"ddpm": ("ddpm", "ddim", "dpmpp_2m"), "rflow": ("rflow", "dpmpp_2m")}
 
+# What the network may answer with; the first is what weights answer with that do not say it.
+PREDICTIONS = {"ddpm": ("noise", "velocity"), "rflow": ("velocity",)}
+
+# How the timesteps of sampling are spread: evenly, or evenly in the logarithm of the signal-to-noise ratio.
+SPACINGS = ("uniform", "log_snr")
+# Where the last step of rectified flow, whose path has no end of its own, starts with the latter: at a noise of 0.02.
+LAST_TIMESTEP = 20.0
+
 # Latents up to this many cells are trained without a shift of the timesteps (MONAI's base of 32³).
 SHIFT_BASE = 32**3
 
@@ -41,13 +51,14 @@ class Schedule:
     """A solver's table for N steps: everything that sampling needs to know about the objective and the solver.
 
     Attributes:
-        objective: `ddpm` (the network predicts noise) or `rflow` (it predicts clean minus noise).
+        objective, prediction: what the network predicts, see the head of this file.
         timesteps: (N,) float32, what the network is given, falling from the noisiest.
         alpha, sigma: (N,) the path's coefficients at these timesteps.
         keep, clean, noise, extrapolate: (N,) the step's coefficients, see the head of this file.
     """
 
     objective: str
+    prediction: str
     timesteps: Tensor
     alpha: list[float]
     sigma: list[float]
@@ -63,6 +74,8 @@ class Schedule:
         """x0_hat (same shape as x) from the network's prediction at step i."""
         if self.objective == "rflow":
             return x + self.sigma[i] * prediction
+        if self.prediction == "velocity":
+            return self.alpha[i] * x - self.sigma[i] * prediction
         return (x - self.sigma[i] * prediction) / self.alpha[i]
 
     def step(self, i: int, x: Tensor, x0: Tensor, x0_before: Tensor | None, z: Tensor | None) -> Tensor:
@@ -88,6 +101,18 @@ def noise_process(objective: str) -> DDPMScheduler | RFlowScheduler:
     raise UserError(f"objective is {objective!r}; it must be one of {sorted(SOLVERS)}")
 
 
+def check_prediction(objective: str, prediction: str | None) -> str:
+    """What the network answers with: `prediction`, or without it what the objective's older weights do.
+
+    Raises:
+        UserError: the objective has no such answer.
+    """
+    possible = PREDICTIONS[objective]
+    if prediction not in (None, *possible):
+        raise UserError(f"prediction is {prediction!r} with objective {objective}; give {' or '.join(possible)}")
+    return prediction or possible[0]
+
+
 def shift_timesteps(timesteps: Tensor, spatial_shape: Sequence[int], shift: float = 1.0) -> Tensor:
     """Rectified flow's timesteps moved towards the noise (Esser et al., arXiv 2403.03206, eq. 23): s·t / (1 + (s-1)·t).
 
@@ -104,14 +129,30 @@ def shift_timesteps(timesteps: Tensor, spatial_shape: Sequence[int], shift: floa
     return TRAIN_STEPS * shift * part / (1 + (shift - 1) * part)
 
 
-def training_timesteps(objective: str, uniform: Tensor, spatial_shape: Sequence[int], shift: float = 1.0) -> Tensor:
-    """Training timesteps (B,) from uniform numbers (B,) in [0, 1): whole ones for ddpm, shifted real ones for rflow."""
+def training_timesteps(
+    objective: str, uniform: Tensor, spatial_shape: Sequence[int], shift: float = 1.0, std: float | None = None
+) -> Tensor:
+    """Training timesteps (B,) from uniform numbers (B,) in [0, 1): whole ones for ddpm, shifted real ones for rflow.
+
+    With `std` those of rflow are logit-normal (Esser et al., arXiv 2403.03206, eq. 19): the ends of the path, where
+    little is left to learn, are seen less. The shift moves the mean: logit(t) grows by its logarithm.
+    """
     if objective == "ddpm":
         return (uniform * TRAIN_STEPS).long()
-    return shift_timesteps(uniform * TRAIN_STEPS, spatial_shape, shift)
+    fraction = uniform if std is None else torch.sigmoid(std * torch.special.ndtri(uniform))
+    return shift_timesteps(fraction * TRAIN_STEPS, spatial_shape, shift)
 
 
-def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequence[int], shift: float = 1.0) -> Schedule:
+def make_scheduler(
+    name: str,
+    objective: str,
+    steps: int,
+    spatial_shape: Sequence[int],
+    shift: float = 1.0,
+    *,
+    prediction: str | None = None,
+    spacing: str = "uniform",
+) -> Schedule:
     """The schedule of a solver.
 
     Args:
@@ -119,11 +160,15 @@ def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequenc
         objective: what the network was trained for, `ddpm` or `rflow`.
         steps: how many times the network is asked, 1..1000.
         spatial_shape, shift: of the latent and of the training, for rectified flow's timestep shift.
+        prediction: what the network answers with; None as in `check_prediction`.
+        spacing: `uniform` takes even timesteps (`dpmpp_2m` on ddpm: even in their root), rectified flow's shifted;
+            `log_snr` even ones of log(alpha²/sigma²), see `_even_log_snr`.
 
     Raises:
-        UserError: unknown name or objective, a solver that does not fit the objective, steps or shift out of range.
+        UserError: unknown name, objective, prediction or spacing, a solver that does not fit the objective, steps or
+            shift out of range.
     """
-    process = noise_process(objective)
+    process, prediction = noise_process(objective), check_prediction(objective, prediction)
     if name not in SOLVERS[objective]:
         raise UserError(
             f"scheduler {name!r} does not fit weights trained with the {objective} objective; "
@@ -133,15 +178,21 @@ def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequenc
         raise UserError(f"steps is {steps!r}; it must be a whole number from 1 to {TRAIN_STEPS}")
     if not isinstance(shift, int | float) or shift <= 0:
         raise UserError(f"timestep_shift is {shift!r}; it must be a positive number")
+    if spacing not in SPACINGS:
+        raise UserError(f"step_spacing is {spacing!r}; it must be one of {', '.join(SPACINGS)}")
 
     if objective == "ddpm":
         process.set_timesteps(steps)
         timesteps = _quadratic(steps) if name == "dpmpp_2m" else process.timesteps
+        if spacing == "log_snr":
+            timesteps = _even_log_snr_of_table(process.alphas_cumprod, steps)
         signal = process.alphas_cumprod.double()[timesteps]
         alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
     else:
         even = torch.linspace(TRAIN_STEPS, 0, steps + 1, dtype=torch.float64)[:-1]
         timesteps = shift_timesteps(even, spatial_shape, shift)
+        if spacing == "log_snr":
+            timesteps = _even_log_snr(timesteps)
         sigma = timesteps / TRAIN_STEPS
         alpha = 1 - sigma
     # The path ends in the clean latent.
@@ -150,7 +201,7 @@ def make_scheduler(name: str, objective: str, steps: int, spatial_shape: Sequenc
     keep, clean, noise = solve(alpha, sigma)
     extrapolate = _second_order(alpha, sigma) if name == "dpmpp_2m" else torch.zeros_like(keep)
     columns = (alpha[:-1], sigma[:-1], keep, clean, noise, extrapolate)
-    return Schedule(objective, timesteps.float(), *(column.tolist() for column in columns))
+    return Schedule(objective, prediction, timesteps.float(), *(column.tolist() for column in columns))
 
 
 def _quadratic(steps: int) -> Tensor:
@@ -158,10 +209,40 @@ def _quadratic(steps: int) -> Tensor:
 
     Even timesteps leave log(alpha/sigma) to jump at the end, which costs the second-order solver its order.
     """
-    k = torch.arange(steps)
-    fraction = torch.linspace(1, 0, steps).flip(0)
-    wanted = ((TRAIN_STEPS - 1) * fraction**2).round().long()
-    return ((wanted - k).cummax(0).values + k).flip(0)
+    return _whole((TRAIN_STEPS - 1) * torch.linspace(1, 0, steps) ** 2)
+
+
+def _even_log_snr_of_table(signal: Tensor, steps: int) -> Tensor:
+    """(N,) whole timesteps 999..0 of ddpm whose log signal-to-noise ratios are as even as whole timesteps can be."""
+    log_snr = torch.logit(signal.double()).flip(0)  # alpha² and sigma² = 1 - alpha²; rises to the clean end
+    wanted = torch.linspace(log_snr[0].item(), log_snr[-1].item(), steps, dtype=torch.float64)
+    above = torch.searchsorted(log_snr, wanted).clamp(1, TRAIN_STEPS - 1)
+    below = above - 1
+    share = (wanted - log_snr[below]) / (log_snr[above] - log_snr[below])
+    return _whole(TRAIN_STEPS - 1 - (below + share))
+
+
+def _whole(timesteps: Tensor) -> Tensor:
+    """Timesteps (N,) that fall from 999 as whole ones, none of them twice: where they lie too close they give way."""
+    k = torch.arange(len(timesteps))
+    wanted = timesteps.round().long().flip(0)
+    apart = (wanted - k).cummax(0).values + k
+    return apart.minimum(k + TRAIN_STEPS - len(timesteps)).flip(0)
+
+
+def _even_log_snr(timesteps: Tensor) -> Tensor:
+    """(N,) of rectified flow: pure noise, whose signal-to-noise ratio is 0, then even logarithms of it.
+
+    They begin where the first step of `timesteps` ends and lead to LAST_TIMESTEP, or beyond it where `timesteps` do.
+    A strong shift leaves the end to a few steps: 20 steps with a shift of 5 take away the last fifth of the noise at
+    once, and fine detail with it.
+    """
+    if len(timesteps) < 3:
+        return timesteps
+    ends = torch.stack([timesteps[1], timesteps[-1].clamp(max=LAST_TIMESTEP)]) / TRAIN_STEPS
+    first, last = torch.logit(ends).tolist()  # logit(t) is -log(alpha/sigma)
+    inner = torch.linspace(first, last, len(timesteps) - 1, dtype=torch.float64)
+    return torch.cat([timesteps[:1], TRAIN_STEPS * torch.sigmoid(inner)])
 
 
 def _deterministic(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,10 @@
-"""What the diffusion model's training saves beside its parts: the scale factor, and the weights to sample with."""
+"""What the diffusion model's training saves beside its parts: the latents' scale, and the weights to sample with."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ignite.engine import Engine
@@ -15,7 +16,7 @@ from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
 from scripts.ldm.objective import NoisyBatch
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import save_weights
+from scripts.networks.weights import LatentScale, save_weights
 
 MODULE = "module."  # before the names of what PyTorch averages
 
@@ -26,7 +27,7 @@ class TrainingState(Resume):
     Args:
         folder, batches, settings, minutes, resume: see `Resume`.
         network, optimizer, schedule, average: what is trained; `average` is exported where there is one.
-        prepare: told the scale factor of the checkpoint.
+        prepare: told the latents' scale of the checkpoint.
         about: what the exported weights shall say about themselves, see `save_weights`.
         half: export the weights in half precision, half the size; the checkpoint keeps them whole.
     """
@@ -56,12 +57,12 @@ class TrainingState(Resume):
         self.about, self.half = dict(about), half
 
     def extra_state(self, engine: Engine) -> dict[str, Any]:
-        """The scale factor, which is measured once."""
-        return {"scale_factor": self.prepare.scale_factor}
+        """The latents' scale, which is measured once."""
+        return {"latent_scale": asdict(self.prepare.scale)}
 
     def load_extra_state(self, engine: Engine, state: Mapping[str, Any]) -> None:
-        """Tell the scale factor to who prepares batches."""
-        self.prepare.scale_factor = state["scale_factor"]
+        """Tell the latents' scale to who prepares batches."""
+        self.prepare.scale = LatentScale(**state["latent_scale"])
 
     def export(self, state: Mapping[str, Any]) -> None:
         """Write the weights to sample with: the moving average where there is one."""
@@ -72,7 +73,7 @@ class TrainingState(Resume):
             self.folder / EXPORT,
             {name: tensor.half() for name, tensor in weights.items()} if self.half else weights,
             config=self.network.config,
-            scale_factor=state["scale_factor"],
+            scale=LatentScale(**state["latent_scale"]),
             epoch=state["epoch"],
             averaged=self.average is not None,
             **self.about,

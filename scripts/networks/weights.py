@@ -28,7 +28,6 @@ from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
 
 FORMAT = "ccella-ldm-1"
-ScaleFactor = float | tuple[float, ...]
 LEVEL = re.compile(r"unet\.down_blocks\.\d+\.resnets\.0\.conv2\.conv\.weight")  # as many rows as the level has channels
 
 # MAISI's and the authors' scale factor is a MetaTensor that still carries an image header. MONAI lets its own classes
@@ -46,17 +45,30 @@ HARMLESS = [
 
 
 @dataclass(frozen=True)
+class LatentScale:
+    """Latents enter the network as (latent - mean) · factor, and leave it the other way round.
+
+    Attributes:
+        factor: 1/deviation of each channel; or one number for each sequence, as in the files of CCELLA++, or one for
+            all, as in those of CCELLA.
+        mean: of each channel; one 0 where nothing is taken away.
+    """
+
+    factor: tuple[float, ...]
+    mean: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True)
 class Header:
     """What a file says beside its tensors.
 
     Attributes:
-        scale_factor: what latents are multiplied by before they enter the network, and divided by after sampling: one
-            number for all sequences, or one for each, as in the files of CCELLA++.
+        scale: how latents enter the network, and leave it after sampling.
         config: the arguments of `CCELLA`; for files of the authors, who do not store them, those that the tensors show.
         meta: everything else, such as objective, trained_with_dropout, vae_fingerprint, embedding_width, spacing.
     """
 
-    scale_factor: ScaleFactor
+    scale: LatentScale
     config: dict[str, Any] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -65,23 +77,32 @@ class Header:
         """`ddpm` or `rflow`; the authors' files are all `ddpm`."""
         return self.meta.get("objective", "ddpm")
 
+    @property
+    def prediction(self) -> str | None:
+        """What the network answers with; None, as in older files, where the objective alone says it."""
+        return self.meta.get("prediction")
+
 
 def save_weights(
     path: str | os.PathLike[str],
     state_dict: Mapping[str, Tensor],
     *,
     config: Mapping[str, Any],
-    scale_factor: ScaleFactor,
+    scale: LatentScale,
     **meta: Any,
 ) -> None:
     """Write weights as safetensors with JSON metadata; the file appears when it is complete.
 
     Args:
         config: `network.config`.
+        scale: a single factor is written as a number, and a mean of 0 not at all, as in older files.
         meta: anything that JSON can hold; `objective`, `trained_with_dropout`, `vae_fingerprint`, `embedding_width`,
             `spacing`, `latent_shape` are what the sampler and its checks ask for.
     """
-    said = {"format": FORMAT, "config": dict(config), "scale_factor": scale_factor, **meta}
+    factor = scale.factor if len(scale.factor) > 1 else scale.factor[0]
+    said = {"format": FORMAT, "config": dict(config), "scale_factor": factor, **meta}
+    if any(scale.mean):
+        said["latent_mean"] = scale.mean
     write_tensors(path, state_dict, {name: json.dumps(value) for name, value in said.items()})
 
 
@@ -105,7 +126,8 @@ def _read_our_header(path: Path) -> Header:
         raise UserError(f"{path} is not a file of denoiser weights; give the model.safetensors that training exported")
     meta = {name: json.loads(value) for name, value in metadata.items()}
     config = meta.pop("config", {})
-    return Header(_scale_factor(path, meta.pop("scale_factor", None)), config, meta)
+    scale = _latent_scale(path, meta.pop("scale_factor", None), meta.pop("latent_mean", 0.0))
+    return Header(scale, config, meta)
 
 
 def load_weights(path: str | os.PathLike[str], network: CCELLA) -> Header:
@@ -130,7 +152,7 @@ def _read_authors(path: Path) -> tuple[Header, dict[str, Tensor]]:
     checkpoint = read_checkpoint(path)
     state = with_unet_prefix(checkpoint["unet_state_dict"])
     meta = {"num_train_timesteps": checkpoint.get("num_train_timesteps", 1000), "objective": "ddpm"}
-    return Header(_scale_factor(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
+    return Header(_latent_scale(path, checkpoint.get("scale_factor")), _shown_config(state), meta), state
 
 
 def _shown_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -203,16 +225,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def _scale_factor(path: Path, value: Any) -> ScaleFactor:
-    """A number, or several: as such, in a list or tuple, or in a tensor or array of any of MAISI's kinds."""
-    if value is None:
+def _latent_scale(path: Path, factor: Any, mean: Any = 0.0) -> LatentScale:
+    """Numbers as such, in a list or tuple, or in a tensor or array of any of MAISI's kinds."""
+    if factor is None:
         raise UserError(f"{path} holds no scale_factor, without which its latents cannot be decoded; train it again")
-    parts = value if isinstance(value, list | tuple) else [value]
-    factors = tuple(number for part in parts for number in np.ravel(part).tolist())
+    factors, means = _numbers(factor), _numbers(mean)
     if not factors or not all(isinstance(f, int | float) and math.isfinite(f) and f > 0 for f in factors):
         found = ", ".join(map(str, factors)) or "nothing"
         raise UserError(f"{path} holds the scale factor {found}, which must be a positive number; train it again")
-    return factors if len(factors) > 1 else float(factors[0])
+    if len(means) not in (1, len(factors)) or not all(isinstance(m, int | float) and math.isfinite(m) for m in means):
+        found = ", ".join(map(str, means)) or "nothing"
+        raise UserError(f"{path} holds the latent mean {found}, which must be a number for each factor; train it again")
+    return LatentScale(factors, means)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return tuple(number for part in parts for number in np.ravel(part).tolist())
 
 
 def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None:
@@ -245,6 +274,12 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], network: CCELLA) -> None
             f"{path} was trained on report embeddings {state[text].shape[1]} wide, but the network takes "
             f"{own[text].shape[1]}; use the text encoder of the training run and give --network_def#input_dim "
             f"{state[text].shape[1]}"
+        )
+    latent = "unet.conv_in.conv.weight"
+    if latent in differing and own[latent].shape[:1] == state[latent].shape[:1]:
+        raise UserError(
+            f"{path} makes latents of {state[latent].shape[1]} channels, but the network those of "
+            f"{own[latent].shape[1]}, 4 for each sequence; make channels those of the training run"
         )
     if differing:
         name = differing[0]

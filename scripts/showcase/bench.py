@@ -168,7 +168,7 @@ def _judge(folder: Path, row: Run) -> list[Stage]:
     if row.training != SHIPPED:
         how["model_file"] = folder / "ldm" / row.training / "model.safetensors"
     if row.training in (AUTHORS, AUTHORS_RATE):
-        how |= {"scheduler": "ddpm", "guidance_report": 1}
+        how |= {"scheduler": "ddpm", "step_spacing": "uniform", "guidance_report": 1}
     elif row.training not in (OURS, SHIPPED):
         how["variant"] = row.training.upper()
     data, volumes = folder / "data", folder / "volumes" / row.name

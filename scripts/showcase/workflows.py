@@ -20,7 +20,7 @@ from monai.bundle import ConfigWorkflow, create_workflow
 from scripts.data.grid import Grid, grid_affine
 from scripts.data.latents import latent_path, write_latent
 from scripts.networks.ccella import REFERENCE_SPACING
-from scripts.networks.weights import save_weights
+from scripts.networks.weights import LatentScale, save_weights
 from scripts.reports.embeddings import EMPTY_REPORT, write_embedding
 from scripts.showcase.measure import Marks, Seconds, clock, forget_peak, peak_bytes
 from scripts.showcase.stages import BUNDLES
@@ -76,7 +76,7 @@ def write_networks(folder: Path, size: Size, device: torch.device) -> None:
         folder / "model.safetensors",
         {name: tensor.half() for name, tensor in network.state_dict().items()},
         config=network.config,
-        scale_factor=1.0,
+        scale=LatentScale((1.0,)),
         spacing=list(REFERENCE_SPACING),
         **about,
     )

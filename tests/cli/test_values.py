@@ -18,7 +18,7 @@ from scripts.common.problems import Problems
 from scripts.data.images import SCANNER_UNITS
 from scripts.engine.precision import PRECISIONS
 from scripts.ldm.loss import NOISE_LOSSES
-from scripts.ldm.schedule import SOLVERS
+from scripts.ldm.schedule import PREDICTIONS, SOLVERS, SPACINGS
 from scripts.networks.variants import VARIANTS
 from scripts.vae.inference import MODES
 
@@ -49,7 +49,7 @@ def settled(rules, **values):
         ("ccella_ldm", "lr", "1e-4", "a number of at least 0"),  # YAML reads 1e-4 as a word
         ("ccella_ldm", "lr", float("nan"), "a number of at least 0"),
         ("ccella_ldm", "lr", float("inf"), "a number of at least 0"),
-        ("ccella_ldm", "ema_decay", 2, "a number from 0 to 1"),
+        ("ccella_ldm", "ema_half_life", -1, "a number of at least 0"),
         ("ccella_ldm", "noise_loss", "huber", "one of l1, l2"),
         ("ccella_ldm", "variant", "FOO", "one of MAISI, "),
         ("ccella_ldm", "compile", "maybe", "true or false"),
@@ -81,7 +81,7 @@ def test_a_report_behind_the_wrong_option_is_not_quoted(rules):
 
 def test_right_values_pass(rules, tmp_path):
     (tmp_path / "unet.pt").touch()
-    right = {"epochs": 1, "lr": 1e-4, "ema_decay": 0, "cache": True, "amp": "bf16", "initial_weights": None}
+    right = {"epochs": 1, "lr": 1e-4, "ema_half_life": 0, "cache": True, "amp": "bf16", "initial_weights": None}
     right |= {"pretrained_unet": str(tmp_path / "unet.pt"), "class_weight": None, "channels": ["adc", "axt2"]}
     values, problems = settled(rules["ccella_ldm"], **right)
     assert not problems
@@ -147,6 +147,8 @@ def test_choices_are_those_of_the_code(rules):
     assert ldm["objective"]["enum"] == list(SOLVERS)
     assert set(ldm["scheduler"]["enum"]) == {name for names in SOLVERS.values() for name in names}
     assert ldm["noise_loss"]["enum"] == list(NOISE_LOSSES)
+    assert set(ldm["prediction"]["enum"]) == {name for names in PREDICTIONS.values() for name in names}
+    assert ldm["step_spacing"]["enum"] == list(SPACINGS)
     assert ldm["channels"]["items"]["enum"] == ldm["sequence"]["enum"] == list(SCANNER_UNITS)
     assert vae["mode"]["enum"] == list(MODES)
     assert all(rules[bundle]["amp"]["enum"] == ["auto", *PRECISIONS] for bundle in BUNDLES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,30 +58,58 @@ def test_one_cycle_is_that_of_pytorch(steps):
     assert rates(steps, one_cycle) == pytest.approx(rates(steps, reference)[: steps + 1])
 
 
-def test_moving_average_warms_up_and_then_keeps_its_decay():
-    network = line(1.0)
-    average = averaged(network, 0.5)
-    expected = None
-    for count in range(20):
-        nn.init.constant_(network.weight, float(count))
+def followed(half_life: float, images: int, weights: Iterable[float]) -> list[float]:
+    """The moving average after each step of so many images, in which the only weight took these values."""
+    network = line(-99.0)
+    average, values = averaged(network, half_life, images), []
+    for weight in weights:
+        nn.init.constant_(network.weight, weight)
         average.update_parameters(network)
-        decay = min(0.5, (1 + count) / (10 + count))
-        expected = float(count) if expected is None else decay * expected + (1 - decay) * count
-    assert average.module.weight.item() == pytest.approx(expected)
+        values.append(average.module.weight.item())
     assert not average.module.weight.requires_grad
+    return values
 
 
-def test_no_moving_average_is_a_choice_and_a_wrong_decay_is_not():
-    assert averaged(line(), 0.0) is None
-    with pytest.raises(UserError, match="ema_decay"):
-        averaged(line(), 1.0)
+@pytest.mark.parametrize("images", [1, 8, 64])
+def test_after_its_half_life_of_images_what_was_learnt_before_weighs_half(images):
+    """Whatever the batch: 640 images after a weight has changed from 0 to 1."""
+    before, after = 30_000 // images, 640 // images
+    values = followed(640.0, images, [0.0] * before + [1.0] * after)
+    assert values[before - 1] == pytest.approx(0.0, abs=1e-6)
+    assert values[-1] == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("images", [1, 16])
+def test_the_moving_average_is_of_the_last_weights_from_the_first_step(images):
+    """The random start counts nothing; of a steady climb it lags behind by a few per cent of what is done."""
+    steps = 40_000 // images
+    values = followed(1e9, images, [float(n) for n in range(1, steps + 1)])
+    assert values[0] == 1.0
+    lags = [1 - value / n for n, value in enumerate(values, start=1)]
+    assert max(lags[1:]) < 0.1
+    assert lags[-1] == pytest.approx(1 / (1 + math.log(2) / 0.05), rel=0.05)  # of an average of n^(ln 2 / 0.05 - 1)
+
+
+def test_the_moving_average_does_not_depend_on_the_batch():
+    """The same path of the weights, by images, followed in steps of 4 and of 32."""
+    few, many = (
+        followed(500.0, images, [math.sin(n / 300) for n in range(images, 8001, images)]) for images in (4, 32)
+    )
+    assert many[20:] == pytest.approx(few[7::8][20:], abs=0.06)
+
+
+def test_no_moving_average_is_a_choice_and_a_wrong_half_life_is_not():
+    assert averaged(line(), 0, 8) is None
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(UserError, match="ema_half_life"):
+            averaged(line(), wrong, 8)
 
 
 @pytest.mark.parametrize("wrapped", [lambda network: network, torch.compile, nn.DataParallel])
 def test_weights_that_are_loaded_into_the_network_begin_its_average_anew(wrapped):
     """However the trainer wraps it: an average of other weights would be that of another network."""
     network = line(1.0)
-    average = averaged(network, 0.5)
+    average = averaged(network, 100.0, 8)
     for _ in range(3):
         average.update_parameters(network)
     trained = wrapped(network)
@@ -123,7 +151,7 @@ class Training:
         self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1, fused=fused)
         self.schedule = polynomial_decay(self.optimizer, 20)
-        self.average = averaged(self.network, 0.9)
+        self.average = averaged(self.network, 50.0, 8)
         self.step = OptimizerStep(self.network, self.schedule, self.average, clip)
         handlers = [self.step]
         if folder is not None:
@@ -348,7 +376,7 @@ def test_only_the_pass_that_ends_a_step_counts():
     network = line()
     trainer = engine(network, 1, accumulate=2)
     schedule = polynomial_decay(trainer.optimizer, 10)
-    average = averaged(network, 0.9)
+    average = averaged(network, 50.0, 8)
     handler = OptimizerStep(network, schedule, average, gradient_clip=1.0)
     for iteration in (1, 2, 3, 4):
         trainer.state.iteration = iteration

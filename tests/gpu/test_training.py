@@ -40,7 +40,7 @@ def options(root, small) -> dict:
     """Of a training of tiny networks: three steps an epoch."""
     return {
         "dataset_dir": str(root), "network_def": network_def(small), "batch_size": small.batch, "val_fraction": 0,
-        "epochs": 2, "lr": 1e-3, "amp": "fp32", "checkpoint_minutes": 0, "num_workers": 0,
+        "epochs": 2, "lr": 1e-3, "lr_warmup": 0, "amp": "fp32", "checkpoint_minutes": 0, "num_workers": 0,
     }  # fmt: skip
 
 

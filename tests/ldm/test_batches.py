@@ -3,7 +3,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 import scripts.ldm.batches as batches
 from scripts.common.problems import UserError
@@ -88,10 +87,3 @@ def test_iteration_goes_on_after_the_epochs_that_are_done(monkeypatch, dataset):
 def test_steps_that_cannot_be_shared_out_are_refused(dataset, batch_size, accumulate):
     with pytest.raises(UserError, match="raise batch_size"):
         batches.StepSampler(dataset, batch_size, accumulate)
-
-
-def test_scale_factor_brings_latents_to_unit_variance(dataset):
-    from scripts.ldm.latent_scale import latent_scale
-
-    latents = torch.stack([dataset.latent(0, index) for index in range(7)])
-    assert (latents * latent_scale(dataset, 100)).std() == pytest.approx(1, abs=1e-5)

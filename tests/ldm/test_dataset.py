@@ -17,6 +17,7 @@ from scripts.engine.resume import data_digest
 from scripts.ldm.cases import read_training_cases, split_cases
 from scripts.ldm.dataset import Dropout, Focus, LatentDataset, Slot, TimestepGrid, collate
 from scripts.ldm.objective import NoisyBatch
+from scripts.networks.weights import LatentScale
 from scripts.reports.embeddings import read_embedding, write_embedding
 
 WIDTH = 6
@@ -133,7 +134,7 @@ def test_embeddings_of_a_batch_are_padded_and_masked_when_they_are_prepared(data
     examples = [dataset[slot(1, index)] for index in (0, 3)]
     batch = collate(examples)
     assert batch["embedding"].shape == (2 + 5, WIDTH)
-    *_, conditions = NoisyBatch("ddpm", 1.0)(batch)
+    *_, conditions = NoisyBatch("ddpm", LatentScale((1.0,)))(batch)
     text, mask = conditions["text_encoding"], conditions["text_mask"]
     assert text.shape == (2, 5, WIDTH)
     assert text.dtype == torch.float16
@@ -149,7 +150,7 @@ def test_networks_without_adapter_read_no_embedding(data_root):
         path.unlink()
     dataset = LatentDataset(read(data_root, variant="MAISI"), data_root, seed=0)
     batch = collate([dataset[slot(1, 0)]])
-    *_, conditions = NoisyBatch("ddpm", 1.0)(batch)
+    *_, conditions = NoisyBatch("ddpm", LatentScale((1.0,)))(batch)
     assert batch["embedding"] is conditions["text_encoding"] is conditions["text_mask"] is None
 
 

@@ -10,6 +10,7 @@ from scripts.ldm.dataset import Focus
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.objective import NoisyBatch
 from scripts.ldm.schedule import make_scheduler, training_timesteps
+from scripts.networks.weights import LatentScale
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_the_loss_weighs_errors_by_the_focus():
     answer, noise = torch.full((2, 4, 2, 2, 2), 0.5), torch.zeros(2, 4, 2, 2, 2)
     focus = torch.ones(2, 1, 2, 2, 2)
     focus[0, 0, 0, 0, 0] = 9.0
-    loss, _ = JointLoss(0.0)(answer, noise, focus=focus)
+    loss, _ = JointLoss(0.0)(answer, noise, weight=focus)
     assert loss.item() == pytest.approx(0.5 * (15 + 9) / 16)
 
 
@@ -49,10 +50,21 @@ def test_a_shift_moves_training_and_sampling_towards_the_noise_alike():
     assert schedule.timesteps.tolist() == pytest.approx([1000.0, 900.0, 750.0, 500.0])
 
 
-@pytest.mark.parametrize(("objective", "shift"), [("ddpm", 3.0), ("rflow", 0.0)])
-def test_a_shift_that_means_nothing_is_refused(objective, shift):
-    with pytest.raises(UserError, match="timestep_shift"):
-        NoisyBatch(objective, 1.0, shift)
+@pytest.mark.parametrize(
+    ("objective", "name", "value"),
+    [
+        ("ddpm", "timestep_shift", 3.0),
+        ("rflow", "timestep_shift", 0.0),
+        ("rflow", "timestep_shift", None),
+        ("ddpm", "timestep_std", 1.0),
+        ("rflow", "timestep_std", -1.0),
+        ("rflow", "min_snr_gamma", 5.0),
+        ("ddpm", "min_snr_gamma", 0.0),
+    ],
+)
+def test_what_means_nothing_with_an_objective_is_refused(objective, name, value):
+    with pytest.raises(UserError, match=f"{name} is {value} with objective {objective}"):
+        NoisyBatch(objective, LatentScale((1.0,)), **{name: value})
 
 
 @pytest.mark.parametrize("shift", [0.0, -1, "3"])

@@ -28,7 +28,7 @@ from generating import (
 from scripts.ldm.sampling import case_seed
 from scripts.networks.adapter import Adapter
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import save_weights
+from scripts.networks.weights import LatentScale, save_weights
 
 
 def test_batches_and_later_replicates_do_not_change_a_volume(place, generated, tmp_path):
@@ -57,7 +57,7 @@ def test_a_worse_network_beside_the_network_makes_other_volumes_and_itself_the_s
     """Of another size, by what its file says; without the empty report and with one weight, as the config has it."""
     torch.manual_seed(1)
     worse = CCELLA(**SIZES | {"num_channels": [8, 8]})
-    save_weights(tmp_path / "worse.safetensors", worse.state_dict(), config=worse.config, scale_factor=1.5)
+    save_weights(tmp_path / "worse.safetensors", worse.state_dict(), config=worse.config, scale=LatentScale((1.5,)))
     volumes = {}
     for name, path in (
         ("plain", None),

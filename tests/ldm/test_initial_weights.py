@@ -10,7 +10,7 @@ import tiny
 from scripts.common.problems import UserError
 from scripts.ldm.initial_weights import load_pretrained_unet, start_network
 from scripts.networks.ccella import CCELLA
-from scripts.networks.weights import save_weights
+from scripts.networks.weights import LatentScale, save_weights
 
 
 def make(variant="CCELLA", seed=0):
@@ -89,7 +89,7 @@ def test_nothing_to_freeze_is_refused():
 
 def test_own_weights_serve_as_a_pretrained_unet(tmp_path):
     source, network, path = make("DECOUPLED"), make("CCELLA", seed=1), tmp_path / "model.safetensors"
-    save_weights(path, source.state_dict(), config=source.config, scale_factor=1.0)
+    save_weights(path, source.state_dict(), config=source.config, scale=LatentScale((1.0,)))
     assert load_pretrained_unet(network, path) == ([], [])
     torch.testing.assert_close(network.unet.state_dict(), source.unet.state_dict(), rtol=0, atol=0)
 
@@ -108,12 +108,14 @@ def test_a_unet_of_another_size_is_refused(tmp_path):
 def test_initial_weights_are_taken_whole_and_what_they_were_trained_with_is_compared(tmp_path, caplog):
     source, path, cpu = make(), tmp_path / "model.safetensors", torch.device("cpu")
     made_by = {"objective": "rflow", "vae_fingerprint": "one", "encoder_fingerprint": "t5"}
-    save_weights(path, source.state_dict(), config=source.config, scale_factor=1.0, **made_by)
-    network = start_network(make(seed=1), cpu, initial_weights=path, training=made_by)
+    save_weights(path, source.state_dict(), config=source.config, scale=LatentScale((1.0,)), **made_by)
+    same = made_by | {"prediction": "velocity"}
+    network = start_network(make(seed=1), cpu, initial_weights=path, training=same, scale=LatentScale((1.0,)))
     torch.testing.assert_close(network.state_dict(), source.state_dict(), rtol=0, atol=0)
-    assert "trained with" not in caplog.text
+    assert not caplog.text
     other = {"objective": "ddpm", "vae_fingerprint": "another", "encoder_fingerprint": None}
-    start_network(make(seed=1), cpu, initial_weights=path, training=other)
+    start_network(make(seed=1), cpu, initial_weights=path, training=other, scale=LatentScale((2.0,)))
     assert "trained with objective rflow, here it is ddpm" in caplog.text
     assert "trained with vae_fingerprint one, here it is another" in caplog.text
     assert "encoder_fingerprint" not in caplog.text
+    assert f"normalised otherwise than here; --latent_scale {path} keeps it" in caplog.text

@@ -15,7 +15,7 @@ import tiny
 from generating import infer, list_jobs, listed, make_network, make_weights, root_cause, rows, voxels, write_sheet
 from scripts.common.problems import UserError
 from scripts.data.clinical import write_clinical
-from scripts.networks.weights import save_weights
+from scripts.networks.weights import LatentScale, save_weights
 from scripts.vae.network import maisi_vae, save_vae
 
 
@@ -112,7 +112,7 @@ def test_volumes_of_other_weights_are_refused_in_another_split_too(place, genera
         shutil.rmtree(tmp_path / "out" / folder)
     network = make_network()
     torch.nn.init.ones_(next(network.parameters()))
-    meta = {"config": network.config, "scale_factor": 1.5, **place.meta}
+    meta = {"config": network.config, "scale": LatentScale((1.5,)), **place.meta}
     save_weights(tmp_path / "model.safetensors", network.state_dict(), **meta)
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", splits=["test"], model_file=str(tmp_path / "model.safetensors"))

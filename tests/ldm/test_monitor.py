@@ -12,6 +12,7 @@ from scripts.ldm.dataset import LatentDataset, TimestepGrid, collate
 from scripts.ldm.monitor import Figures, validation_sums
 from scripts.ldm.objective import NoisyBatch, WeightedLoss
 from scripts.networks.ccella import Prediction
+from scripts.networks.weights import LatentScale
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def validated(data_root):
         indices = indices or range(len(grid))
         for first in range(0, len(indices), 4):
             batch = collate([grid[i] for i in indices[first : first + 4]])
-            _, targets, _, conditions = NoisyBatch(objective, 1.0, shift)(batch)
+            _, targets, _, conditions = NoisyBatch(objective, LatentScale((1.0,)), timestep_shift=shift)(batch)
             error = conditions["timesteps"].float()
             seen += error.tolist()
             answer = targets["answer"] + error[:, None, None, None, None]

@@ -8,8 +8,10 @@ from scripts.common.problems import UserError
 from scripts.ldm.batches import StepSampler
 from scripts.ldm.cases import read_training_cases
 from scripts.ldm.dataset import Dropout, LatentDataset, collate
+from scripts.ldm.loss import JointLoss
 from scripts.ldm.objective import NoisyBatch, PreciseInferer, WeightedLoss
 from scripts.networks.ccella import Prediction
+from scripts.networks.weights import LatentScale
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def batch(dataset) -> dict:
 
 
 def test_ddpm_mixes_by_the_cumulated_alphas_and_asks_for_the_noise(batch):
-    prepare = NoisyBatch("ddpm", scale_factor=2.0)
+    prepare = NoisyBatch("ddpm", LatentScale((2.0,)))
     noisy, targets, _, conditions = prepare(batch)
     timesteps = (batch["uniform"] * 1000).long()
     signal = prepare.process.alphas_cumprod[timesteps][:, None, None, None, None]
@@ -35,7 +37,7 @@ def test_ddpm_mixes_by_the_cumulated_alphas_and_asks_for_the_noise(batch):
 
 
 def test_rectified_flow_mixes_linearly_and_asks_for_the_velocity(batch):
-    noisy, targets, _, conditions = NoisyBatch("rflow", scale_factor=2.0)(batch)
+    noisy, targets, _, conditions = NoisyBatch("rflow", LatentScale((2.0,)))(batch)
     latent, share = 2 * batch["latent"], (conditions["timesteps"] / 1000)[:, None, None, None, None]
     assert torch.allclose(noisy, (1 - share) * latent + share * batch["noise"], atol=1e-5)
     assert torch.allclose(noisy + share * targets["answer"], latent, atol=1e-5)
@@ -43,14 +45,74 @@ def test_rectified_flow_mixes_linearly_and_asks_for_the_velocity(batch):
 
 def test_each_sequence_is_multiplied_by_its_own_factor(batch):
     batch["latent"], batch["noise"] = (batch[key].repeat(1, 3, 1, 1, 1) for key in ("latent", "noise"))
-    prepare = NoisyBatch("rflow", scale_factor=(1.0, 2.0, 3.0))
+    prepare = NoisyBatch("rflow", LatentScale((1.0, 2.0, 3.0)))
     _, targets, _, _ = prepare(batch)
     for number, part in enumerate((targets["answer"] + batch["noise"]).split(4, dim=1), start=1):
         torch.testing.assert_close(part, number * batch["latent"][:, :4])
 
 
+def test_each_channel_is_taken_to_mean_0_and_deviation_1(batch):
+    mean, deviation = torch.tensor([[0.2, 2.9, -0.7, 1.5], [1.5, 4.2, 2.6, 3.5]])
+    prepare = NoisyBatch("rflow", LatentScale(tuple((1 / deviation).tolist()), tuple(mean.tolist())))
+    _, targets, _, _ = prepare(batch)
+    expected = (batch["latent"] - mean.view(-1, 1, 1, 1)) / deviation.view(-1, 1, 1, 1)
+    torch.testing.assert_close(targets["answer"] + batch["noise"], expected)
+
+
+def test_ddpm_may_ask_for_the_velocity(batch):
+    """Salimans & Ho: v = alpha·e - sigma·x0, from which both follow with the noisy latent."""
+    prepare = NoisyBatch("ddpm", LatentScale((2.0,)), prediction="velocity")
+    noisy, targets, _, conditions = prepare(batch)
+    signal = prepare.process.alphas_cumprod[conditions["timesteps"]].view(-1, 1, 1, 1, 1)
+    alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+    torch.testing.assert_close(alpha * noisy - sigma * targets["answer"], 2 * batch["latent"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sigma * noisy + alpha * targets["answer"], batch["noise"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_min_snr_weighs_the_error_of_the_clean_latent_up_to_gamma(batch, prediction):
+    """Whatever the network answers with: the weighed loss is min(SNR, gamma) times that of x0."""
+    gamma, one = 5.0, LatentScale((1.0,))
+    batch["uniform"] = torch.tensor([0.0, 0.05, 0.3, 0.9])  # ratios from 666 to 0.0006
+    prepare = NoisyBatch("ddpm", one, prediction=prediction, min_snr_gamma=gamma)
+    noisy, targets, _, conditions = prepare(batch)
+    signal = prepare.process.alphas_cumprod.double()[conditions["timesteps"]].view(-1, 1, 1, 1, 1)
+    alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+    wrong = targets["answer"] + 0.1
+
+    def clean(answer):
+        return (noisy - sigma * answer) / alpha if prediction == "noise" else alpha * noisy - sigma * answer
+
+    expected = (signal / (1 - signal)).clamp(max=gamma) * (clean(wrong) - clean(targets["answer"])).square()
+    found = targets["weight"] * (wrong - targets["answer"]).square()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
+    loss, _ = JointLoss(0.0, "l2")(wrong, targets["answer"], weight=targets["weight"])
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-3)
+
+
+def test_the_authors_process_is_theirs(batch):
+    """By their formulas: noise along DDPM's path, mean absolute error, focal loss times 100 where there is a report."""
+    factor, class_weight = 0.8, 1e-4
+    batch["text_isnull"] = torch.tensor([0, 1, 0, 0])
+    prepare = NoisyBatch("ddpm", LatentScale((factor,)), prediction="noise")
+    noisy, targets, _, conditions = prepare(batch)
+    betas = torch.linspace(0.0015**0.5, 0.0195**0.5, 1000, dtype=torch.float64) ** 2
+    signal = (1 - betas).cumprod(0)[conditions["timesteps"]].view(-1, 1, 1, 1, 1)
+    expected = signal.sqrt() * factor * batch["latent"] + (1 - signal).sqrt() * batch["noise"]
+    torch.testing.assert_close(noisy.double(), expected, atol=1e-5, rtol=1e-5)
+    assert conditions["timesteps"].tolist() == (batch["uniform"] * 1000).long().tolist()
+    answer, logits = 0.9 * batch["noise"], torch.tensor([[1.0, -1.0], [0.3, 0.4], [-0.5, 2.0], [0.0, 0.0]])
+    with_report = targets["text_isnull"] == 0
+    targets |= {"case_weight": torch.full((4,), 1 / 4), "report_weight": torch.full((4,), 1 / 3)}
+    loss = WeightedLoss(class_weight, "l1")(Prediction(answer, logits), targets)
+    likely = logits.softmax(dim=1)
+    focal = (1 - likely) ** 2 * -likely.log() * 100 * batch["pirads"] * torch.tensor([0.25, 0.75])
+    expected = (0.1 * batch["noise"]).abs().mean() + class_weight * focal[with_report].sum() / 3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_conditions_reach_the_network_under_its_arguments_names(batch):
-    conditions = NoisyBatch("ddpm", 1.0)(batch)[3]
+    conditions = NoisyBatch("ddpm", LatentScale((1.0,)))(batch)[3]
     assert conditions["text_encoding"].shape[:2] == conditions["text_mask"].shape
     assert conditions["spacing_tensor"].tolist() == [[0.5, 0.5, 0.5]] * 4
     assert conditions["pirads"].tolist() == [[1, 0], [0, 1]] * 2
@@ -59,13 +121,15 @@ def test_conditions_reach_the_network_under_its_arguments_names(batch):
 
 def test_an_unknown_objective_is_refused():
     with pytest.raises(UserError, match="objective"):
-        NoisyBatch("flow", 1.0)
+        NoisyBatch("flow", LatentScale((1.0,)))
+    with pytest.raises(UserError, match="prediction is 'noise' with objective rflow; give velocity"):
+        NoisyBatch("rflow", LatentScale((1.0,)), prediction="noise")
 
 
 def gradients(dataset, batch_size, accumulate):
     """Gradient of the first epoch's only step, for a network of two parameters."""
     scale = nn.Parameter(torch.tensor(0.5))
-    loss, prepare = WeightedLoss(class_weight=0.1), NoisyBatch("ddpm", 1.0)
+    loss, prepare = WeightedLoss(class_weight=0.1), NoisyBatch("ddpm", LatentScale((1.0,)))
     for slots in StepSampler(dataset, batch_size, accumulate).epoch(1):
         noisy, targets, _, conditions = prepare(collate([dataset[slot] for slot in slots]))
         logits = scale * conditions["timesteps"][:, None].float() / 1000 * torch.tensor([1.0, -1.0])
@@ -97,7 +161,7 @@ def test_processes_without_a_case_of_their_own_add_nothing(dataset, monkeypatch,
 def test_a_pass_without_any_report_has_no_class_loss(dataset):
     dataset.dropout = Dropout(both=1.0)
     batch = collate([dataset[slot] for slot in next(StepSampler(dataset, 7).epoch(1))])
-    _, targets, _, _ = NoisyBatch("ddpm", 1.0)(batch)
+    _, targets, _, _ = NoisyBatch("ddpm", LatentScale((1.0,)))(batch)
     logits = torch.zeros(7, 2, requires_grad=True)
     loss = WeightedLoss(class_weight=1.0)(Prediction(torch.zeros_like(batch["noise"]), logits), targets)
     loss.backward()

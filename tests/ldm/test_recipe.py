@@ -64,7 +64,7 @@ def test_a_network_that_is_not_the_weights_is_told_before_any_report_is_embedded
             "has num_channels [8, 24], but model_file was trained with [8, 16]",
         ),
         ({}, {"network_def#input_dim": 12}, "has input_dim 12, but model_file was trained with 16"),
-        ({"sequences": 2}, {}, "channels  are 1, but the network makes latents of 2"),
+        ({"sequences": 2}, {}, "channels  are ['axt2'], but the network makes latents of 2 sequences"),
         ({"scale_factor": None}, {}, "holds no scale_factor"),
         ({"scale_factor": (1.0, 2.0)}, {}, "2 scale factors and latents of 4 channels"),
     ],
@@ -76,6 +76,39 @@ def test_a_network_that_is_not_the_authors_checkpoint_is_told_as_early(place, tm
     with pytest.raises(RuntimeError) as error:
         infer(place, tmp_path / "out", **given, **{"network_def#_target_": "scripts.nothing.CannotBeBuilt"})
     assert message in str(root_cause(error.value))
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked"),
+    [
+        (["axt2"], ["axt2", "b1600", "adc"]),
+        (["axt2", "b1600", "adc"], ["axt2"]),
+        (["axt2"], ["adc"]),
+        (["axt2", "adc"], ["adc", "axt2"]),
+    ],
+)
+def test_sequences_that_the_weights_do_not_make_are_told(place, tmp_path, trained, asked):
+    path = tmp_path / "model.safetensors"
+    make_weights(path, sequences=len(trained), **place.meta | {"channels": trained})
+    given = recipe_options(place, path) | {"guidance_report": 1}
+    with pytest.raises(UserError) as error:
+        make_recipe(**given | {"channels": asked})
+    assert f"channels  are {asked}, but the network makes {trained}" in str(error.value)
+    assert make_recipe(**given | {"channels": trained}).sequences == tuple(trained)
+
+
+def test_answer_and_spacing_of_the_steps_are_those_of_weights_and_options(place, tmp_path):
+    path = tmp_path / "model.safetensors"
+    make_weights(path, **place.meta | {"prediction": "velocity"})
+    given = recipe_options(place, path) | {"steps": 20, "guidance_report": 1}
+    even, recipe = make_recipe(**given), make_recipe(**given | {"step_spacing": "log_snr"})
+    assert even.schedule.prediction == recipe.schedule.prediction == "velocity"
+    assert (even.settings["step_spacing"], recipe.settings["step_spacing"]) == ("uniform", "log_snr")
+    assert recipe.schedule.timesteps[1] != even.schedule.timesteps[1]
+    make_weights(path, **place.meta)
+    older = make_recipe(**given)
+    assert older.schedule.prediction == "noise"  # of DDPM
+    assert older.settings["model"] != even.settings["model"]
 
 
 def test_another_vae_is_refused(place, tmp_path):

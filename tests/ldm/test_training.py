@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tiny
 from scripts.data.latents import latent_path, read_latent, write_latent
+from scripts.ldm.loss import NOISE_LOSSES
 from scripts.ldm.recipe import make_recipe
 from scripts.ldm.sample_pictures import SamplePictures
 from scripts.networks.ccella import CCELLA
@@ -30,9 +32,11 @@ from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 SCHEMA = Path(__file__).resolve().parents[3] / "shared" / "schema" / "meta_schema_20240725.json"
 NETWORK = tiny.CCELLA_DEF | {"input_dim": 6}  # as wide as the embeddings of `data_root`
 OPTIONS = {
-    "network_def": NETWORK, "epochs": 4, "batch_size": 4, "lr": 1e-2, "val_fraction": 0.3, "val_interval": 2,
-    "checkpoint_minutes": 0,
+    "network_def": NETWORK, "epochs": 4, "batch_size": 4, "lr": 1e-2, "lr_warmup": 0, "val_fraction": 0.3,
+    "val_interval": 2, "checkpoint_minutes": 0,
 }  # fmt: skip
+
+EVEN = {"timestep_shift": 1.0, "timestep_std": "null"}  # timesteps, so that every quarter of them has some
 
 
 @pytest.fixture
@@ -91,12 +95,15 @@ def command(bundle: Path, data_root: Path, folder: Path, tmp_path: Path, *progra
 
 
 def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
-    build(tmp_path / "run", drop_both=0.2, ema_decay=0.9).run()
+    build(tmp_path / "run", drop_both=0.2).run()
     network = CCELLA(**tiny.CCELLA | {"input_dim": 6})
     weights = load_weights(tmp_path / "run" / "model.safetensors", network)
     state = checkpoint(tmp_path / "run")
-    assert weights.scale_factor == state["scale_factor"] == pytest.approx(1, abs=0.1)
-    assert weights.objective == "ddpm"
+    assert asdict(weights.scale) == state["latent_scale"]
+    assert weights.scale.factor == pytest.approx([1] * 4, abs=0.2)
+    assert len(set(weights.scale.mean)) == 4
+    assert (weights.objective, weights.prediction) == ("rflow", "velocity")
+    assert [weights.meta[name] for name in ("noise_loss", "timestep_shift", "timestep_std")] == ["l2", 3.0, 1.0]
     assert weights.meta["trained_with_dropout"] == {"class": 0.05, "both": 0.2}
     assert weights.meta["vae_fingerprint"] == "vae"
     assert weights.meta["encoder_fingerprint"] == "encoder"
@@ -107,7 +114,7 @@ def test_training_writes_weights_that_say_how_they_were_made(build, tmp_path):
 
 
 def test_losses_by_timestep_class_accuracy_and_speed_are_watched(build, tmp_path):
-    workflow = build(tmp_path / "run")
+    workflow = build(tmp_path / "run", **EVEN)
     workflow.run()
     figures, held_out = workflow.trainer.state.metrics, workflow.evaluator.state.metrics
     assert {"loss", "noise_loss", "class_loss", "class_accuracy", "lr", "images_per_second"} <= figures.keys()
@@ -120,7 +127,7 @@ def test_losses_by_timestep_class_accuracy_and_speed_are_watched(build, tmp_path
 def test_mlflow_has_the_same_figures(bundle, data_root, tmp_path, repo_root, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    given = command(bundle, data_root, tmp_path / "run", tmp_path, "-m", "monai.bundle", epochs=2)
+    given = command(bundle, data_root, tmp_path / "run", tmp_path, "-m", "monai.bundle", epochs=2, **EVEN)
     subprocess.run([*given, "--tracking", "mlflow"], cwd=repo_root, check=True)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlruns.db'}")
     (experiment,) = (one for one in client.search_experiments() if one.name == "monai_experiment")
@@ -146,11 +153,11 @@ def latents_of_a_vae(data_root: Path, tmp_path: Path) -> dict:
     return options
 
 
-@pytest.mark.parametrize("average", [0, 0.9])
+@pytest.mark.parametrize("average", [0, 100])
 def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(build, data_root, tmp_path, average):
     options = latents_of_a_vae(data_root, tmp_path)
-    build(tmp_path / "plain", epochs=2, ema_decay=average).run()
-    build(tmp_path / "run", "pictures.yaml", epochs=2, ema_decay=average, sample_every=1, **options).run()
+    build(tmp_path / "plain", epochs=2, ema_half_life=average).run()
+    build(tmp_path / "run", "pictures.yaml", epochs=2, ema_half_life=average, sample_every=1, **options).run()
     assert_same(checkpoint(tmp_path / "plain"), checkpoint(tmp_path / "run"))
     log = EventAccumulator(str(tmp_path / "run" / "logs"), size_guidance={"images": 0}).Reload()
     assert log.Tags()["images"] == ["samples/axt2"]
@@ -159,7 +166,7 @@ def test_held_out_reports_are_sampled_into_pictures_without_changing_the_run(bui
     assert {(image.width, image.height) for image in shown} == {(2 * 16, 16)}  # two held-out cases
 
 
-def test_three_sequences_have_a_scale_factor_each_from_training_to_pictures_and_going_on(build, data_root, tmp_path):
+def test_each_channel_of_three_sequences_has_a_scale_from_training_to_pictures_and_going_on(build, data_root, tmp_path):
     options, fingerprint = vae_options(tmp_path)
     for path in list((data_root / "latents").rglob("*.safetensors")):
         latent = read_latent(path)
@@ -173,8 +180,11 @@ def test_three_sequences_have_a_scale_factor_each_from_training_to_pictures_and_
         build(tmp_path / "run", "pictures.yaml", epochs=epochs, **options).run()
     header = read_header(tmp_path / "run" / "model.safetensors")
     assert header.meta["epoch"] == 2
-    assert header.scale_factor == checkpoint(tmp_path / "run")["scale_factor"]
-    assert header.scale_factor == pytest.approx((1, 1 / 2, 1 / 3), rel=0.05)
+    assert asdict(header.scale) == checkpoint(tmp_path / "run")["latent_scale"]
+    first, second, third = (header.scale.factor[n : n + 4] for n in (0, 4, 8))
+    assert second == pytest.approx([one / 2 for one in first], rel=0.05)
+    assert third == pytest.approx([one / 3 for one in first], rel=0.05)
+    assert header.scale.mean[8:] == pytest.approx([3 * mean for mean in header.scale.mean[:4]], abs=0.1)
     log = EventAccumulator(str(tmp_path / "run" / "logs")).Reload()
     assert log.Tags()["images"] == ["samples/axt2", "samples/b1600", "samples/adc"]
 
@@ -222,7 +232,14 @@ def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_
     build(tmp_path / "run", "pictures.yaml", **never, **options)
 
 
-@pytest.mark.parametrize("options", [{"objective": "rflow"}, {"variant": "MAISI"}, {"lr_split": True, "ema_decay": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"variant": "MAISI", "timestep_std": "null"},
+        {"objective": "ddpm", "min_snr_gamma": 5, **EVEN},
+        {"lr_split": True, "ema_half_life": 0, "latent_scale": "single"},
+    ],
+)
 def test_other_objectives_variants_and_options_train(build, tmp_path, options):
     build(tmp_path / "run", epochs=1, **options).run()
     assert checkpoint(tmp_path / "run")["epoch"] == 1
@@ -233,6 +250,24 @@ def test_the_authors_recipe_is_an_overlay(build, tmp_path):
     workflow.run()
     assert "average" not in checkpoint(tmp_path / "run")
     assert not workflow.train_dataset.fresh_noise
+    prepare = workflow.parser.get_parsed_content("prepare_batch")
+    assert (prepare.objective, prepare.prediction, prepare.min_snr_gamma) == ("ddpm", "noise", None)
+    assert (prepare.timestep_shift, prepare.timestep_std) == (1, None)
+    latents = torch.stack([read_latent(case.latents[0]).mu for case in workflow.train_dataset.cases])
+    assert prepare.scale.factor == pytest.approx((1 / latents.std().item(),), rel=0.02)  # mu, not the draw
+    assert prepare.scale.mean == (0.0,)
+    loss = workflow.parser.get_parsed_content("train#loss")
+    assert (loss.joint.noise_loss, loss.joint.class_weight) == (NOISE_LOSSES["l1"], 1e-4)
+
+
+def test_a_run_begun_with_the_defaults_of_before_is_refused_in_words(build, tmp_path, refused):
+    """Its settings name no prediction, no latent_scale and a moving average by steps."""
+    build(tmp_path / "run", epochs=1).run()
+    state = checkpoint(tmp_path / "run")
+    del state["settings"]["latent_scale"], state["settings"]["ema_half_life"]
+    torch.save(state | {"settings": state["settings"] | {"ema_decay": 0.999}}, tmp_path / "run" / "checkpoint.pt")
+    with refused(r"ema_decay was 0\.999, is None; .*latent_scale was None, is channel.*resume false"):
+        build(tmp_path / "run", epochs=2).run()
 
 
 @pytest.mark.parametrize(("processes", "batch_size"), [(None, 8), ("2", 16)])
@@ -244,9 +279,11 @@ def test_the_authors_recipe_is_theirs_whatever_stands_before_it(bundle, monkeypa
     parser = ConfigParser()
     parser.read_config([str(bundle / "configs" / f"{name}.yaml") for name in ("train", "demo", "authors")])
     theirs = {
-        "objective": "ddpm", "noise_loss": "l1", "epochs": 400, "batch_size": batch_size, "scale_cases": batch_size,
+        "objective": "ddpm", "prediction": "noise", "noise_loss": "l1", "timestep_shift": 1, "timestep_std": None,
+        "min_snr_gamma": None, "epochs": 400, "batch_size": batch_size, "latent_scale": "single",
+        "scale_cases": batch_size,
         "accumulate": 1, "lr": 1e-4, "lr_power": 2, "lr_warmup": 0, "lr_split": False, "gradient_clip": 1,
-        "ema_decay": 0, "val_fraction": 0, "fresh_noise": False, "drop_class": 0, "drop_both": 0, "focus_weight": 1,
+        "ema_half_life": 0, "val_fraction": 0, "fresh_noise": False, "drop_class": 0, "drop_both": 0, "focus_weight": 1,
         "class_weight": None, "amp": "fp16",
     }  # fmt: skip
     assert {name: parser.get_parsed_content(name) for name in theirs} == theirs
@@ -255,7 +292,7 @@ def test_the_authors_recipe_is_theirs_whatever_stands_before_it(bundle, monkeypa
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_learns_what_full_precision_learns(build, wide_root, tmp_path, amp):
     """The weights move alike: by the correlation of what two epochs of one-case steps changed."""
-    options = {"dataset_dir": str(wide_root), "epochs": 2, "batch_size": 1, "lr": 1e-3, "ema_decay": 0}
+    options = {"dataset_dir": str(wide_root), "epochs": 2, "batch_size": 1, "lr": 1e-3, "ema_half_life": 0}
     build(tmp_path / "start", **options | {"lr": 0.0}).run()
     build(tmp_path / "full", **options).run()
     build(tmp_path / "half", **options, amp=amp).run()
@@ -355,7 +392,7 @@ def test_an_interrupted_run_ends_bit_identical_to_an_uninterrupted_one(build, wi
 def test_a_checkpoint_holds_what_it_always_held(build, tmp_path):
     """Running trainings go on with newer code."""
     build(tmp_path / "run", epochs=1).run()
-    names = {"network", "optimizer", "schedule", "average", "epoch", "scale_factor", "scaler", "settings"}
+    names = {"network", "optimizer", "schedule", "average", "epoch", "latent_scale", "scaler", "settings"}
     assert checkpoint(tmp_path / "run").keys() == names
 
 
@@ -519,7 +556,7 @@ def test_two_processes_learn_what_one_learns_and_go_on_bit_by_bit(build, bundle,
         start(command(bundle, data_root, tmp_path / name, tmp_path, *launcher, *program, **options), repo_root)
         assert checkpoint(tmp_path / name)["epoch"] == (2 if program == module else 1)
     one, two = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
-    assert two["scale_factor"] == pytest.approx(one["scale_factor"])
+    assert two["latent_scale"] == one["latent_scale"]  # to the last bit
     for name in one["network"]:
         assert torch.allclose(one["network"][name], two["network"][name], atol=2e-5), name
     assert_same(two, checkpoint(tmp_path / "parts"))

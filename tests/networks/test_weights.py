@@ -13,7 +13,7 @@ import tiny
 from scripts.common.problems import UserError
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import VARIANTS
-from scripts.networks.weights import load_weights, read_header, save_weights
+from scripts.networks.weights import LatentScale, load_weights, read_header, save_weights
 
 
 def make(variant="CCELLA", seed=0, **options):
@@ -22,7 +22,7 @@ def make(variant="CCELLA", seed=0, **options):
 
 
 def save(path, network, **changes):
-    save_weights(path, network.state_dict(), **{"config": network.config, "scale_factor": 1.25, **changes})
+    save_weights(path, network.state_dict(), **{"config": network.config, "scale": LatentScale((1.25,)), **changes})
     return path
 
 
@@ -36,7 +36,7 @@ def test_weights_and_what_is_said_beside_them_come_back(tmp_path, variant):
     path = save(tmp_path / "model.safetensors", network, objective="rflow", spacing=[1.25, 1.25, 1.875])
     header = load_weights(path, other)
     assert same(network.state_dict(), other.state_dict())
-    assert header.scale_factor == 1.25
+    assert header.scale == LatentScale((1.25,))
     assert header.objective == "rflow"
     assert header.config == json.loads(json.dumps(network.config))
     assert header.meta["spacing"] == [1.25, 1.25, 1.875]
@@ -50,6 +50,7 @@ def test_the_file_is_plain_safetensors_with_json_metadata(tmp_path):
         metadata = file.metadata()
         assert set(file.keys()) == set(make().state_dict())
     assert json.loads(metadata["scale_factor"]) == 1.25
+    assert "latent_mean" not in metadata  # as files of before there were means
     assert json.loads(metadata["config"])["variant"] == "CCELLA"
 
 
@@ -73,7 +74,7 @@ def test_the_authors_checkpoints_load(tmp_path, variant):
     )
     header = load_weights(tmp_path / "authors.pt", other)
     assert read_header(tmp_path / "authors.pt") == header
-    assert header.scale_factor == 0.75
+    assert header.scale == LatentScale((0.75,))
     assert header.objective == "ddpm"
     assert header.config["variant"] == ("CCELLA" if variant == "L1ONLY" else variant)
     shown = {name: value for name, value in header.config.items() if name != "variant"}
@@ -89,7 +90,7 @@ def test_a_scale_factor_that_carries_an_image_header_loads(tmp_path):
         torch.tensor([1.0, 3.0]), meta={"pixdim": torch.ones(3).numpy(), "units": torch.ones(1).numpy()[0]}
     )
     torch.save({"unet_state_dict": network.state_dict(), "scale_factor": 1 / latents.std()}, tmp_path / "a.pt")
-    assert load_weights(tmp_path / "a.pt", make("MAISI", seed=1)).scale_factor == pytest.approx(2**-0.5)
+    assert load_weights(tmp_path / "a.pt", make("MAISI", seed=1)).scale.factor == pytest.approx((2**-0.5,))
 
 
 @pytest.mark.parametrize(
@@ -109,11 +110,18 @@ def test_a_checkpoint_of_three_sequences_holds_a_scale_factor_for_each(tmp_path,
     network, other = make(**sizes), make(seed=1, **sizes)
     torch.save({"unet_state_dict": network.state_dict(), "scale_factor": stored, "epoch": 1}, tmp_path / "bpmri.pt")
     header = load_weights(tmp_path / "bpmri.pt", other)
-    assert header.scale_factor == (0.75, 1.5, 3.0)
+    assert header.scale == LatentScale((0.75, 1.5, 3.0))
     assert header.config["in_channels"] == 12
     assert same(network.state_dict(), other.state_dict())
-    path = save(tmp_path / "model.safetensors", network, scale_factor=header.scale_factor)
-    assert read_header(path).scale_factor == (0.75, 1.5, 3.0)
+    path = save(tmp_path / "model.safetensors", network, scale=header.scale)
+    assert read_header(path).scale == header.scale
+
+
+@pytest.mark.parametrize(("stored", "built"), [(4, 12), (12, 4)])
+def test_weights_of_fewer_or_more_sequences_are_told(tmp_path, stored, built):
+    path = save(tmp_path / "model.safetensors", make(in_channels=stored, out_channels=stored))
+    with pytest.raises(UserError, match=f"makes latents of {stored} channels, but the network those of {built}"):
+        load_weights(path, make(in_channels=built, out_channels=built))
 
 
 @pytest.mark.parametrize(("stored", "built"), pairwise([*VARIANTS, "MAISI", "CCELLA"]))
@@ -122,7 +130,7 @@ def test_a_file_of_another_variant_is_named(tmp_path, stored, built):
     network = make(built, seed=1)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     if {stored, built} == {"L1ONLY", "CCELLA"}:  # they differ in their loss alone
-        assert load_weights(path, network).scale_factor == 1.25
+        assert load_weights(path, network).scale == LatentScale((1.25,))
         return
     looks = "CCELLA" if stored == "L1ONLY" else stored
     with pytest.raises(UserError, match=rf"looks like variant {looks}, .* is {built}; .*/{looks.lower()}\.yaml"):
