@@ -79,7 +79,7 @@ def evaluate(
         UserError: everything that is wrong with the cases and volumes, before any network is made; weights are missing.
     """
     train, test, generated = read_volumes(dataset_dir, generated_dir, sequence)
-    extractors = _extractors(medicalnet_file, radimagenet_file, device)
+    extractors = make_extractors(medicalnet_file, radimagenet_file, device)
 
     result: dict[str, dict[str, dict[str, Estimate]]] = {}
     real = {name: [(c["folder"], c[sequence]) for c in cases] for name, cases in (("train", train), ("test", test))}
@@ -195,7 +195,8 @@ def _grid_of(path: str | os.PathLike[str]) -> tuple[tuple[int, ...], np.ndarray]
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
-def _extractors(medicalnet: Any, radimagenet: Any, device: torch.device | str) -> dict[str, Extractor]:
+def make_extractors(medicalnet: Any, radimagenet: Any, device: torch.device | str) -> dict[str, Extractor]:
+    """The feature sets that volumes are judged by, by name: the phantom features, and others whose file is given."""
     extractors: dict[str, Extractor] = {"phantom": features.phantom()}
     if medicalnet:
         extractors["medicalnet"] = features.medicalnet(medicalnet, device)

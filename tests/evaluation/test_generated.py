@@ -80,7 +80,9 @@ def test_costly_features_are_computed_of_test_volumes_only_and_copies_found_amon
         runs.append(volume)
         return volume.flatten(1)[:, :6].reshape(3, 2)
 
-    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: {"phantom": phantom(), "costly": costly})
+    monkeypatch.setattr(
+        "scripts.evaluation.generated.make_extractors", lambda *_: {"phantom": phantom(), "costly": costly}
+    )
     result = evaluate(root / "real", root / "generated", root / "out")
     assert len(runs) == 2 + 2 + 2  # real training, real test, and generated test volumes
     # The generated volumes are the real ones.
@@ -102,7 +104,7 @@ def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root
     write(generated, "b", spacing=(1, 1, 1))
     truncate(generated / "c" / "axt2.nii.gz")
     (generated / "d" / "axt2.nii.gz").unlink()
-    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: pytest.fail("an extractor is made"))
+    monkeypatch.setattr("scripts.evaluation.generated.make_extractors", lambda *_: pytest.fail("an extractor is made"))
     config = repo_root / "bundles" / "ccella_ldm" / "configs" / "evaluate.yaml"
     workflow = ConfigWorkflow(
         str(config), workflow_type="infer", logging_file=False, bundle_root=str(config.parents[1]),

@@ -559,13 +559,17 @@ def test_evaluation_has_a_row_a_volume_and_a_summary(workflow, weights, tmp_path
     assert table[["sequence", "folder"]].to_numpy().tolist() == [
         [s, f] for s in ("adc", "axt2") for f in ("005", "006")
     ]
-    for name in ("mae", "psnr", "ssim", "latent_mean", "latent_std", "latent_sigma"):
+    figures = {name: summary["fidelity"]["adc"][name] for name in ("mae", "psnr", "ssim")}
+    figures |= {"detail": summary["detail"]["adc"]["detail"], "mae_25_50": summary["error"]["adc"]["mae_25_50"]}
+    channel = summary["latents"]["adc, channel 2"]
+    figures |= {f"latent_2_{name}": channel[name] for name in ("mean", "deviation", "sigma")}
+    for name, figure in figures.items():
         mean = table.loc[table.sequence == "adc", name].mean()
-        figure = summary["fidelity"]["adc"][name]
         assert figure["value"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
         assert figure["low"] <= figure["value"] <= figure["high"]
         assert figure["n"] == 2
     assert summary["lesions"] == {}  # no phantoms
+    assert {"phantom: adc", "phantom: axt2"} == summary["distances"].keys()
     # On 0..1 intensities PSNR is at most that of an even error: the mean square is never below the square of the mean.
     assert (table.psnr <= -20 * np.log10(table.mae) + 1e-3).all()
 
