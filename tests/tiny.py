@@ -32,5 +32,5 @@ DISCRIMINATOR_DEF = {
     "in_channels": 1,
     "channels": 4,
     "num_layers_d": 1,
-    "norm": "BATCH",
+    "norm": ["BATCH", {"track_running_stats": False}],
 }

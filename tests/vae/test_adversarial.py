@@ -45,7 +45,7 @@ class Training:
         accumulate: int = 1,
         epochs: int = 1,
         lr: float = 1e-3,
-        norm: str = "BATCH",
+        norm: str | None = None,
         **options,
     ) -> None:
         torch.manual_seed(0)
@@ -73,9 +73,9 @@ class Training:
         return self
 
 
-def discriminator(norm: str = "BATCH") -> PatchDiscriminator:
+def discriminator(norm: str | None = None) -> PatchDiscriminator:
     options = {name: value for name, value in tiny.DISCRIMINATOR_DEF.items() if name[0] != "_"}
-    return PatchDiscriminator(**options | {"norm": norm})
+    return PatchDiscriminator(**options | ({"norm": norm} if norm else {}))
 
 
 def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
