@@ -78,7 +78,8 @@ class Adversary:
             to the other terms.
         weight: of the adversarial loss, or, where that is adaptive, of its gradient relative to the other terms'.
         adaptive: scale it so that both gradients at the decoder's last layer are of the same norm (VQGAN, eq. 7).
-        after: epochs before the discriminator joins.
+        after: epochs before the discriminator joins. In the first one it learns alone: what it says while it has learnt
+            nothing yet does the VAE lasting harm.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Adversary:
         """Teach the discriminator one batch, and add to the VAE's loss."""
         if engine.state.epoch <= self.after:
             return
+        weight = self.weight if engine.state.epoch > self.after + 1 else 0.0
         output = engine.state.output
         with torch.autocast(output["label"].device.type, enabled=False):
             made, loss = output["pred"][0].float(), output["loss"]
@@ -121,10 +123,10 @@ class Adversary:
             share = self._share(engine, loss, made, toward) if self.adaptive else torch.ones_like(loss)
             # Of this value, and of this gradient at the reconstruction.
             term = adversarial + ((made - made.detach()) * toward).sum()
-        self.figures.append(torch.stack([taught, adversarial, share * self.weight]))
+        self.figures.append(torch.stack([taught, adversarial, share * weight]))
         broken = sum(p.grad.norm() for p in self.discriminator.parameters())
         # Not finite where the discriminator's gradient is not: then neither network takes the step.
-        output["loss"] = (loss + self.weight * share * term) * (1 + (broken - broken))
+        output["loss"] = (loss + weight * share * term) * (1 + (broken - broken))
 
     def _teach(self, engine: Engine, made: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add the discriminator's gradient to its weights'; give its loss, and the VAE's and its gradient at `made`."""
@@ -159,7 +161,8 @@ class Adversary:
         engine.state.metrics |= zip(FIGURES, self._epoch_means(), strict=True)
         self.figures = []
         loss = engine.state.metrics["discriminator_loss"]
-        self.steps_won = self.steps_won + steps if loss < WON else 0
+        heard = engine.state.epoch > self.after + 1
+        self.steps_won = self.steps_won + steps if loss < WON and heard else 0
         if not self.winning():
             return
         what = f"the discriminator wins: in epoch {engine.state.epoch} its loss was {loss:.4f} (0.25: it cannot tell)"
