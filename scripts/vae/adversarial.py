@@ -38,7 +38,7 @@ def prepare_discriminator(
 ) -> PatchDiscriminator | None:
     """The discriminator with weights drawn by `seed`, on its device; None where the adversarial loss weighs nothing.
 
-    They are drawn as PyTorch draws them: from MONAI's, a third as large, it learnt only half as fast.
+    They are drawn as PyTorch draws them: from MONAI's own it learnt more slowly.
     """
     if not weight:
         return None
