@@ -26,3 +26,11 @@ VAE: dict[str, Any] = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "
 # As a config has them.
 CCELLA_DEF = {"_target_": "scripts.networks.ccella.CCELLA", "variant": "@variant", **CCELLA}
 VAE_DEF = {"_target_": "scripts.vae.network.maisi_vae", **VAE}
+DISCRIMINATOR_DEF = {
+    "_target_": "monai.networks.nets.PatchDiscriminator",
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "channels": 4,
+    "num_layers_d": 1,
+    "norm": ["BATCH", {"track_running_stats": False}],
+}

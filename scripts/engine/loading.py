@@ -117,20 +117,23 @@ class ShuffledEpochs(Epochs):
 
     Args:
         drop_last: leave out a last batch that is smaller.
+        accumulate: batches of a step; the last ones that are too few for one are left out.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, drop_last: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset, batch_size: int, seed: int, drop_last: bool = False, accumulate: int = 1
+    ) -> None:
         self.order = DistributedSampler(dataset, idist.get_world_size(), idist.get_rank(), shuffle=True, seed=seed)
-        self.batches = BatchSampler(self.order, batch_size, drop_last)
+        self.batches, self.accumulate = BatchSampler(self.order, batch_size, drop_last), accumulate
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return len(self.batches)
+        return len(self.batches) // self.accumulate * self.accumulate
 
     def epoch(self, epoch: int) -> Iterator[list[Draw]]:
         """The batches of one epoch; epochs count from 1."""
         self.order.set_epoch(epoch)
-        for indices in self.batches:
+        for indices in itertools.islice(self.batches, len(self)):
             yield [Draw(epoch, index) for index in indices]
 
 

@@ -51,7 +51,7 @@ class Resume:
     Ignite's `Checkpoint` writes without flushing, knows nothing of the settings that a run was begun with, and of a
     checkpoint's learning rates keeps those of the epochs planned then.
 
-    What differs from training to training is in `extra_state`, `load_extra_state` and `export`.
+    What differs from training to training is in `extra_state`, `load_extra_state`, `export` and `worth_saving`.
 
     Args:
         folder: gets `checkpoint.pt`, to go on from, and `model.safetensors`, to use.
@@ -90,6 +90,10 @@ class Resume:
 
     def export(self, state: Mapping[str, Any]) -> None:
         """Write `model.safetensors` from what a checkpoint holds."""
+
+    def worth_saving(self) -> bool:
+        """Whether what is there by now may take the place of the last checkpoint."""
+        return True
 
     def attach(self, engine: Engine) -> None:
         """Restore a trainer and register with it: after `OptimizerStep`, validation and learning-rate handlers.
@@ -201,12 +205,12 @@ class Resume:
         if idist.get_rank() == 0:
             self._hand_over(engine)
             self.background.finish()
-        if _is_whole(engine):
+        if _is_whole(engine) and self.worth_saving():
             self.saved_epoch = engine.state.epoch
 
     def _hand_over(self, engine: Engine) -> None:
         """Copy the state, and let the copy be written in the background; not within an epoch, where nothing goes on."""
-        if self.copied_epoch == engine.state.epoch or not _is_whole(engine):
+        if self.copied_epoch == engine.state.epoch or not _is_whole(engine) or not self.worth_saving():
             return
         self.background.finish()  # before another copy is made
         state = {name: part.state_dict() for name, part in self.parts.items()}

@@ -57,6 +57,11 @@ MOST_BROKEN = 5  # in fp32 and bf16; one step at times is a case's or a kernel's
 MOST_OVERFLOWS = 20  # where gradients are scaled, for fp16; the scale is then a millionth of what it was
 
 
+def ends_step(engine: Engine) -> bool:
+    """Whether the trainer's pass is the last of those whose gradients make a step."""
+    return engine.state.iteration % engine.accumulation_steps == 0
+
+
 class OptimizerStep:
     """Clips the gradient's norm before the optimizer's step; updates moving average and learning rate after it.
 
@@ -111,7 +116,7 @@ class OptimizerStep:
         Gradients are averaged over the processes in the pass that ends a step: what `no_sync` does for the others.
         """
         if isinstance(engine.network, DistributedDataParallel):
-            engine.network.require_backward_grad_sync = self._ends_step(engine)
+            engine.network.require_backward_grad_sync = ends_step(engine)
         if (engine.state.iteration - 1) % engine.accumulation_steps == 0:
             self.buffers = [buffer.clone() for buffer in self.network.buffers()]
             self.folders, self.losses = [], []
@@ -130,7 +135,7 @@ class OptimizerStep:
             UserError: time after time the loss or the gradient is NaN or infinite; it has not reached the weights.
         """
         self.folders += engine.state.batch["folder"]
-        if not self._ends_step(engine):
+        if not ends_step(engine):
             return
         if engine.scaler is not None:
             engine.scaler.unscale_(engine.optimizer)
@@ -146,7 +151,7 @@ class OptimizerStep:
 
     def after(self, engine: Engine) -> None:
         """Follow the weights, when the optimizer has stepped."""
-        if not self._ends_step(engine) or self.left_out:
+        if not ends_step(engine) or self.left_out:
             return
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -168,7 +173,3 @@ class OptimizerStep:
             )
         if idist.get_rank() == 0 and not (scales and math.isfinite(loss)):
             logger.warning(f"{step}. It is left out")
-
-    @staticmethod
-    def _ends_step(engine: Engine) -> bool:
-        return engine.state.iteration % engine.accumulation_steps == 0

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from scripts.common.problems import UserError
 
 Extractor = Callable[[Tensor], Tensor]
+RADIMAGENET_MEANS = (0.406, 0.456, 0.485)  # of its training's images in 0..1, in BGR order
 PLANES = {"sagittal": 1, "coronal": 2, "axial": 3}  # the axis that is cut, in (1, X, Y, Z)
 
 _SOURCES = {
@@ -53,7 +54,7 @@ def _read_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def _load(network: nn.Module, state: dict[str, Tensor], path: str | os.PathLike[str]) -> nn.Module:
+def _load(network: ResNet, state: dict[str, Tensor], path: str | os.PathLike[str]) -> ResNet:
     expected = network.state_dict()
     state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     wrong = sorted({*expected, *state} - {n for n in state if n in expected and state[n].shape == expected[n].shape})
@@ -65,8 +66,8 @@ def _load(network: nn.Module, state: dict[str, Tensor], path: str | os.PathLike[
     return network.eval().requires_grad_(False)
 
 
-def medicalnet(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Extractor:
-    """MedicalNet ResNet-50 (Chen et al., arXiv 1904.00625); the volume is normalised to mean 0 and deviation 1.
+def medicalnet_network(path: str | os.PathLike[str]) -> ResNet:
+    """MedicalNet ResNet-50 (Chen et al., arXiv 1904.00625), in evaluation mode and without gradients of its weights.
 
     Raises:
         UserError: the weights are missing or of another network.
@@ -78,7 +79,16 @@ def medicalnet(path: str | os.PathLike[str], device: torch.device | str = "cpu")
             conv.stride = (1, 1, 1)
             if conv.kernel_size == (3, 3, 3):
                 conv.dilation = conv.padding = (dilation,) * 3
-    network = _load(network, _read_weights("MedicalNet", path), path).to(device)
+    return _load(network, _read_weights("MedicalNet", path), path)
+
+
+def medicalnet(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Extractor:
+    """Features of `medicalnet_network`; the volume is normalised to mean 0 and deviation 1.
+
+    Raises:
+        UserError: the weights are missing or of another network.
+    """
+    network = medicalnet_network(path).to(device)
 
     @torch.no_grad()
     def extract(volume: Tensor) -> Tensor:
@@ -89,17 +99,26 @@ def medicalnet(path: str | os.PathLike[str], device: torch.device | str = "cpu")
     return extract
 
 
-def radimagenet(path: str | os.PathLike[str], plane: str, device: torch.device | str = "cpu") -> Extractor:
-    """RadImageNet ResNet-50 (Mei et al. 2022) on all slices of `plane`.
-
-    One channel is repeated to three, in BGR order, less the means of training (0.406, 0.456, 0.485).
+def radimagenet_network(path: str | os.PathLike[str]) -> ResNet:
+    """RadImageNet ResNet-50 (Mei et al. 2022), in evaluation mode and without gradients of its weights.
 
     Raises:
         UserError: the weights are missing or of another network.
     """
     network = resnet50(spatial_dims=2, n_input_channels=3, conv1_t_stride=2, feed_forward=False, bias_downsample=False)
-    network = _load(network, _as_torch(_read_weights("RadImageNet", path), network), path).to(device)
-    means = torch.tensor([0.406, 0.456, 0.485], device=device).view(1, 3, 1, 1)
+    return _load(network, _as_torch(_read_weights("RadImageNet", path), network), path)
+
+
+def radimagenet(path: str | os.PathLike[str], plane: str, device: torch.device | str = "cpu") -> Extractor:
+    """Features of `radimagenet_network` of all slices of `plane`.
+
+    One channel is repeated to three, in BGR order, less the means of training.
+
+    Raises:
+        UserError: the weights are missing or of another network.
+    """
+    network = radimagenet_network(path).to(device)
+    means = torch.tensor(RADIMAGENET_MEANS, device=device).view(1, 3, 1, 1)
 
     @torch.no_grad()
     def extract(volume: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def evaluate(
         UserError: everything that is wrong with the cases and volumes, before any network is made; weights are missing.
     """
     volumes = read_volumes(dataset_dir, generated_dir, sequence, reconstructed_dir)
-    extractors = _extractors(medicalnet_file, radimagenet_file, device)
+    extractors = make_extractors(medicalnet_file, radimagenet_file, device)
 
     result: dict[str, dict[str, dict[str, Estimate]]] = {}
     result["distances"], copies, result["copies"] = _from_features(extractors, volumes, sequence, seed)
@@ -86,7 +86,8 @@ def evaluate(
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
-def _extractors(medicalnet: Any, radimagenet: Any, device: torch.device | str) -> dict[str, Extractor]:
+def make_extractors(medicalnet: Any, radimagenet: Any, device: torch.device | str) -> dict[str, Extractor]:
+    """The feature sets that volumes are judged by, by name: the phantom features, and others whose file is given."""
     extractors: dict[str, Extractor] = {"phantom": features.phantom()}
     if medicalnet:
         extractors["medicalnet"] = features.medicalnet(medicalnet, device)

@@ -24,8 +24,8 @@ from scripts.networks.unet import fold_upsampling
 from scripts.showcase.counting import Step, peak_bytes
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
+from scripts.vae.losses import VAELoss
 from scripts.vae.network import maisi_vae
-from scripts.vae.training import VAELoss
 
 IMAGE, LATENT, TOKENS = (256, 256, 128), (4, 64, 64, 32), 512
 T5_XXL = T5Config(

@@ -30,7 +30,6 @@ VALIDATION = 0.2  # share of the training patients that an arm's best epoch is c
 SHOWN = 6  # generated test cases on the page
 READABLE = {
     "mae": "MAE", "psnr": "PSNR (dB)", "ssim": "SSIM", "ppv": "PPV", "npv": "NPV",
-    "latent_mean": "latent mean", "latent_std": "latent std", "latent_sigma": "latent sigma",
     "roc_auc": "ROC AUC", "average_precision": "average precision",
     "frechet": "Fréchet distance", "kernel": "kernel distance",
     "presence": "lesion or none", "all": "everything",

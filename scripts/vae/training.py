@@ -1,4 +1,4 @@
-"""What the VAE's training adds to MONAI's trainer: the loss, the sampler, randomness by epoch, and checkpoints."""
+"""What the VAE's training adds to MONAI's trainer: the sampler, randomness by epoch, checkpoints and validation."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import torch
 from ignite.engine import Engine, Events
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.engines import PrepareBatch
-from torch import nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
+from scripts.common.problems import UserError
 from scripts.engine.loading import Epochs, ShuffledEpochs, data_loader
+from scripts.engine.moving_average import MovingAverage
 from scripts.engine.resume import EXPORT, Resume
+from scripts.vae.adversarial import Adversary
 from scripts.vae.network import load_vae, save_vae
 
 
@@ -50,55 +51,22 @@ def prepare(
     return network.to(device, memory_format=torch.channels_last_3d)
 
 
-def first_differences(volume: torch.Tensor) -> list[torch.Tensor]:
-    """Differences between neighbours along the three axes of (B, C, X, Y, Z)."""
-    return [volume.diff(dim=axis) for axis in (2, 3, 4)]
-
-
-class VAELoss(nn.Module):
-    """Faithful values and edges, small latents: L1 + g·L1 of the image gradients + multi-scale L1 + k·KL.
-
-    L1 alone lets a small network smooth away what is small. Averages over 2- and 4-fold coarser voxels carry no noise,
-    so what is left there is the contrast of lesions; the gradients keep their edges.
-
-    KL is to the standard normal, the mean over latent elements (not the sum: the weight then does not depend on size).
-    """
-
-    def __init__(self, kl_weight: float = 1e-4, gradient_weight: float = 0.5, coarse_weight: float = 1.0) -> None:
-        super().__init__()
-        self.kl_weight, self.gradient_weight, self.coarse_weight = kl_weight, gradient_weight, coarse_weight
-
-    def parts(
-        self, prediction: tuple[torch.Tensor, torch.Tensor, torch.Tensor], image: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
-        """Each unweighted term, a scalar."""
-        reconstruction, mu, sigma = (tensor.float() for tensor in prediction)
-        error = reconstruction - image
-        coarse = functional.avg_pool3d(error, 2)
-        return {
-            "l1": error.abs().mean(),
-            "gradient": torch.stack([d.abs().mean() for d in first_differences(error)]).mean(),
-            "coarse": coarse.abs().mean() + functional.avg_pool3d(coarse, 2).abs().mean(),
-            "kl": 0.5 * (mu**2 + sigma**2 - 2 * sigma.log() - 1).mean(),
-        }
-
-    def forward(self, prediction: tuple[torch.Tensor, torch.Tensor, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of the VAE's output (reconstruction, mu, sigma) against `image` (B, 1, X, Y, Z)."""
-        parts = self.parts(prediction, image)
-        return (
-            parts["l1"]
-            + self.gradient_weight * parts["gradient"]
-            + self.coarse_weight * parts["coarse"]
-            + self.kl_weight * parts["kl"]
-        )
-
-
-def epoch_loader(dataset: Dataset, batch_size: int, num_workers: int | None, seed: int) -> DataLoader:
+def epoch_loader(
+    dataset: Dataset, batch_size: int, num_workers: int | None, seed: int, accumulate: int = 1
+) -> DataLoader:
     """Shuffled batches of every volume; `batch_size` is for each rank, and an epoch's last batch may be smaller.
 
-    Where the volumes do not divide by the ranks, a few are seen twice, so that all ranks take the same steps.
+    Where the volumes do not divide by the ranks, a few are seen twice, so that all ranks take the same steps. An
+    epoch's last batches that are too few for a step of `accumulate` are left out.
+
+    Raises:
+        UserError: all batches of an epoch are too few for a step.
     """
-    batches = ShuffledEpochs(dataset, batch_size, seed)
+    batches = ShuffledEpochs(dataset, batch_size, seed, accumulate=accumulate)
+    if len(batches) == 0:
+        raise UserError(
+            f"{len(dataset)} volumes make no step of {accumulate} batches of {batch_size}: lower accumulate"
+        )
     return data_loader(dataset, batch_sampler=batches, num_workers=num_workers)
 
 
@@ -122,7 +90,16 @@ class StepSeeds:
 
 
 class VAEState(Resume):
-    """Handler: saves and restores a run of the VAE, see `Resume`; `model.safetensors` is the network alone."""
+    """Handler: saves and restores a run of the VAE, see `Resume`.
+
+    `model.safetensors` is the VAE alone: the moving average of its weights where there is one. Nothing is saved while
+    the discriminator wins.
+
+    Args:
+        folder, batches, settings, minutes, resume: see `Resume`.
+        network, optimizer, schedule, average: what is trained.
+        adversary: whose discriminator, where it has one, is trained beside it.
+    """
 
     def __init__(
         self,
@@ -131,18 +108,31 @@ class VAEState(Resume):
         network: AutoencoderKlMaisi,
         optimizer: Optimizer,
         schedule: LambdaLR,
+        average: MovingAverage | None,
+        adversary: Adversary,
         batches: Epochs,
         settings: Mapping[str, Any],
         minutes: float = 0.0,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+        if average is not None:
+            parts["average"] = average
+        if adversary.discriminator is not None:
+            parts["discriminator"] = adversary.discriminator
         super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
+        self.exported, self.adversary = "network" if average is None else "average", adversary
         self.form = copy.deepcopy(network).to("meta")  # takes in a checkpoint's weights without a copy
 
+    def worth_saving(self) -> bool:
+        """Not while the discriminator wins."""
+        return not self.adversary.winning()
+
     def export(self, state: Mapping[str, Any]) -> None:
-        """Write the weights."""
-        self.form.load_state_dict(state["network"], assign=True)
+        """Write the weights to use."""
+        weights = {name.removeprefix("module."): one for name, one in state[self.exported].items()}
+        weights.pop("n_averaged", None)
+        self.form.load_state_dict(weights, assign=True)
         save_vae(self.form, self.folder / EXPORT)
         self.form.to("meta")  # and lets go of them
 

@@ -70,7 +70,7 @@ class VolumeDataset(Dataset):
     """Volumes in 0..1, whole or as random patches, kept in memory in half precision when they fit.
 
     Item: `image` (1, X, Y, Z) float32, `folder`, `sequence`, and `affine` (4, 4) where volumes are whole.
-    A patch and its flip depend on seed, epoch and index only, so neither workers nor ranks change them.
+    Patch, flip and intensities depend on seed, epoch and index only, so neither workers nor ranks change them.
     """
 
     def __init__(
@@ -80,6 +80,8 @@ class VolumeDataset(Dataset):
         seed: int = 0,
         augment: bool = False,
         cache: bool = True,
+        larger_patches: Sequence[Sequence[int]] = (),
+        intensity: float = 0.0,
     ) -> None:
         """Take `data` from `list_volumes`.
 
@@ -88,16 +90,17 @@ class VolumeDataset(Dataset):
             patch: voxels of a random patch, multiples of 4; None for whole volumes.
             seed: of patches and flips.
             augment: flip left and right at random.
+            larger_patches: (epoch, x, y, z): from that epoch on, patches of this size instead.
+            intensity: how much gamma, contrast and brightness vary, see `vary`; 0: not at all.
             cache: keep volumes in memory if half of this process' share of what is free holds them.
 
         Raises:
-            UserError: the patch does not divide, or everything that is wrong with the images: all are read once, so
+            UserError: a patch does not divide, or everything that is wrong with the images: all are read once, so
                 that the last one does not end what was hours of work on the others.
         """
-        if patch is not None and (len(patch) != 3 or any(n < FACTOR or n % FACTOR for n in patch)):
-            raise UserError(f"patch {patch} must be three multiples of {FACTOR}, or null for whole volumes")
         self.data = list(data)
-        self.patch, self.seed, self.augment = patch, seed, augment
+        self.patches = _patches(patch, larger_patches)
+        self.seed, self.augment, self.intensity = seed, augment, intensity
         self.transforms = {s: image_transforms((s,), factor=FACTOR) for s in {v["sequence"] for v in self.data}}
         self.kept: list[tuple[torch.Tensor, torch.Tensor]] | None = self._read_all(cache)
 
@@ -140,12 +143,43 @@ class VolumeDataset(Dataset):
             image, affine = self.kept[index]
         item = {name: volume[name] for name in ("folder", "sequence", "made_from") if name in volume}
         random = np.random.default_rng([self.seed, epoch, index])
-        if self.patch is not None:
-            size = [min(want, have) for want, have in zip(self.patch, image.shape[1:], strict=True)]
+        patch = [size for first, size in self.patches if first <= max(epoch, 1)][-1]
+        if patch is not None:
+            size = [min(want, have) for want, have in zip(patch, image.shape[1:], strict=True)]
             start = [int(random.integers(have - n + 1)) for n, have in zip(size, image.shape[1:], strict=True)]
             image = image[(slice(None), *(slice(a, a + n) for a, n in zip(start, size, strict=True)))]
         if self.augment and random.random() < 0.5:
             image = image.flip(1)
-        if self.patch is None:
+        image = image.float()
+        if self.intensity:
+            image = vary(image, *(float(number) for number in random.uniform(-self.intensity, self.intensity, 3)))
+        if patch is None:
             item["affine"] = affine
-        return {"image": image.float(), **item}
+        return {"image": image, **item}
+
+
+def vary(image: torch.Tensor, gamma: float, contrast: float, brightness: float) -> torch.Tensor:
+    """An image in 0..1 as another scanner, coil or window might show it; 0, 0, 0 leaves it as it is.
+
+    It is raised to the power e^gamma, its distance from its mean is multiplied by e^contrast and all of it by
+    e^brightness, and what then lies outside 0..1 is clipped.
+    """
+    image = image.clamp(0, 1) ** math.exp(gamma)
+    mean = image.mean()
+    return ((mean + (image - mean) * math.exp(contrast)) * math.exp(brightness)).clamp(0, 1)
+
+
+def _patches(patch: Sequence[int] | None, larger: Sequence[Sequence[int]]) -> list[tuple[int, Sequence[int] | None]]:
+    """First epoch and size of each kind of patch, in their order.
+
+    Raises:
+        UserError: a size does not divide, or the epochs do not rise.
+    """
+    patches = [(1, patch), *((first, size) for first, *size in larger)]
+    for _, size in patches:
+        if size is not None and (len(size) != 3 or any(n < FACTOR or n % FACTOR for n in size)):
+            raise UserError(f"patch {size} must be three multiples of {FACTOR}, or null for whole volumes")
+    epochs = [first for first, _ in patches]
+    if epochs != sorted(set(epochs)):
+        raise UserError(f"larger_patches begin in epochs {epochs[1:]}: give them in their order, from epoch 2 on")
+    return patches

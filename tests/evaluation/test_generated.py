@@ -34,7 +34,9 @@ def test_costly_features_are_computed_of_test_volumes_only_and_copies_found_amon
         runs.append(volume)
         return volume.flatten(1)[:, :6].reshape(3, 2)
 
-    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: {"phantom": phantom(), "costly": costly})
+    monkeypatch.setattr(
+        "scripts.evaluation.generated.make_extractors", lambda *_: {"phantom": phantom(), "costly": costly}
+    )
     result = evaluate(root / "real", root / "generated", root / "out")
     assert len(runs) == 2 + 2 + 2  # real training, real test, and generated test volumes
     # The generated volumes are the real ones.

@@ -38,7 +38,7 @@ def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root
     write(generated, "b", spacing=(1, 1, 1))
     truncate(generated / "c" / "axt2.nii.gz")
     (generated / "d" / "axt2.nii.gz").unlink()
-    monkeypatch.setattr("scripts.evaluation.generated._extractors", lambda *_: pytest.fail("an extractor is made"))
+    monkeypatch.setattr("scripts.evaluation.generated.make_extractors", lambda *_: pytest.fail("an extractor is made"))
     config = repo_root / "bundles" / "ccella_ldm" / "configs" / "evaluate.yaml"
     workflow = ConfigWorkflow(
         str(config), workflow_type="infer", logging_file=False, bundle_root=str(config.parents[1]),

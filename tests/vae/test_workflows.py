@@ -29,9 +29,10 @@ from scripts.engine.loading import Draw
 from scripts.engine.share import rank_share, validation_share
 from scripts.vae.encode import encode
 from scripts.vae.inference import make_dataset
+from scripts.vae.losses import VAELoss
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
-from scripts.vae.training import VAELoss, epoch_loader
-from scripts.vae.volumes import VolumeDataset, list_volumes, split
+from scripts.vae.training import epoch_loader
+from scripts.vae.volumes import VolumeDataset, list_volumes, split, vary
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def weights(tmp_path):
 
 TRAIN = {
     "epochs": 2, "batch_size": 1, "patch": [8, 8, 8], "lr": 1e-3, "val_cases": 1, "val_interval": 2,
-    "checkpoint_minutes": 0,
+    "checkpoint_minutes": 0, "adversarial_weight": 0, "ema_half_life": 0, "augment_intensity": 0,
 }  # fmt: skip
 
 
@@ -279,6 +280,44 @@ def test_patches_depend_on_seed_epoch_and_index_only(data_root):
     assert not torch.equal(one[1]["image"], one[Draw(1, 1)]["image"])
     with pytest.raises(UserError, match="multiples of 4"):
         VolumeDataset(data, patch=[8, 8, 6])
+
+
+def test_patches_grow_from_their_epoch_on(data_root):
+    data = list_volumes(data_root, ["train.json"], ["axt2"])
+    dataset = VolumeDataset(data, patch=[8, 8, 4], larger_patches=[[3, 8, 12, 8], [4, 32, 12, 8]])
+    sizes = [dataset[Draw(epoch, 0)]["image"].shape[1:] for epoch in (1, 2, 3, 4, 5)]
+    assert sizes == [(8, 8, 4), (8, 8, 4), (8, 12, 8), (16, 12, 8), (16, 12, 8)]  # a volume has 16 voxels
+    for wrong, told in (([[3, 8, 8, 6]], "multiples of 4"), ([[5, 8, 8, 8], [4, 8, 8, 8]], r"\[5, 4\]: .*order")):
+        with pytest.raises(UserError, match=told):
+            VolumeDataset(data, patch=[8, 8, 4], larger_patches=wrong)
+
+
+def test_intensities_vary_as_stated():
+    image = torch.tensor([0.0, 0.25, 0.5, 1.0]).view(1, 4, 1, 1)
+    assert torch.equal(vary(image, 0.0, 0.0, 0.0), image)
+    torch.testing.assert_close(vary(image, np.log(2), 0.0, 0.0), image**2)
+    mean = 0.4375
+    torch.testing.assert_close(vary(image, 0.0, np.log(0.5), 0.0), mean + (image - mean) / 2)
+    torch.testing.assert_close(vary(image, 0.0, 0.0, np.log(3)).flatten(), torch.tensor([0.0, 0.75, 1.0, 1.0]))
+
+
+def test_what_is_varied_depends_on_seed_epoch_and_index_and_stays_in_range(data_root):
+    data = list_volumes(data_root, ["train.json"], ["axt2"])
+    plain, varied = (VolumeDataset(data, patch=[8, 8, 4], seed=3, intensity=strength) for strength in (0.0, 0.5))
+    assert torch.equal(varied[Draw(2, 1)]["image"], varied[Draw(2, 1)]["image"])
+    one, two = ([patches[Draw(epoch, 1)]["image"] for epoch in (1, 2)] for patches in (plain, varied))
+    for image, other in zip(one, two, strict=True):
+        assert (other - image).abs().max() > 0.01
+        assert 0 <= other.min() <= other.max() <= 1
+        assert np.corrcoef(image.flatten(), other.flatten())[0, 1] > 0.9  # the same patch
+
+
+def test_passes_that_make_no_whole_step_are_left_out(data_root):
+    dataset = VolumeDataset(list_volumes(data_root, ["train.json"], ["axt2"]))
+    loader = epoch_loader(dataset, batch_size=1, num_workers=0, seed=0, accumulate=3)
+    assert len(loader) == len(list(loader.batch_sampler.epoch(1))) == 3
+    with pytest.raises(UserError, match="4 volumes make no step of 5 batches"):
+        epoch_loader(dataset, batch_size=1, num_workers=0, seed=0, accumulate=5)
 
 
 def test_volumes_are_kept_where_they_fit_for_all_processes_of_a_node(data_root, monkeypatch, caplog):
@@ -520,13 +559,17 @@ def test_evaluation_has_a_row_a_volume_and_a_summary(workflow, weights, tmp_path
     assert table[["sequence", "folder"]].to_numpy().tolist() == [
         [s, f] for s in ("adc", "axt2") for f in ("005", "006")
     ]
-    for name in ("mae", "psnr", "ssim", "latent_mean", "latent_std", "latent_sigma"):
+    figures = {name: summary["fidelity"]["adc"][name] for name in ("mae", "psnr", "ssim")}
+    figures |= {"detail": summary["detail"]["adc"]["detail"], "mae_25_50": summary["error"]["adc"]["mae_25_50"]}
+    channel = summary["latents"]["adc, channel 2"]
+    figures |= {f"latent_2_{name}": channel[name] for name in ("mean", "deviation", "sigma")}
+    for name, figure in figures.items():
         mean = table.loc[table.sequence == "adc", name].mean()
-        figure = summary["fidelity"]["adc"][name]
         assert figure["value"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
         assert figure["low"] <= figure["value"] <= figure["high"]
         assert figure["n"] == 2
     assert summary["lesions"] == {}  # no phantoms
+    assert {"phantom: adc", "phantom: axt2"} == summary["distances"].keys()
     # On 0..1 intensities PSNR is at most that of an even error: the mean square is never below the square of the mean.
     assert (table.psnr <= -20 * np.log10(table.mae) + 1e-3).all()
 
