@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -17,26 +18,42 @@ import pandas as pd
 
 from scripts.cli.run import run
 from scripts.common.files import atomic
+from scripts.data.datalists import SEQUENCES
+from scripts.data.grid import GRIDS
 from scripts.data.images import load_volume
 from scripts.data.montage import montage
 from scripts.data.outputs import read_record
-from scripts.data.root import read_splits
 from scripts.phantom.analyser import Analysis, analyse
+from scripts.phantom.imaging import make_case
 from scripts.showcase.page import Page
-from scripts.showcase.stages import DEMO_LDM, DEMO_T5_FILES, DEMO_VAE, Stage, bundle, module, run_stages
+from scripts.showcase.stages import DEMO_LDM, DEMO_T5_FILES, DEMO_VAE, Stage, bundle, run_stages
 
-PHANTOM_CASES = 6
-PHANTOM_SEED = 3
+DIFFICULTY = 0.0  # of the phantoms that the shipped weights have learnt from
 SEEDS = 3  # volumes for each report
 
 
 @dataclass(frozen=True)
 class Example:
-    """A report as a user would type it, and the sector (zone, side, level) that it names, None without a lesion."""
+    """A report as a user would type it.
+
+    Attributes:
+        sector: zone, side and level that it names, None without a lesion.
+        phantom: seed of a patient of whom it could have been written.
+    """
 
     title: str
     report: str
     sector: tuple[str, str, str] | None
+    phantom: int
+
+
+class Volume(NamedTuple):
+    """A volume's images by sequence, all (X, Y, Z) on one grid, and what the analyser sees in them."""
+
+    images: dict[str, np.ndarray]
+    spacing: tuple[float, ...]
+    affine: np.ndarray
+    seen: Analysis
 
 
 EXAMPLES = {
@@ -45,25 +62,28 @@ EXAMPLES = {
         "Prostate volume 40 mL. Homogeneously bright peripheral zone, no focus of restricted diffusion. "
         "Impression: No suspicious lesion. PI-RADS 1.",
         None,
+        3_000_609,
     ),
     "left_base": Example(
         "Left base",
         "Prostate volume 55 mL. Impression: 16 mm lesion in the left peripheral zone at the base, PI-RADS 5.",
         ("PZ", "left", "base"),
+        3_019_415,
     ),
     "right_apex": Example(
         "Right apex",
         "Prostate volume 50 mL. Impression: 13 mm lesion in the right peripheral zone at the apex, PI-RADS 4.",
         ("PZ", "right", "apex"),
+        3_000_511,
     ),
 }
 
 
 def demo(output_dir: str = "out/demo") -> None:
-    """Make phantom cases, generate volumes from three reports with three seeds each, and write one HTML page.
+    """Generate volumes from three reports with three seeds each, and write one HTML page.
 
     Args:
-        output_dir: gets `index.html`, `phantom/`, `volumes/` and `logs/`. What is already there is kept.
+        output_dir: gets `index.html`, `volumes/`, `pictures/` and `logs/`. What is already there is kept.
 
     Raises:
         UserError: a step failed; its log says why.
@@ -81,34 +101,22 @@ def demo(output_dir: str = "out/demo") -> None:
 
 def stages(folder: Path) -> list[Stage]:
     """Give the commands of the demo."""
-    make = module(
-        "phantom",
-        "make",
-        output_dir=folder / "phantom",
-        cases=PHANTOM_CASES,
-        seed=PHANTOM_SEED,
-        test_fraction=0.5,
-        difficulty=0,  # what the shipped weights have learnt
-    )
     return [
-        Stage("phantom", make),
-        *(
-            Stage(
-                f"generate_{name}",
-                bundle(
-                    "ccella_ldm",
-                    "inference",
-                    ("demo",),
-                    report_file=folder / "reports" / f"{name}.txt",
-                    case_name=name,
-                    output_dir=folder / "volumes",
-                    replicates=SEEDS,
-                    batch_size=SEEDS,
-                ),
-                reads=(folder / "reports" / f"{name}.txt", DEMO_LDM, DEMO_VAE, *DEMO_T5_FILES),
-            )
-            for name in EXAMPLES
-        ),
+        Stage(
+            f"generate_{name}",
+            bundle(
+                "ccella_ldm",
+                "inference",
+                ("demo",),
+                report_file=folder / "reports" / f"{name}.txt",
+                case_name=name,
+                output_dir=folder / "volumes",
+                replicates=SEEDS,
+                batch_size=SEEDS,
+            ),
+            reads=(folder / "reports" / f"{name}.txt", DEMO_LDM, DEMO_VAE, *DEMO_T5_FILES),
+        )
+        for name in EXAMPLES
     ]
 
 
@@ -116,22 +124,25 @@ def write_page(folder: Path, seconds: dict[str, float]) -> None:
     """Draw the pictures and write `index.html` from what the stages left."""
     page = Page(
         "From a radiology report to a prostate volume",
-        "Synthetic T2-weighted volumes of the prostate phantom, each generated from the report shown beside it. "
+        "Synthetic volumes of the prostate phantom, each generated from the report shown above it, and for comparison "
+        "phantoms of whom the same reports could have been written. "
         "Nothing here is a real patient, and nothing is fit for clinical use.",
     )
-    rows, first = [], []
+    rows, overview = [], []
     for name, example in EXAMPLES.items():
-        volumes = [load_volume(folder / "volumes" / case / "axt2.nii.gz") for case in cases_of(name)]
-        found = [analyse(data, affine) for data, _, affine in volumes]
-        rows += [_row(folder, case, example, analysis) for case, analysis in zip(cases_of(name), found, strict=True)]
-        picture = folder / "pictures" / f"{name}.png"
-        _draw(volumes, [f"{example.title}, seed {k + 1}" for k in range(SEEDS)], found, picture)
-        first.append((volumes[0], f"{example.title}: {example.report}", found[0]))
+        volumes = [_read(folder / "volumes" / case) for case in cases_of(name)]
+        real = _phantom(example.phantom, tuple(volumes[0].images))
+        rows += [_row(folder, case, example, one.seen) for case, one in zip(cases_of(name), volumes, strict=True)]
+        seeds, beside = (folder / "pictures" / f"{name}{part}.png" for part in ("", "_beside_a_phantom"))
+        _draw(seeds, [(f"{example.title}, seed {k + 1}", one, "axt2") for k, one in enumerate(volumes)])
+        pairs = [("generated", volumes[0]), ("phantom", real)]
+        _draw(beside, [(f"{kind}, {sequence}", one, sequence) for sequence in real.images for kind, one in pairs])
+        overview += [(f"{example.title}: {example.report}", volumes[0], "axt2")]
+        overview += [("A phantom of whom the same could be said", real, "axt2")]
         page.section(example.title).quote(example.report).figure(
-            picture, f"The same report with {SEEDS} seeds: what the report says stays, the rest of the patient changes."
-        )
-    _overview(folder, first)
-    _phantoms(folder, page)
+            seeds, f"The same report with {SEEDS} seeds: what the report says stays, the rest of the patient changes."
+        ).figure(beside, "The first of them, and a phantom of whom the same report could have been written.")
+    _draw(folder / "pictures" / "overview.png", overview)
     page.section("What the volumes show").text(
         "The phantom's own analyser looked at each volume without knowing the report. "
         "Zone, side and level are those of the lesion it found."
@@ -165,41 +176,39 @@ def _sector(found: Analysis) -> tuple[str, str, str] | None:
     return (found.zone, found.side, found.level) if found.lesion else None
 
 
-def _voxel(affine: np.ndarray, found: Analysis, shape: tuple[int, ...]) -> np.ndarray:
+def _read(folder: Path) -> Volume:
+    """Give a generated volume."""
+    paths = {name: folder / f"{name}.nii.gz" for name in SEQUENCES if (folder / f"{name}.nii.gz").is_file()}
+    loaded = {name: load_volume(path) for name, path in paths.items()}
+    _, spacing, affine = loaded["axt2"]
+    return _volume({name: data for name, (data, _, _) in loaded.items()}, spacing, affine)
+
+
+def _phantom(seed: int, sequences: tuple[str, ...]) -> Volume:
+    """Give a phantom's volume of these sequences."""
+    case = make_case(seed, GRIDS["demo"], DIFFICULTY)
+    return _volume({name: case.volumes[name] for name in sequences}, GRIDS["demo"].spacing, case.affine)
+
+
+def _volume(images: dict[str, np.ndarray], spacing: tuple[float, ...], affine: np.ndarray) -> Volume:
+    others = {name: image for name, image in images.items() if name != "axt2"}
+    return Volume(images, spacing, affine, analyse(images["axt2"], affine, **others))
+
+
+def _voxel(volume: Volume) -> np.ndarray:
     """Give the voxel of the lesion's centre, or the volume's centre."""
-    if not found.lesion:
-        return np.asarray(shape) // 2
-    voxel = nib.affines.apply_affine(np.linalg.inv(affine), found.centre_mm).round().astype(int)
-    return np.clip(voxel, 0, np.asarray(shape) - 1)
+    shape = np.asarray(volume.images["axt2"].shape)
+    if not volume.seen.lesion:
+        return shape // 2
+    voxel = nib.affines.apply_affine(np.linalg.inv(volume.affine), volume.seen.centre_mm).round().astype(int)
+    return np.clip(voxel, 0, shape - 1)
 
 
-def _overview(folder: Path, first: list[tuple[tuple, str, Analysis]]) -> None:
-    """Draw one volume a report, each cut where its own lesion is: the picture that opens the README."""
-    focus = [_voxel(affine, found, data.shape) for (data, _, affine), _, found in first]
-    volumes = [data for (data, _, _), _, _ in first]
-    montage(volumes, [title for _, title, _ in first], first[0][0][1], folder / "pictures" / "overview.png", focus)
-
-
-def _phantoms(folder: Path, page: Page) -> None:
-    """Show real (phantom) cases with the three sequences of each, for comparison."""
-    train, test = read_splits(folder / "phantom")
-    section = page.section("Phantom cases to compare with")
-    for case in (train + test)[:2]:
-        sequences = ("axt2", "b1600", "adc")
-        volumes = [load_volume(Path(case["axt2"]).with_name(f"{name}.nii.gz")) for name in sequences]
-        data, spacing, affine = volumes[0]
-        picture = folder / "pictures" / f"{case['folder']}.png"
-        focus = _voxel(affine, analyse(data, affine), data.shape)
-        montage([volume for volume, _, _ in volumes], sequences, spacing, picture, focus)
-        section.quote(case["text"] or "(no report)").figure(
-            picture, f"{case['folder']}: T2w, high b-value DWI and ADC."
-        )
-
-
-def _draw(volumes: list[tuple], titles: list[str], found: list[Analysis], path: Path) -> None:
-    """Draw the volumes of one report, cut where the first one's lesion is."""
-    data, spacing, affine = volumes[0]
-    montage([volume for volume, _, _ in volumes], titles, spacing, path, focus=_voxel(affine, found[0], data.shape))
+def _draw(path: Path, rows: list[tuple[str, Volume, str]]) -> None:
+    """Draw images one below the other, each a title, a volume and a sequence, cut where its volume's lesion is."""
+    titles, volumes, sequences = zip(*rows, strict=True)
+    images = [volume.images[sequence] for volume, sequence in zip(volumes, sequences, strict=True)]
+    montage(images, titles, volumes[0].spacing, path, [_voxel(volume) for volume in volumes])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from scripts.common.identity import fingerprint
 from scripts.data.outputs import read_record
 from scripts.networks.weights import read_header
+from scripts.phantom.anatomy import sample_findings
 from scripts.reports.encoder import ReportEncoder
 from scripts.showcase import demo
 from scripts.showcase.stages import bundle
@@ -47,7 +49,6 @@ def test_a_report_becomes_a_volume_and_a_page(tmp_path, monkeypatch):
     """The whole demo, with one report, one seed and two steps."""
     (name, example), *_ = list(demo.EXAMPLES.items())[1:]
     monkeypatch.setattr(demo, "EXAMPLES", {name: example})
-    monkeypatch.setattr(demo, "PHANTOM_CASES", 2)
     monkeypatch.setattr(demo, "SEEDS", 1)
     monkeypatch.setattr(demo, "bundle", functools.partial(bundle, steps=2))
     demo.demo(str(tmp_path / "demo"))
@@ -60,4 +61,15 @@ def test_a_report_becomes_a_volume_and_a_page(tmp_path, monkeypatch):
     assert read_record(tmp_path / "demo" / "volumes", name).probability > 0.5  # the report says PI-RADS 5
     page = (tmp_path / "demo" / "index.html").read_text()
     assert example.report in page
-    assert page.count("data:image/png") >= 3
+    assert page.count("data:image/png") == 2  # its seeds, and one of them beside a phantom
+
+
+def test_the_phantoms_shown_are_as_the_reports_say():
+    for example in demo.EXAMPLES.values():
+        findings = sample_findings(example.phantom, demo.DIFFICULTY)
+        lesion = next(iter(findings.lesions), None)
+        assert (None if lesion is None else (lesion.zone, lesion.side, lesion.level)) == example.sector
+        assert f"PI-RADS {findings.pirads}." in example.report
+        size, volume = (re.search(rf"(\d+) {unit}", example.report) for unit in ("mm lesion", "mL"))
+        assert float(volume[1]) == pytest.approx(findings.gland_ml, abs=3)
+        assert lesion is None or float(size[1]) == pytest.approx(lesion.diameter_mm, abs=0.5)
