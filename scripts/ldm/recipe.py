@@ -18,7 +18,7 @@ from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
 from scripts.ldm.guidance import Guidance
 from scripts.ldm.latent_scale import per_channel
-from scripts.ldm.schedule import Schedule, make_scheduler
+from scripts.ldm.schedule import Schedule, check_prediction, make_scheduler
 from scripts.networks.ccella import REFERENCE_SPACING
 from scripts.networks.variants import Variant, find_variant
 from scripts.networks.weights import Header, read_header
@@ -210,13 +210,18 @@ def _check(
 
 
 def _check_worse(header: Header, worse: Header, problems: Problems) -> None:
-    """A network can pull on another's latents if it was trained on such, for the same answer, from such embeddings."""
-    names = ("objective", "prediction", "scale", "vae_fingerprint", "encoder_fingerprint", "in_channels", "input_dim")
-    for name in names:
-        own, other = (
-            getattr(one, name) if name in names[:3] else {**one.meta, **one.config}.get(name) for one in (header, worse)
-        )
-        if None not in (own, other) and own != other:
+    """A network can pull on another's latents if it was trained on such, for the same answer, from the same inputs."""
+    names = ("vae_fingerprint", "encoder_fingerprint", "variant", "in_channels", "input_dim")
+    told, others = (
+        {name: {**one.meta, **one.config}.get(name) for name in names}
+        | {"objective": one.objective, "scale": one.scale}
+        | {"prediction": check_prediction(one.objective, one.prediction)}  # what files say that do not name it
+        for one in (header, worse)
+    )
+    for name, own in told.items():
+        other = others[name]
+        alike = name == "variant" and {own, other} == {"CCELLA", "L1ONLY"}  # which differ in their loss alone
+        if None not in (own, other) and own != other and not alike:
             what = f"has {name} {other}, model_file {own}"
             problems.add("guidance_model", what, "give an earlier or smaller version of the same training")
 

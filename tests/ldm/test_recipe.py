@@ -197,6 +197,27 @@ def test_a_worse_network_of_another_training_is_told(place, tmp_path):
         assert words in message
 
 
+@pytest.mark.parametrize(
+    ("variant", "changes", "words"),
+    [
+        ("CCELLA", {"prediction": "velocity"}, "has prediction velocity, model_file noise"),  # which is not named there
+        ("LAST", {}, "has variant LAST, model_file CCELLA"),
+        ("L1ONLY", {"prediction": "noise"}, None),
+    ],
+)
+def test_a_worse_network_answers_with_the_same_and_reads_the_same(place, tmp_path, variant, changes, words):
+    own, other = tmp_path / "model.safetensors", tmp_path / "worse.safetensors"
+    make_weights(own, **place.meta)
+    make_weights(other, variant, **place.meta | changes)
+    given = recipe_options(place, own) | {"guidance_report": 2, "guidance_model": other}
+    if words is None:
+        assert make_recipe(**given).guidance.by_worse
+        return
+    with pytest.raises(UserError) as error:
+        make_recipe(**given)
+    assert words in " ".join(str(error.value).split())
+
+
 def test_guidance_by_a_worse_network_needs_no_dropout_and_no_condition(place, tmp_path, caplog):
     """Its record names the weights, and that of guidance without it is as it was before there was any."""
     own, other = tmp_path / "model.safetensors", tmp_path / "worse.safetensors"
