@@ -53,7 +53,7 @@ def evaluate(
         generated_dir: what inference wrote: `synthsheet_all.xlsx` and `<folder>/<sequence>.nii.gz`.
         output_dir: for the results.
         sequence: axt2, b1600 or adc. Where phantoms' T2w is judged, the analyser also looks at the other sequences that
-            all generated volumes have.
+            all volumes have, real, generated and reconstructed ones.
         reconstructed_dir: what the VAE's mode reconstruct wrote of the test cases: they are judged as if generated, and
             distances are also given to them, which leave out what the VAE's decoding costs.
         medicalnet_file: MedicalNet weights; with them, distances on its features.
@@ -181,22 +181,21 @@ def _against_truth(
 
     Beside the generated ones stand real ones, the analyser's own figures, and reconstructed ones: shares are of all
     test cases, measures of those whose reports volumes were generated from. The analyser is given the sequences that
-    all generated volumes have.
+    all of them have, or its figures would not compare.
     """
     asked = [g for g in volumes.generated if g.is_test and not g.case["text_isnull"]]
-    there = [set(g.sequences()) for g in asked]
-    common = set.intersection(*there) if there else {"axt2"}
-    exams = {
+    exams: dict[str, list[tuple[str, Mapping[str, Any]]]] = {
         "generated": [(g.case["folder"], g.sequences()) for g in asked],
         "real": [(case["folder"], case) for case in volumes.test],
         "reconstructed": [(g.folder, g.sequences()) for g in volumes.reconstructed],
     }
+    common = [name for name in SEQUENCES if all(name in paths for files in exams.values() for _, paths in files)]
     named, shown, sizes = {g.case["folder"] for g in asked}, {}, {}
     for row, files in exams.items():
         if not files:
             continue
         looks = [
-            (folder, look_at({name: paths[name] for name in SEQUENCES if name in common and name in paths}))
+            (folder, look_at({name: paths[name] for name in common}))
             for folder, paths in tqdm(files, f"analyser, {row}", disable=None)
         ]
         shown[REAL if row == "real" else row] = shares(agreement(seen, truth[folder].lesion) for folder, seen in looks)

@@ -30,9 +30,15 @@ class Generated(NamedTuple):
     predicted: float | None  # probability of the positive class, or the class itself; None without a class head
 
     def sequences(self) -> dict[str, str]:
-        """All sequences of the volume that lie beside `image`, by name."""
-        paths = {name: Path(self.image).with_name(f"{name}.nii.gz") for name in SEQUENCES}
-        return {name: str(path) for name, path in paths.items() if path.is_file()}
+        """All sequences of the volume that lie beside `image`, on its grid, by name."""
+        paths = {name: str(Path(self.image).with_name(f"{name}.nii.gz")) for name in SEQUENCES}
+        size, spacing = _grid_of(self.image) or ((), 0)
+        grids = {name: grid for name, path in paths.items() if (grid := _grid_of(path))}
+        return {
+            name: paths[name]
+            for name, (its_size, its_spacing) in grids.items()
+            if its_size == size and np.allclose(its_spacing, spacing, rtol=0, atol=SPACING_TOLERANCE)
+        }
 
 
 class Volumes(NamedTuple):

@@ -109,6 +109,21 @@ def test_what_phantoms_show_is_measured_beside_real_and_reconstructed_ones(phant
     assert written["measures"] == rows
 
 
+@pytest.mark.parametrize("lacks", ["reconstructed", "generated", "grid"])
+def test_the_analyser_is_given_what_all_volumes_have(phantoms, tmp_path, lacks):
+    """ADC beside some volumes alone, or on another grid than their T2w, would make figures that do not compare."""
+    both = ("axt2", "adc")
+    made = generate(phantoms, tmp_path / "made", sequences=both if lacks != "generated" else ("axt2",))
+    again = generate(phantoms, tmp_path / "again", sequences=both if lacks != "reconstructed" else ("axt2",))
+    if lacks == "grid":
+        for path in made.glob("*/adc.nii.gz"):
+            image = nib.load(path)
+            nib.save(nib.Nifti1Image(image.get_fdata(dtype="float32")[:-2], image.affine), path)
+    rows = evaluate(phantoms, made, tmp_path / "out", reconstructed_dir=again)["measures"]
+    assert rows["generated"] == rows["real"] == rows["reconstructed"]
+    assert "lesion_signal_adc" not in rows["real"]
+
+
 def test_volumes_that_show_nothing_have_no_figures(phantoms, tmp_path):
     made = generate(phantoms, tmp_path / "made", change=lambda name, volume: np.zeros_like(volume))
     result = evaluate(phantoms, made, tmp_path / "out")
