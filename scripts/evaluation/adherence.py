@@ -41,15 +41,6 @@ def read_truth(dataset_dir: str | os.PathLike[str]) -> dict[str, Truth]:
     return {folder: Truth(next(iter(found), None), float(volumes[folder])) for folder, found in lesions.items()}
 
 
-def index_lesions(dataset_dir: str | os.PathLike[str]) -> dict[str, Lesion | None]:
-    """The index lesion of each phantom of a data root, None where it has no lesion; empty where the root has no truth.
-
-    Raises:
-        UserError: the root holds lesions.csv but no cases.csv.
-    """
-    return {folder: truth.lesion for folder, truth in read_truth(dataset_dir).items()}
-
-
 def look(axt2: np.ndarray, affine: np.ndarray, **others: np.ndarray) -> Analysis | None:
     """What a T2w volume (X, Y, Z) shows, and what b1600 and adc beside it do; None where it cannot be analysed."""
     try:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scripts.common.files import atomic
 from scripts.common.problems import UserError
-from scripts.evaluation.adherence import PARTS, index_lesions, shares, verdict
+from scripts.evaluation.adherence import PARTS, read_truth, shares, verdict
 from scripts.evaluation.class_metrics import Estimate, mean, write_report
 from scripts.evaluation.distances import with_interval
 from scripts.evaluation.features import Extractor
@@ -71,7 +71,7 @@ class ReconstructionReport:
     ) -> None:
         self.output_dir = Path(output_dir)
         self.paths = {(volume["folder"], volume["sequence"]): Path(volume["path"]) for volume in volumes}
-        self.lesions = index_lesions(dataset_dir)
+        self.truth = read_truth(dataset_dir)
         self.extractors, self.seed = extractors, seed
         self.metrics = {
             "mae": MAEMetric(reduction="none"),
@@ -105,7 +105,7 @@ class ReconstructionReport:
             row |= what_is_left(pair[0][0], pair[1][0])
             row |= _channels(given["mu"][index], given["sigma"][index])
             row[FEATURES] = {name: [extract(volume) for volume in pair] for name, extract in self.extractors.items()}
-            if sequence == "axt2" and folder in self.lesions:
+            if sequence == "axt2" and folder in self.truth:
                 row |= self._look(folder, pair, affine)
             self.rows.append(row)
 
@@ -121,7 +121,7 @@ class ReconstructionReport:
 
     def _look(self, folder: str, pair: Sequence[Tensor], affine: np.ndarray) -> dict[str, bool]:
         """What the analyser gets right in the original and in the reconstruction (1, X, Y, Z)."""
-        verdicts = [verdict(volume[0].numpy(), affine, self.lesions[folder]) for volume in pair]
+        verdicts = [verdict(volume[0].numpy(), affine, self.truth[folder].lesion) for volume in pair]
         named = zip(VOLUMES, verdicts, strict=True)
         return {f"{volume}_{part}": right for volume, parts in named for part, right in parts.items()}
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scripts.data.grid import GRIDS
-from scripts.evaluation.adherence import PARTS, Truth, index_lesions, look, measures, read_truth, shares, verdict
+from scripts.evaluation.adherence import PARTS, Truth, look, measures, read_truth, shares, verdict
 from scripts.phantom.__main__ import make
 from scripts.phantom.analyser import Analysis
 from scripts.phantom.anatomy import Lesion
@@ -42,12 +42,12 @@ def test_the_truth_of_a_phantom_root_and_of_another(tmp_path):
     make(str(tmp_path / "data"), cases=4, seed=7, size=(16, 16, 8), spacing=(5, 5, 7.5), test_fraction=0.5, workers=1)
     table = pd.read_csv(tmp_path / "data" / "lesions.csv", dtype={"folder": str})
     first = table[table["number"] == 1].set_index("folder")["diameter_mm"]
-    found = index_lesions(tmp_path / "data")
+    found = read_truth(tmp_path / "data")
     assert len(found) == 4
-    assert {folder: lesion.diameter_mm for folder, lesion in found.items() if lesion} == first.to_dict()
-    assert index_lesions(tmp_path) == {}
+    assert {name: truth.lesion.diameter_mm for name, truth in found.items() if truth.lesion} == first.to_dict()
+    assert read_truth(tmp_path) == {}
     glands = pd.read_csv(tmp_path / "data" / "cases.csv", dtype={"folder": str}).set_index("folder")["gland_ml"]
-    assert {folder: truth.gland_ml for folder, truth in read_truth(tmp_path / "data").items()} == glands.to_dict()
+    assert {folder: truth.gland_ml for folder, truth in found.items()} == glands.to_dict()
 
 
 def seen(**changes) -> Analysis:
