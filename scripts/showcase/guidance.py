@@ -20,7 +20,7 @@ from scripts.common.files import atomic
 from scripts.common.problems import UserError
 from scripts.evaluation.class_metrics import markdown
 from scripts.showcase.bench import cells, reconstruct_stage, reference_rows
-from scripts.showcase.stages import DEMO_LDM, DEMO_VAE, Stage, bundle, run_stages
+from scripts.showcase.stages import DEMO_LDM, DEMO_VAE, REPOSITORY, Stage, bundle, run_stages
 
 Setting = dict[str, Any]
 
@@ -103,10 +103,15 @@ def stages(data: Path, folder: Path, settings: list[Setting]) -> list[Stage]:
             reconstructed_dir=folder / "reconstructions",
         )  # fmt: skip
         chain += [
-            Stage(f"generate_{name}", generate, (), volumes, (DEMO_LDM, DEMO_VAE)),
+            Stage(f"generate_{name}", generate, (), volumes, (DEMO_LDM, DEMO_VAE, *_named(setting))),
             Stage(f"judge_{name}", evaluate, (f"generate_{name}", "reconstruct")),
         ]
     return chain
+
+
+def _named(setting: Setting) -> list[Path]:
+    """Give the weights that a setting names: its volumes are made anew when these changed."""
+    return [REPOSITORY / str(setting[name]) for name in ("model_file", "guidance_model") if setting.get(name)]
 
 
 if __name__ == "__main__":

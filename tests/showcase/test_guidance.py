@@ -15,6 +15,8 @@ def test_every_option_exists_and_no_two_settings_share_a_folder(tmp_path, wrong_
     (tmp_path / "worse.safetensors").touch()
     chain = stages(tmp_path / "data", tmp_path, [*SETTINGS, worse])
     assert [told for stage in chain if (told := wrong_options(stage.command))] == []
+    reads = {stage.name: stage.reads for stage in chain}
+    assert tmp_path / "worse.safetensors" in reads[f"generate_{key(worse)}"]  # another file of that name: done anew
     folders = [stage.makes for stage in chain if stage.makes]
     assert len(set(folders)) == len(folders) == len(SETTINGS) + 2
 
