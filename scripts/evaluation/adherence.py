@@ -90,7 +90,7 @@ def measures(seen: Iterable[tuple[Analysis | None, Truth]]) -> dict[str, Estimat
         "diameter_error_mm": mean([analysis.diameter_mm - lesion.diameter_mm for analysis, lesion in shown]),
         "gland_error_ml": mean([analysis.gland_ml - truth.gland_ml for analysis, truth in pairs]),
         **{
-            f"lesion_signal_{name}": mean([analysis.contrast[name] for analysis, _ in shown])
+            f"lesion_signal_{name}": mean([s for a, _ in shown if np.isfinite(s := a.contrast[name])])
             for name in SEQUENCES
             if any(name in analysis.contrast for analysis, _ in shown)
         },

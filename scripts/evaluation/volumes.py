@@ -85,6 +85,10 @@ def read_volumes(
         # What is missing or cannot be read was told with the headers.
         readable = [volume for volume in volumes if _grid_of(volume[sequence])]
         check_voxels(readable, image_transforms((sequence,), factor=1, constant=constant), problems)
+    for name in (name for name in SEQUENCES if name != sequence):  # which the analyser looks at, too
+        beside = [(volume.folder, volume.sequences().get(name)) for volume in [*generated, *reconstructed]]
+        readable = [{"folder": folder, name: path} for folder, path in beside if path]
+        check_voxels(readable, image_transforms((name,), factor=1, constant=True), problems)
     problems.raise_if_any()
     if len(train) < 2 or len(test) < 2:
         raise UserError(f"{len(train)} training, {len(test)} test cases: distances need two of each")

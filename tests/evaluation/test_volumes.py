@@ -123,3 +123,14 @@ def test_a_volume_knows_the_sequences_beside_it_that_can_be_read(root):
     found = {volume.folder: sorted(volume.sequences()) for volume in read(root).generated}
     assert found["c"] == ["adc", "axt2"]
     assert found["d"] == ["axt2"]
+
+
+def test_a_broken_sequence_beside_is_told_with_the_rest(root):
+    """The analyser looks at it, long after features were computed."""
+    place = root / "generated" / "c"
+    whole = (place / "axt2.nii.gz").read_bytes()
+    write(root / "generated", "c", values=np.nan)
+    (place / "axt2.nii.gz").rename(place / "adc.nii.gz")
+    (place / "axt2.nii.gz").write_bytes(whole)
+    with pytest.raises(UserError, match=r"c/adc +contains NaN"):
+        read(root)
