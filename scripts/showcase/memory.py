@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5Config, T5EncoderModel
@@ -22,6 +24,7 @@ from scripts.engine.precision import PRECISIONS, half_weights
 from scripts.networks.ccella import CCELLA
 from scripts.networks.unet import fold_upsampling
 from scripts.showcase.counting import Step, peak_bytes
+from scripts.vae.adversarial import Adversary
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.losses import VAELoss
@@ -98,8 +101,21 @@ def _train_ldm(dtype: torch.dtype | None, batch: int, checkpointing: bool = Fals
 
 
 def _train_vae(dtype: torch.dtype | None, patch: tuple[int, int, int]) -> Step:
+    """With the discriminator, after its first epochs; both have Adam's moments, and the VAE its average."""
     network, image, loss = maisi_vae(), torch.empty(1, 1, *patch), VAELoss()
-    return _trained(network, lambda: loss(network(image), image), copies=2)
+    discriminator = PatchDiscriminator(3, channels=64, in_channels=1, num_layers_d=3)
+    adversary = Adversary(network, discriminator, weight=0.1)
+    moments = [torch.empty_like(weight) for weight in discriminator.parameters() for _ in range(2)]
+
+    def compete() -> Tensor:
+        prediction = network(image)
+        output = {"pred": prediction, "label": image, "loss": loss(prediction, image)}
+        state = SimpleNamespace(epoch=2, output=output)
+        adversary.compete(SimpleNamespace(state=state, scaler=None, accumulation_steps=1))
+        return output["loss"]
+
+    step = _trained(network, compete, copies=3)
+    return lambda: (step(), moments)
 
 
 def _train_classifier(dtype: torch.dtype | None, batch: int) -> Step:
