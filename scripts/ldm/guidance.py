@@ -84,7 +84,7 @@ class Guidance:
         return variant.adapter and any(not term.report for term in self.terms(variant, self.interval[0]))
 
     def terms(self, variant: Variant, timestep: float) -> list[Term]:
-        """The network's answers that are summed at a timestep, and their weights; the last is to all conditions.
+        """The network's answers that are summed at a timestep, and their weights; the last is to all that count.
 
             e = e(0,0) + w_r·(e(r,0) - e(0,0)) + w_c·(e(r,c) - e(r,0))
 

@@ -16,6 +16,7 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
+from scripts.engine.transfer import sent
 from scripts.evaluation.features import RADIMAGENET_MEANS, medicalnet_network, radimagenet_network
 
 Units = tuple[Sequence[float], Sequence[float]]  # means and deviations of three channels
@@ -41,13 +42,15 @@ class PerceptualDistance(nn.Module):
         self, path: str | os.PathLike[str], device: torch.device | str = "cpu", slices: int | None = None
     ) -> None:
         super().__init__()
-        self.network, self.units = _read_network(path)
-        self.slices = slices
+        self.network, units = _read_network(path)
+        self.slices, self.of_slices = slices, units is not None
+        for name, part in zip(("means", "deviations"), units or ((), ()), strict=True):
+            self.register_buffer(name, torch.tensor(part).view(1, -1, 1, 1), persistent=False)
         self.to(device)
 
     def forward(self, made: Tensor, image: Tensor) -> Tensor:
         """The distance, a scalar, between volumes (B, 1, X, Y, Z) in 0..1."""
-        if self.units is None:  # the volume less its mean, in its deviations
+        if not self.of_slices:  # the volume less its mean, in its deviations
             axes = (1, 2, 3, 4)
             mean, deviation = image.mean(axes, keepdim=True), image.std(axes, keepdim=True).clamp_min(1e-6)
             return self._between((made - mean) / deviation, (image - mean) / deviation)
@@ -57,7 +60,7 @@ class PerceptualDistance(nn.Module):
         """The mean over slices across an axis."""
         count = image.shape[axis]
         if self.slices is not None and self.slices < count:
-            chosen = torch.randperm(count)[: self.slices].to(image.device)
+            chosen = sent(torch.randperm(count)[: self.slices], image.device)
             made, image = made.index_select(axis, chosen), image.index_select(axis, chosen)
         pairs = [volume.movedim(axis, 1).flatten(0, 1) for volume in (made, image)]  # (B·slices, 1, h, w)
         parts = zip(*(slices.split(AT_ONCE if self.slices is None else len(slices)) for slices in pairs), strict=True)
@@ -66,8 +69,7 @@ class PerceptualDistance(nn.Module):
 
     def _as_seen(self, slices: Tensor) -> Tensor:
         """Slices (N, 1, h, w) in the three channels and units of the network's training."""
-        means, deviations = (torch.tensor(part, device=slices.device).view(1, 3, 1, 1) for part in self.units)
-        return (slices - means) / deviations
+        return (slices - self.means) / self.deviations
 
     def _between(self, made: Tensor, image: Tensor) -> Tensor:
         with torch.no_grad():
