@@ -94,6 +94,7 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
             bundle(
                 "vae", "train", ("demo",),
                 dataset_dir=data, model_dir=vae, epochs=size.vae_epochs, val_interval=2, seed=seed,
+                adversarial_after=-(-2 * size.vae_epochs // 3),  # the rate falls by then
             ),
             ("phantom",),
             vae,
