@@ -17,7 +17,7 @@ import pandas as pd
 
 from scripts.common.files import atomic
 from scripts.common.problems import Problems
-from scripts.data.datalists import one_hot, write_datalist
+from scripts.data.datalists import SEQUENCES, one_hot, write_datalist
 from scripts.data.root import LISTS
 
 RECORD = "generated.json"
@@ -73,6 +73,12 @@ def read_record(output_dir: Path, folder: str) -> Record | None:
     if record.folder != folder:
         return None
     return record if all((place / f"{sequence}.nii.gz").is_file() for sequence in record.sequences) else None
+
+
+def images_of(folder: Path) -> dict[str, Path]:
+    """The images of a case's folder by sequence, as many as are there."""
+    paths = {name: folder / f"{name}.nii.gz" for name in SEQUENCES}
+    return {name: path for name, path in paths.items() if path.is_file()}
 
 
 def find_records(output_dir: Path) -> list[Record]:

@@ -54,6 +54,11 @@ def _read_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
+def standardised(vectors: Tensor, reference: Tensor) -> Tensor:
+    """Phantom features (N, D), which have units of their own, in standard deviations of a reference set (M, D)."""
+    return (vectors - reference.mean(0)) / reference.std(0).clamp_min(1e-6)
+
+
 def _load(network: ResNet, state: dict[str, Tensor], path: str | os.PathLike[str]) -> ResNet:
     expected = network.state_dict()
     state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}

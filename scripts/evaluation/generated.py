@@ -136,10 +136,9 @@ def _from_features(
     rest = {"phantom": made["phantom"][:0]}
     if others:
         rest = features_of(_paths(others), "other generated volumes", {"phantom": extractors["phantom"]})
-    # Phantom features have units of their own: they are compared in standard deviations of the real training volumes.
-    mean, deviation = train["phantom"].mean(0), train["phantom"].std(0).clamp_min(1e-6)
+    reference = train["phantom"]
     for vectors in filter(None, (train, test, made, again, rest)):
-        vectors["phantom"] = (vectors["phantom"] - mean) / deviation
+        vectors["phantom"] = features.standardised(vectors["phantom"], reference)
     rows = {"generated": made, "real train": train} | ({"reconstructed test": again} if again else {})
     targets = {"real test": test} | ({"reconstructed test": again} if again else {})
     distances = {

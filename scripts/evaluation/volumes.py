@@ -15,7 +15,7 @@ from scripts.data.datalists import SEQUENCES, Case
 from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
 from scripts.data.images import check_voxels, image_transforms
 from scripts.data.names import is_folder_name, name_of, shown
-from scripts.data.outputs import SHEET, read_record
+from scripts.data.outputs import SHEET, images_of, read_record
 from scripts.data.root import read_splits
 from scripts.data.tables import cell_flag, cell_name, read_table
 
@@ -31,11 +31,11 @@ class Generated(NamedTuple):
 
     def sequences(self) -> dict[str, str]:
         """All sequences of the volume that lie beside `image`, on its grid, by name."""
-        paths = {name: str(Path(self.image).with_name(f"{name}.nii.gz")) for name in SEQUENCES}
+        paths = images_of(Path(self.image).parent)
         size, spacing = _grid_of(self.image) or ((), 0)
         grids = {name: grid for name, path in paths.items() if (grid := _grid_of(path))}
         return {
-            name: paths[name]
+            name: str(paths[name])
             for name, (its_size, its_spacing) in grids.items()
             if its_size == size and np.allclose(its_spacing, spacing, rtol=0, atol=SPACING_TOLERANCE)
         }
@@ -85,9 +85,9 @@ def read_volumes(
         # What is missing or cannot be read was told with the headers.
         readable = [volume for volume in volumes if _grid_of(volume[sequence])]
         check_voxels(readable, image_transforms((sequence,), factor=1, constant=constant), problems)
+    beside = [{"folder": volume.folder, **volume.sequences()} for volume in [*generated, *reconstructed]]
     for name in (name for name in SEQUENCES if name != sequence):  # which the analyser looks at, too
-        beside = [(volume.folder, volume.sequences().get(name)) for volume in [*generated, *reconstructed]]
-        readable = [{"folder": folder, name: path} for folder, path in beside if path]
+        readable = [volume for volume in beside if name in volume]
         check_voxels(readable, image_transforms((name,), factor=1, constant=True), problems)
     problems.raise_if_any()
     if len(train) < 2 or len(test) < 2:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from scripts.data.datalists import SEQUENCES
 from scripts.phantom.canvas import Canvas
 from scripts.phantom.gland import Point
 from scripts.phantom.institutions import Protocol
@@ -40,7 +39,7 @@ def acquire(canvas: Canvas, spacing: Point, protocol: Protocol, rng: np.random.G
         "adc": _blurred(adc, (DWI_MM,) * 3, spacing) * np.float32(protocol.adc_scale)
         + np.float32(55 * protocol.noise) * rng.standard_normal(adc.shape, dtype=np.float32),
     }
-    return {name: np.rint(np.clip(volumes[name], 0, 4095)).astype(np.int16) for name in SEQUENCES}
+    return {name: np.rint(np.clip(volume, 0, 4095)).astype(np.int16) for name, volume in volumes.items()}
 
 
 def _blurred(image: np.ndarray, sigma_mm: Point, spacing: Point) -> np.ndarray:

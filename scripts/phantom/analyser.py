@@ -76,8 +76,8 @@ def analyse(
     given = {"axt2": axt2, "b1600": b1600, "adc": adc}
     affine = np.asarray(affine, np.float64)
     images = {name: _on_work_grid(np.asarray(v, np.float32), affine) for name, v in given.items() if v is not None}
-    gland = _fit_gland(_levelled(images["axt2"]))
-    return _find_lesion(images, gland)
+    levelled = {name: _levelled(image) for name, image in images.items()}
+    return _find_lesion(images, levelled, _fit_gland(levelled["axt2"]))
 
 
 def analyse_file(
@@ -193,15 +193,16 @@ def _between(faces: np.ndarray) -> Gland:
 # ---- the lesion ------------------------------------------------------------------------------------------------------
 
 
-def _find_lesion(images: dict[str, np.ndarray], gland: Gland) -> Analysis:
-    """Judge the place in the gland that looks most like a lesion, for the tissue that should be there."""
+def _find_lesion(images: dict[str, np.ndarray], levelled: dict[str, np.ndarray], gland: Gland) -> Analysis:
+    """Judge the place in the gland that looks most like a lesion, for the tissue that should be there.
+
+    It is looked for where grey values are `levelled`; its contrast is that of the images as they are.
+    """
     step = np.array(WORK.spacing)
     x, y, z = coordinates(WORK)
     parts, outer, inner = _template(gland, (x, y, z))
     deep = outer < -1
-    evidence = np.mean(
-        [_evidence(name, _levelled(image), parts[3], outer, inner) for name, image in images.items()], axis=0
-    )
+    evidence = np.mean([_evidence(name, image, parts[3], outer, inner) for name, image in levelled.items()], axis=0)
     evidence = np.where(deep, evidence, 0)
     # Both capsules, the fibromuscular stroma in front, bladder neck and sphincter are dark by nature.
     _, v, w = gland.coordinates(x, y, z)

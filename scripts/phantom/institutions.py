@@ -37,13 +37,13 @@ class Protocol:
 
 def protocol(institute: str, difficulty: float) -> Protocol:
     """The protocol of the institution of this name; all are alike at difficulty 0."""
+    if not difficulty:
+        return Protocol()
     rng = np.random.default_rng(zlib.crc32(institute.encode()))
     shift = SHIFT * difficulty
     field_t = 1.5 if rng.random() < 0.3 else 3.0
     contrast, adc, high_b, noise, shading = rng.uniform(-1, 1, 5)
     slice_mm, blur = rng.uniform(1.5, 3.6), rng.uniform(0, 0.6)
-    if not shift:
-        return Protocol()
     return Protocol(
         field_t,
         t2_contrast=1 + 0.10 * shift * contrast,

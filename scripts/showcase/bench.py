@@ -19,6 +19,7 @@ from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.data.outputs import find_records
 from scripts.evaluation.class_metrics import Figure, as_text, markdown
+from scripts.evaluation.generated import REAL
 from scripts.networks.variants import VARIANTS
 from scripts.showcase.page import Page
 from scripts.showcase.stages import (
@@ -255,7 +256,7 @@ def reference_rows(judged: Judged) -> dict[str, dict[str, str]]:
     That is other real volumes' distance with the analyser's own accuracy, and the reconstructions of the test volumes.
     """
     rest = {"class agreement": "–", "s a volume": "–"}
-    real = cells(judged, "real train", "real (the analyser's own accuracy)", "real") | rest
+    real = cells(judged, "real train", REAL, "real") | rest
     again = cells(judged, "reconstructed test", "reconstructed", "reconstructed") | rest
     return {"real training volumes": real, "reconstructions of the test volumes": again}
 

@@ -18,11 +18,10 @@ import pandas as pd
 
 from scripts.cli.run import run
 from scripts.common.files import atomic
-from scripts.data.datalists import SEQUENCES
 from scripts.data.grid import GRIDS
 from scripts.data.images import load_volume
 from scripts.data.montage import montage
-from scripts.data.outputs import read_record
+from scripts.data.outputs import images_of, read_record
 from scripts.phantom.analyser import Analysis, analyse
 from scripts.phantom.imaging import make_case
 from scripts.showcase.page import Page
@@ -178,8 +177,7 @@ def _sector(found: Analysis) -> tuple[str, str, str] | None:
 
 def _read(folder: Path) -> Volume:
     """Give a generated volume."""
-    paths = {name: folder / f"{name}.nii.gz" for name in SEQUENCES if (folder / f"{name}.nii.gz").is_file()}
-    loaded = {name: load_volume(path) for name, path in paths.items()}
+    loaded = {name: load_volume(path) for name, path in images_of(folder).items()}
     _, spacing, affine = loaded["axt2"]
     return _volume({name: data for name, (data, _, _) in loaded.items()}, spacing, affine)
 

@@ -17,8 +17,9 @@ import pandas as pd
 from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.common.problems import UserError
-from scripts.data.datalists import SEQUENCES, one_hot, write_datalist
+from scripts.data.datalists import one_hot, write_datalist
 from scripts.data.grid import GRIDS
+from scripts.data.outputs import images_of
 from scripts.evaluation.adherence import agreement, look_at, shares
 from scripts.phantom.anatomy import Lesion
 from scripts.showcase.stages import DEMO_LDM, DEMO_T5_FILES, DEMO_VAE, Stage, bundle, run_stages
@@ -48,7 +49,7 @@ def wordings(reports: str, part: str = "choose", output_dir: str = "out/wordings
     )  # fmt: skip
     reads = (folder / "data" / "test.json", DEMO_LDM, DEMO_VAE, *DEMO_T5_FILES)
     run_stages([Stage("generate", generate, makes=volumes, reads=reads)], folder)
-    right = [agreement(look_at(made(volumes / report["id"])), index_lesion(report)) for report in chosen]
+    right = [agreement(look_at(images_of(volumes / report["id"])), index_lesion(report)) for report in chosen]
     table = pd.DataFrame.from_dict({name: share._asdict() for name, share in shares(right).items()}, orient="index")
     print(table.to_string(float_format=lambda value: f"{value:.3f}"))
     with atomic(folder.with_suffix(".csv")) as temporary:
@@ -82,11 +83,6 @@ def entry(report: dict[str, Any]) -> dict[str, Any]:
         "text": report["text"],
         "text_isnull": 0,
     }
-
-
-def made(folder: Path) -> dict[str, Path]:
-    """The volumes of a case by sequence."""
-    return {name: folder / f"{name}.nii.gz" for name in SEQUENCES if (folder / f"{name}.nii.gz").is_file()}
 
 
 def index_lesion(report: dict[str, Any]) -> Lesion | None:

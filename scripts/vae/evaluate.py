@@ -22,7 +22,7 @@ from scripts.common.problems import UserError
 from scripts.evaluation.adherence import PARTS, read_truth, shares, verdict
 from scripts.evaluation.class_metrics import Estimate, mean, write_report
 from scripts.evaluation.distances import with_interval
-from scripts.evaluation.features import Extractor
+from scripts.evaluation.features import Extractor, standardised
 from scripts.evaluation.generated import DISTANCES
 from scripts.vae.fidelity import what_is_left, where_the_error_is
 from scripts.vae.perceptual import PerceptualDistance
@@ -201,8 +201,7 @@ def _distances(rows: Rows, seed: int) -> dict[str, dict[str, Estimate]]:
         for name in own[0]:
             originals, made = (torch.stack([row[name][which] for row in own]) for which in (0, 1))
             if name == "phantom":
-                centre, deviation = originals.mean(0), originals.std(0).clamp_min(1e-6)
-                originals, made = (originals - centre) / deviation, (made - centre) / deviation
+                originals, made = standardised(originals, originals), standardised(made, originals)
             found[f"{name}: {sequence}"] = {
                 kind: with_interval(distance, made, originals, seed=seed) for kind, distance in DISTANCES.items()
             }
