@@ -21,7 +21,8 @@ def join(device: torch.device, waits: bool = False) -> None:
         waits: a process that is done with its cases waits for days, as the others' may take far longer.
     """
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        if device.index is not None:  # else it is the one in use
+            torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # tries its kernels for each shape; those here are of one grid
     if int(os.environ.get("WORLD_SIZE", 1)) == 1 or torch.distributed.is_initialized():
         return

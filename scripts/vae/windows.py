@@ -34,17 +34,19 @@ logger = logging.getLogger(__name__)
 _TOLD: set[tuple[str, tuple[int, ...], tuple[int, ...]]] = set()  # choices that were logged
 
 # Values at the peak of a pass for each one of its widest map. Of a whole volume on a CPU 3.9 were measured in fp32 (the
-# demo's decoder; 3.4 of the reference's). On a GPU 3.1 are counted, in fp32 and half precision, which leaves nearly one
-# for what cuDNN works in. Windows also need the map between two resolutions (measured in fp32 on a CPU: 4.3 to 4.5;
-# counted on a GPU: 3.4).
-WHOLE = 4.0
+# demo's decoder; 3.4 of the reference's), on an H200 in bf16 3.1 (decode) and 4.0 (encode). Windows also need the map
+# between two resolutions (measured in fp32 on a CPU: 4.3 to 4.5; in bf16 on an H200 at most 4.0).
+WHOLE = 4.1
 WINDOW = 4.5
+FP32_GPU = 1.5  # times that: cuDNN keeps copies in another layout (1.0 to 1.5 on an H200 under PyTorch 2.11)
 AROUND = 8  # voxels that the convolutions of the published network see beyond a window
 SHARE = 0.8  # of the free memory that a pass may take
 SMALLEST = 32  # voxels along an axis of a window; below, borders would dominate
 
 
-def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int) -> int:
+def peak_bytes(
+    window: Sequence[int], shape: Sequence[int], channels: int, itemsize: int, device: torch.device | str = "cpu"
+) -> int:
     """Memory of the passes over windows (voxels) of an image of `shape`, with `channels` at full resolution.
 
     A map of half that resolution has twice the channels, so that it may be the widest of small windows; the whole one
@@ -52,7 +54,10 @@ def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, items
 
     Args:
         itemsize: bytes of a number inside the network, 4 or 2.
+        device: where it runs.
     """
+    if itemsize == 4 and torch.device(device).type == "cuda":
+        return int(FP32_GPU * peak_bytes(window, shape, channels, itemsize))
     if tuple(window) == tuple(shape):
         return int(math.prod(shape) * channels * itemsize * WHOLE)
     cells = math.prod(min(n + 2 * AROUND, size) for n, size in zip(window, shape, strict=True))
@@ -60,7 +65,9 @@ def peak_bytes(window: Sequence[int], shape: Sequence[int], channels: int, items
     return int((max(cells, 2 * min(cells, between)) * WINDOW + between) * channels * itemsize)
 
 
-def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int) -> tuple[int, ...]:
+def fitting_window(
+    shape: Sequence[int], channels: int, itemsize: int, free: int, device: torch.device | str = "cpu"
+) -> tuple[int, ...]:
     """The largest window (voxels) of an image of `shape` whose pass fits into `free` bytes.
 
     The longest axis is halved until it fits, so that windows stay near to cubes; all of `shape` where memory allows.
@@ -69,7 +76,7 @@ def fitting_window(shape: Sequence[int], channels: int, itemsize: int, free: int
         UserError: not even the smallest window fits.
     """
     window = tuple(shape)
-    while peak_bytes(window, shape, channels, itemsize) > SHARE * free:
+    while peak_bytes(window, shape, channels, itemsize, device) > SHARE * free:
         smaller = halved(window)
         if smaller is None:
             raise UserError(
@@ -225,11 +232,11 @@ def choose_window(x: torch.Tensor, shape: Sequence[int], channels: int, what: st
     """The window for an image of `shape` (voxels), by the memory that is free now; the choice is logged."""
     free = available(x.device)
     itemsize = itemsize_of(x)
-    window = fitting_window(shape, channels, itemsize, free)
+    window = fitting_window(shape, channels, itemsize, free, x.device)
     how = "whole volume" if window == tuple(shape) else f"windows of {by(window)} voxels"
     if (what, window, tuple(shape)) not in _TOLD:  # once, not for every case
         _TOLD.add((what, window, tuple(shape)))
-        needed = peak_bytes(shape, shape, channels, itemsize) / 2**30
+        needed = peak_bytes(shape, shape, channels, itemsize, x.device) / 2**30
         logger.info(f"{what}: {how} (whole needs {needed:.1f} GiB, {free / 2**30:.1f} GiB are free)")
     return window
 

@@ -70,7 +70,7 @@ def test_memory_is_as_foreseen(device, vae, size, direction, precision, record_p
     prepare_inference(vae, precision)
     for name, window in (("whole", size), ("windows", halves(size))):
         with torch.autocast(device.type, precision, enabled=precision is not None):
-            foreseen = peak_bytes(window, size, channels, 2 if precision else 4)
+            foreseen = peak_bytes(window, size, channels, 2 if precision else 4, device)
             run(vae, given, window)  # tries kernels, some of which take more
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)

@@ -150,7 +150,7 @@ def test_norms_are_put_back_after_windows(vae):
 def test_the_largest_window_that_fits_is_taken():
     shape, channels = (256, 256, 128), 128
     whole = peak_bytes(shape, shape, channels, 4)
-    assert whole == 16 * 2**30
+    assert whole == int(16.4 * 2**30)
     assert fitting_window(shape, channels, 4, int(whole / SHARE) + 1) == shape
     half = fitting_window(shape, channels, 4, int(whole / SHARE) - 1)
     assert half == (128, 256, 128)
@@ -159,10 +159,19 @@ def test_the_largest_window_that_fits_is_taken():
 
 
 def test_half_precision_takes_half_the_memory():
-    shape, free = (256, 256, 128), int(8 * 2**30 / SHARE)
+    shape, free = (256, 256, 128), int(8.2 * 2**30 / SHARE)
     assert fitting_window(shape, 128, 2, free + 1) == shape
     assert fitting_window(shape, 128, 2, free - 1) == (128, 256, 128)
     assert fitting_window(shape, 128, 2, free // 2) == (128, 128, 128)
+
+
+def test_a_gpu_takes_half_as_much_again_in_fp32():
+    """1.5 times as measured; in two bytes what was reckoned held there as it was."""
+    shape = (256, 256, 128)
+    for window in (shape, (128, 128, 64)):
+        assert peak_bytes(window, shape, 128, 4, "cuda") == int(1.5 * peak_bytes(window, shape, 128, 4))
+        assert peak_bytes(window, shape, 128, 2, "cuda:1") == peak_bytes(window, shape, 128, 2)
+    assert fitting_window(shape, 128, 4, int(20 * 2**30 / SHARE), "cuda") != shape
 
 
 def test_of_small_windows_the_next_coarser_map_is_the_widest():
