@@ -1,4 +1,4 @@
-"""A network as several processes train it together, and whether it may be compiled."""
+"""A network as one process trains it, or several together, and whether it may be compiled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from scripts.common.problems import UserError
+from scripts.engine.replay import ReplayedPasses
 
 
 def may_compile(compile: bool, device: torch.device) -> bool:
@@ -21,15 +22,18 @@ def may_compile(compile: bool, device: torch.device) -> bool:
     return compile
 
 
-def parallel(network: nn.Module) -> nn.Module:
+def parallel(network: nn.Module, replay: bool = False) -> nn.Module:
     """The network for the trainer: gradients are averaged over the processes where there are several.
 
     One process uses one device, however many the machine has: what is learned depends on the command alone. On GPUs
     batch norms, where the network has any, see the batches of all processes. Every parameter gets a gradient in every
     pass, so no search for unused ones is needed. Gradients lie where they are averaged, and not a second time.
+
+    Args:
+        replay: a single process with a GPU records its passes and replays them; every pass must have its own step.
     """
     if idist.get_world_size() == 1:
-        return network  # Ignite would spread it over all GPUs of the machine
+        return ReplayedPasses(network) if replay else network  # Ignite would spread it over all GPUs of the machine
     if idist.device().type == "cpu":
         # Ignite would name a GPU wherever the machine has one.
         return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)

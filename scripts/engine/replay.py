@@ -1,14 +1,15 @@
-"""A function that a GPU is told once: its work is recorded as a CUDA graph, and then replayed."""
+"""What a GPU is told once: its work is recorded as CUDA graphs, and then replayed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,95 @@ class _Graph:
                 own.copy_(given)
         self.graph.replay()
         return self.output.clone()
+
+
+class ReplayedPasses(nn.Module):
+    """A network in training whose passes, forward and backward, are replayed as they were at the first such call.
+
+    In one process alone, and where each pass has a step of its own: gradients lie where the next pass writes its own.
+    What is said of `Replayed` holds here, too. It holds weights of its network's alone.
+
+    Args:
+        network: answers with tensors that need a gradient, or None, and gives one to every parameter that learns.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.recorded: dict[Hashable, _Passes] = {}
+        self.pool: Any = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network answers, as a tuple where it was recorded; as it comes without a GPU, or a gradient."""
+        if not (torch.is_grad_enabled() and next(self.network.parameters()).is_cuda):
+            return self.network(*args, **kwargs)
+        key = (*(_kind(arg) for arg in args), *((name, _kind(arg)) for name, arg in kwargs.items()))
+        if key not in self.recorded:
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
+            self.recorded[key] = _Passes(self.network, args, kwargs, self.pool)
+        passes = self.recorded[key]
+        passes.fill(args, kwargs)
+        answers = iter(_Replay.apply(passes, *passes.parameters))
+        return tuple(next(answers) if there else None for there in passes.there)
+
+
+class _Passes:
+    """Two recordings, with arguments, answers, their gradients and those of the weights in places of their own."""
+
+    def __init__(self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], pool: Any) -> None:
+        self.own = [arg.clone() if isinstance(arg, Tensor) else arg for arg in (*args, *kwargs.values())]
+        own_args, own_kwargs = self.own[: len(args)], dict(zip(kwargs, self.own[len(args) :], strict=True))
+        learning = {name: value for name, value in network.named_parameters() if value.requires_grad}
+        self.parameters = list(learning.values())
+        # The same weights as leaves of their own: the parameters' would bring the stream in which an earlier pass has
+        # met them into the recording.
+        leaves = {name: value.detach().requires_grad_() for name, value in learning.items()}
+        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with _without_cast_weights():
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP):
+                    answers = _tensors(functional_call(network, leaves, tuple(own_args), own_kwargs))
+                    torch.autograd.grad(answers, leaves.values(), [torch.zeros_like(answer) for answer in answers])
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(self.forward, pool=pool, capture_error_mode="thread_local"):
+                all_answers = functional_call(network, leaves, tuple(own_args), own_kwargs)
+            answers = _tensors(all_answers)
+            self.there = [answer is not None for answer in all_answers]
+            self.given = [torch.zeros_like(answer) for answer in answers]
+            with torch.cuda.graph(self.backward, pool=pool, capture_error_mode="thread_local"):
+                self.gradients = torch.autograd.grad(answers, leaves.values(), self.given)
+        self.answers = [answer.detach() for answer in answers]
+
+    def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for own, given in zip(self.own, (*args, *kwargs.values()), strict=True):
+            if isinstance(own, Tensor):
+                own.copy_(given)
+
+
+def _tensors(answers: Iterable[Tensor | None]) -> list[Tensor]:
+    return [answer for answer in answers if answer is not None]
+
+
+class _Replay(torch.autograd.Function):
+    """A replayed forward pass, whose gradients a replayed backward pass gives."""
+
+    @staticmethod
+    def forward(ctx: Any, passes: _Passes, *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.passes = passes
+        passes.forward.replay()
+        return tuple(answer.clone() for answer in passes.answers)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        passes = ctx.passes
+        for own, given in zip(passes.given, gradients, strict=True):
+            own.copy_(given)
+        passes.backward.replay()
+        # Views, which become the parameters' gradients as they are; the tensors themselves would be copied.
+        return None, *(gradient.detach() for gradient in passes.gradients)
 
 
 def _kind(arg: Any) -> Hashable:

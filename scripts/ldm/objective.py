@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.engines.utils import PrepareBatch
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class NoisyBatch(PrepareBatch):
         timestep_std: spread of rectified flow's logit-normal timesteps; None for even ones, see `training_timesteps`.
         min_snr_gamma: the highest signal-to-noise ratio that counts in ddpm's loss, see `min_snr`; None weighs all
             timesteps alike.
+        tokens_of: reports are padded to a multiple of so many tokens, so that batches have few shapes.
 
     Raises:
         UserError: an unknown objective or answer, a shift or spread that is not positive or not rectified flow's, a
@@ -46,6 +48,7 @@ class NoisyBatch(PrepareBatch):
         timestep_shift: float = 1.0,
         timestep_std: float | None = None,
         min_snr_gamma: float | None = None,
+        tokens_of: int = 1,
     ) -> None:
         self.process = noise_process(objective)
         self.prediction = check_prediction(objective, prediction)
@@ -61,7 +64,7 @@ class NoisyBatch(PrepareBatch):
                 )
         self.objective, self.scale = objective, scale
         self.timestep_shift, self.timestep_std = timestep_shift, timestep_std
-        self.min_snr_gamma = min_snr_gamma
+        self.min_snr_gamma, self.tokens_of = min_snr_gamma, tokens_of
 
     def __call__(
         self,
@@ -78,6 +81,8 @@ class NoisyBatch(PrepareBatch):
         text, mask = None, None
         if batch["embedding"] is not None:
             text, mask = pad_embeddings(batch["embedding"].split(batch["tokens"])), batch["text_mask"]
+            missing = -text.shape[1] % self.tokens_of
+            text, mask = F.pad(text, (0, 0, 0, missing)), F.pad(mask, (0, missing))
         latents, noise = normalised(batch["latent"], self.scale), batch["noise"]
         timesteps = training_timesteps(
             self.objective, batch["uniform"], latents.shape[2:], self.timestep_shift, self.timestep_std

@@ -82,6 +82,18 @@ def test_a_gpu_learns_what_a_cpu_learns(device, options, tmp_path, record_proper
     assert all_apart(*moved) < 1e-2
 
 
+def test_a_replayed_training_learns_as_one_that_is_not(device, small, options, tmp_path, repeatable, record_property):
+    """Five cases in twos, so that passes have two shapes."""
+    write_root(tmp_path / "five", small, 5, "train")
+    write_latents(tmp_path / "five" / "latents", small, 5)
+    options |= {"dataset_dir": str(tmp_path / "five")}
+    for name, replay in (("started", False), ("replayed", True)):
+        start(tmp_path / name, device, **options | {"replay": replay, "lr_warmup": 2, "epochs": 4}).run()
+    one, other = (checkpoint(tmp_path / name)["network"] for name in ("started", "replayed"))
+    record_property("apart", all_apart(other, one))
+    assert all_apart(other, one) < 1e-4
+
+
 def test_a_training_that_was_cut_short_goes_on_exactly(device, options, tmp_path, repeatable, record_property):
     """Where kernels repeat themselves: to 1e-6, and to the last bit where none of them adds in another order."""
     start(tmp_path / "whole", device, **options).run()

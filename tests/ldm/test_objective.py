@@ -119,6 +119,16 @@ def test_conditions_reach_the_network_under_its_arguments_names(batch):
     assert conditions["class_keep"].all()
 
 
+def test_reports_padded_to_a_multiple_of_tokens_say_the_same(batch):
+    plain, padded = (NoisyBatch("rflow", LatentScale((1.0,)), tokens_of=tokens)(batch)[3] for tokens in (1, 16))
+    longest = plain["text_encoding"].shape[1]
+    assert longest % 16
+    assert padded["text_encoding"].shape[1] == padded["text_mask"].shape[1] == -(-longest // 16) * 16
+    assert torch.equal(padded["text_encoding"][:, :longest], plain["text_encoding"])
+    assert torch.equal(padded["text_mask"][:, :longest], plain["text_mask"])
+    assert not padded["text_mask"][:, longest:].any()
+
+
 def test_an_unknown_objective_is_refused():
     with pytest.raises(UserError, match="objective"):
         NoisyBatch("flow", LatentScale((1.0,)))
