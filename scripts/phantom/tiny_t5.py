@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ SECTORS = [(zone, side, level) for zone in ZONES for side in SIDES for level in 
 MAX_TOKENS = 512
 HEAD = 16  # width of an attention head
 SPECIAL = ("<pad>", "</s>", "<unk>", "<mask>")
+WIDTH, LAYERS, RATE, TOKENS = 64, 2, 3e-3, 4096
 CHARACTERS = ("▁", *(chr(code) for code in range(33, 127) if not chr(code).isupper()))
 
 
@@ -51,7 +52,10 @@ def make(
     seed: int = 0,
     reports: int = 20_000,
     steps: int = 1_000,
-    width: int = 64,
+    width: int = WIDTH,
+    layers: int = LAYERS,
+    lr: float = RATE,
+    tokens: int = TOKENS,
     vocabulary: int = 1_500,
     wording: str = "narrow",
 ) -> None:
@@ -61,29 +65,35 @@ def make(
         output_dir: where `AutoTokenizer.from_pretrained` and `T5EncoderModel.from_pretrained` shall find them.
         seed: of the reports, the initial weights and the order of training.
         reports: how many phantom reports are written for training.
-        steps: optimizer steps of up to 4096 tokens.
+        steps: optimizer steps.
         width: hidden size of the encoder, a multiple of 16, the width of an attention head.
+        layers: of the encoder.
+        lr: highest learning rate.
+        tokens: of a step, at most.
         vocabulary: size of the tokenizer's vocabulary, upper bound.
         wording: of the reports, `narrow` or `wide`.
 
     Raises:
         UserError: a number is out of range, or there is no such wording.
     """
-    _check(seed, reports, steps, width, vocabulary, wording)
+    counts = {"reports": reports, "steps": steps, "layers": layers, "lr": lr, "tokens": tokens}
+    _check(seed, counts, width, vocabulary, wording)
     texts, targets = training_reports(reports, seed, wording)
     tokenizer = make_tokenizer(texts, vocabulary)
-    encoder = train_encoder(tokenizer, texts, targets, steps=steps, width=width, seed=seed)
+    encoder = train_encoder(
+        tokenizer, texts, targets, steps=steps, seed=seed, width=width, layers=layers, lr=lr, tokens=tokens
+    )
     size = save(tokenizer, encoder, Path(output_dir))
     logger.info("%s: vocabulary %d, width %d, %.2f MB", output_dir, len(tokenizer), width, size / 1e6)
 
 
-def _check(seed: int, reports: int, steps: int, width: int, vocabulary: int, wording: str) -> None:
+def _check(seed: int, counts: Mapping[str, float], width: int, vocabulary: int, wording: str) -> None:
     problems = Problems("tiny_t5")
     if seed < 0:
         problems.add("--seed", f"is {seed}", "give 0 or more")
-    for name, value in (("reports", reports), ("steps", steps)):
-        if value < 1:
-            problems.add(f"--{name}", f"is {value}", "give 1 or more")
+    for name, value in counts.items():
+        if value <= 0:
+            problems.add(f"--{name}", f"is {value}", "give more than 0")
     if width < HEAD or width % HEAD:
         problems.add("--width", f"is {width}", f"give a multiple of {HEAD}, the width of an attention head")
     if vocabulary <= len(SPECIAL) + len(CHARACTERS):
@@ -194,9 +204,24 @@ def make_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast
 
 
 def train_encoder(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str], targets: Tensor, *, steps: int, width: int, seed: int
+    tokenizer: PreTrainedTokenizerFast,
+    texts: list[str],
+    targets: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    width: int = WIDTH,
+    layers: int = LAYERS,
+    lr: float = RATE,
+    tokens: int = TOKENS,
 ) -> T5EncoderModel:
-    """Train a two-layer T5 encoder of Flan's kind (gated GELU) on masked words and on the findings."""
+    """Train a small T5 encoder of Flan's kind (gated GELU) on masked words and findings, on a GPU if there is one.
+
+    Args:
+        texts, targets: of `training_reports`.
+        steps, seed, width, layers, lr, tokens: of `make`.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     config = T5Config(
@@ -204,7 +229,7 @@ def train_encoder(
         d_model=width,
         d_kv=HEAD,
         d_ff=2 * width,
-        num_layers=2,
+        num_layers=layers,
         num_heads=width // HEAD,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
@@ -213,20 +238,21 @@ def train_encoder(
     )
     encoder = T5EncoderModel(config)
     words, findings = nn.Linear(width, len(tokenizer)), nn.Linear(width, targets.shape[1])
-    heads = nn.ModuleList([encoder, words, findings])
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps, pct_start=0.1)
-    batches = _batches(tokenizer, texts, rng)
+    heads = nn.ModuleList([encoder, words, findings]).to(device)
+    optimizer = torch.optim.AdamW(heads.parameters(), lr=lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=steps, pct_start=0.1)
+    batches = _batches(tokenizer, texts, rng, tokens)
     started = time.monotonic()
     for step in range(1, steps + 1):
         index, ids, mask = next(batches)
         hidden_words = (torch.from_numpy(rng.random(ids.shape)) < 0.2) & mask
+        wanted = targets[index, None].to(device)
+        ids, mask, hidden_words = (tensor.to(device) for tensor in (ids, mask, hidden_words))
         features = encoder(
             input_ids=ids.masked_fill(hidden_words, tokenizer.mask_token_id), attention_mask=mask
         ).last_hidden_state
         masked = F.cross_entropy(words(features[hidden_words]), ids[hidden_words])
         # Every token tells the findings, so that an adapter may look anywhere; each report counts alike.
-        wanted = targets[index, None]
         error = ((findings(features) - wanted.nan_to_num()).square() * ~wanted.isnan()).sum(-1)
         told = ((error * mask).sum(1) / mask.sum(1)).mean()
         loss = 0.2 * masked + told
@@ -244,11 +270,11 @@ def train_encoder(
                 float(told.detach()),
                 speed,
             )
-    return encoder.eval()
+    return encoder.cpu().eval()
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, texts: list[str], rng: np.random.Generator, budget: int = 4096
+    tokenizer: PreTrainedTokenizerFast, texts: list[str], rng: np.random.Generator, budget: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Endless batches of reports of like length, `budget` tokens at most: indices (B,), ids (B, T), mask (B, T)."""
     encoded = [_shorten(torch.tensor(ids), rng) for ids in tokenizer(texts, verbose=False).input_ids]
