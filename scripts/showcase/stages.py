@@ -1,12 +1,17 @@
 """Commands run one after the other, each in a process of its own with a log, each skipped once it is done.
 
-What runs is what a user would type: the study and the demo are nothing but such commands.
+What runs is what a user would type: the study and the demo are nothing but such commands. Half of a short command's
+time is the import of PyTorch and MONAI, so one process has imported them, and each command begins as a copy of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import multiprocessing
+import os
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -28,6 +33,10 @@ DEMO_VAE = BUNDLES / "vae" / "models" / "demo_vae.safetensors"
 DEMO_LDM = BUNDLES / "ccella_ldm" / "models" / "demo_ldm.safetensors"
 DEMO_T5 = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
 DEMO_T5_FILES = (DEMO_T5 / "model.safetensors", DEMO_T5 / "tokenizer.json")  # what its embeddings depend on
+PYTHON = (sys.executable, "-m")  # begins the commands that are run by a copy
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+COPIES = multiprocessing.get_context(METHOD)
+COPIES.set_forkserver_preload(["ignite.metrics", "monai.bundle", "monai.networks.nets", "transformers"])
 LOG_LINES = 15  # shown of the log of a stage that failed
 
 Size = TypeVar("Size")
@@ -62,13 +71,13 @@ def bundle(name: str, config: str, overlays: tuple[str, ...] = (), **values: obj
     """
     files = [str(BUNDLES / name / "configs" / f"{part}.yaml") for part in (config, *overlays)]
     options = [text for key, value in values.items() for text in (f"--{key}", str(value))]
-    return (sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *options)
+    return (*PYTHON, "monai.bundle", "run", "--config_file", str(files), *options)
 
 
 def module(name: str, *arguments: str, **options: object) -> tuple[str, ...]:
     """Give the command that runs one of the package's own commands (`python -m scripts.<name>`)."""
     pairs = [text for key, value in options.items() for text in (f"--{key}", str(value))]
-    return (sys.executable, "-m", f"scripts.{name}", *arguments, *pairs)
+    return (*PYTHON, f"scripts.{name}", *arguments, *pairs)
 
 
 def choose_size(sizes: Mapping[str, Size], name: str) -> Size:
@@ -124,11 +133,34 @@ def _run(stage: Stage, log: Path) -> float:
     """Run one stage with its output in a log file; give the seconds."""
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with log.open("w", encoding="utf-8") as output:
-        output.write(shlex.join(stage.command) + "\n")
-        output.flush()
-        code = subprocess.run(stage.command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT).returncode
+    log.write_text(shlex.join(stage.command) + "\n", encoding="utf-8")
+    if stage.command[:2] == PYTHON:
+        process = COPIES.Process(target=_typed, args=(stage.command[2:], log))
+        process.start()
+        process.join()
+        code = process.exitcode
+    else:
+        with log.open("a", encoding="utf-8") as output:
+            code = subprocess.run(stage.command, cwd=REPOSITORY, stdout=output, stderr=subprocess.STDOUT).returncode
     if code:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
         raise UserError(f"stage {stage.name} failed with exit status {code}; its log is {log} and ends:\n{tail}")
     return time.monotonic() - started
+
+
+def _typed(words: tuple[str, ...], log: Path) -> None:
+    """Do what `python -m` does with these words, in this process, with all that it prints in a log file."""
+    with log.open("a", encoding="utf-8") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    multiprocessing.set_start_method(None, force=True)  # this process' own start says nothing about its children's
+    os.chdir(REPOSITORY)
+    sys.path.insert(0, str(REPOSITORY))
+    sys.argv = list(words)
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except Exception:
+        sys.excepthook(*sys.exc_info())  # commands tell their errors by it
+        sys.exit(1)
+    finally:
+        logging.shutdown()

@@ -1,5 +1,6 @@
 """Chains of commands: each runs once, again when it or what it needs changed, and a failure says why."""
 
+import subprocess
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from scripts.common.problems import UserError
 from scripts.common.tensors import write_tensors
-from scripts.showcase.stages import Stage, bundle, run_stages
+from scripts.showcase.stages import REPOSITORY, Stage, bundle, module, run_stages
 
 
 def appending(name, path, word, needs=()):
@@ -89,3 +90,27 @@ def test_bundle_command_lists_overlays_after_the_base():
     files = command[command.index("--config_file") + 1]
     assert files.index("train.yaml") < files.index("demo.yaml")
     assert command[-2:] == ("--epochs", "3")
+
+
+def test_a_command_that_is_wrong_ends_its_stage_in_its_own_words(tmp_path):
+    """Neither the copied process nor what runs it stands in the log."""
+    wrong = module("phantom", "make", output_dir=tmp_path / "data", cases=1, grid="none")
+    with pytest.raises(UserError, match="stage make failed with exit status 1") as told:
+        run_stages([Stage("make", wrong)], tmp_path)
+    assert "grid is 'none'; give one of reference, demo" in str(told.value)
+    assert "Traceback" not in str(told.value)
+
+
+def test_commands_do_what_they_do_when_typed(tmp_path):
+    """Also those that start processes of their own; the next one begins from the same state."""
+    stages = [
+        Stage(name, module("phantom", "make", output_dir=tmp_path / name, cases=2, size="16,16,8", spacing="5,5,7.5"))
+        for name in ("one", "two")
+    ]
+    run_stages(stages, tmp_path)
+    typed = module("phantom", "make", output_dir=tmp_path / "typed", cases=2, size="16,16,8", spacing="5,5,7.5")
+    subprocess.run(typed, check=True, cwd=REPOSITORY)
+    made = {path.relative_to(tmp_path / "typed") for path in (tmp_path / "typed").rglob("*.*")}
+    for name in ("one", "two"):
+        assert {path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*.*")} == made
+        assert (tmp_path / name / "train.json").read_bytes() == (tmp_path / "typed" / "train.json").read_bytes()
