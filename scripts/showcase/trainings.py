@@ -1,7 +1,8 @@
 """How far the small networks of the phantom's study come in a few minutes each: what `make gpu ARGS=--train` adds.
 
-The commands are those of the study. Each training is run for one epoch first, which tells how long one takes, and then
-goes on to as many as fit into its minutes: a run that is given more epochs is one that had them from the start.
+The commands are those of the study. Each training is run for two epochs first, the second of which tells how long one
+takes, and then goes on to as many as fit into its minutes: a run that is given more epochs is one that had them from
+the start.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from scripts.vae.network import load_vae, maisi_vae
 CASES, TESTS = 1000, 20  # phantom patients, and those of them whose reports volumes are made from
 SHOWN = 4  # cases in a picture
 SPEED = "images_per_second"
+TRIED = 2  # epochs: in the first kernels are chosen
 LEFT_OUT = ("vae_evaluate", "ldm_evaluate")  # which judge far more than a few minutes' training is worth
 
 Result = dict[str, Any]
@@ -54,7 +56,7 @@ def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int =
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = replace(SIZES["long"], cases=cases, vae_epochs=1, ldm_epochs=1, arm_epochs=1)
+        size = replace(SIZES["long"], cases=cases, vae_epochs=TRIED, ldm_epochs=TRIED, arm_epochs=TRIED)
 
         def generator(size: Size) -> list[Stage]:
             return generator_chain(folder, size, tests)
@@ -86,7 +88,7 @@ def generator_chain(folder: Path, size: Size, tests: int) -> list[Stage]:
     changes: dict[str, Callable[[Stage], Stage]] = {
         "phantom": lambda stage: _with(stage, test_fraction=tests / size.cases, workers=os.cpu_count() or 1),
         "encoder": lambda stage: replace(stage, command=encoder),
-        # The first epoch, which tells how many fit, has the discriminator in it, as the others have.
+        # The second epoch, which tells how many fit, has the discriminator in it, as the others have.
         "vae_train": lambda stage: _with(stage, adversarial_after=0),
         "generate": lambda stage: _with(stage, splits="['test']"),
     }
@@ -112,7 +114,7 @@ def _until(chain: list[Stage], name: str) -> list[Stage]:
 def _train(
     folder: Path, chain: Chain, size: Size, network: str, trained: Path, minutes: float, images: int
 ) -> tuple[Size, Result]:
-    """Run a training for one epoch, then for all that fit.
+    """Run a training for two epochs, then for all that fit.
 
     Args:
         chain: gives the stages of a size, which names the epochs.
@@ -128,17 +130,17 @@ def _train(
     epoch = images / last_figures(trained)[SPEED]
     size = replace(size, **{epochs: fitting_epochs(60 * minutes, first, epoch)})
     rest = run_stages(_until(chain(size), stage), folder)[stage]
-    told = {"title": stage, "epochs": getattr(size, epochs), "seconds": first + rest, "first_epoch_seconds": epoch}
+    told = {"title": stage, "epochs": getattr(size, epochs), "seconds": first + rest, "epoch_seconds": epoch}
     return size, told | last_figures(trained)
 
 
 def fitting_epochs(seconds: float, first: float, epoch: float) -> int:
-    """Epochs in all that fit into `seconds`, after a run of one took `first` of them, and of its epochs each `epoch`.
+    """Epochs in all that fit into `seconds`, of which a run of `TRIED` took `first`, and each of its epochs `epoch`.
 
-    The second run starts up as the first one did. At least two, so that something goes on.
+    The second run starts up as the first one did. At least one more, so that something goes on.
     """
-    start = max(first - epoch, 0.0)
-    return max(2, 1 + math.floor((seconds - first - start) / epoch))
+    start = max(first - TRIED * epoch, 0.0)
+    return TRIED + max(1, math.floor((seconds - first - start) / epoch))
 
 
 def last_figures(trained: Path) -> dict[str, float]:
