@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from scripts.cli.run import run
 from scripts.public.picai import picai
+from scripts.public.prostatex import prostatex
+from scripts.public.ucla import ucla
 
 if __name__ == "__main__":
-    run({"picai": picai})
+    run({"picai": picai, "prostatex": prostatex, "ucla": ucla})

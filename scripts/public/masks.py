@@ -65,10 +65,10 @@ class Prostate:
     Args:
         gland: anything but 0 is prostate; of several parts the largest counts.
         zones: on the same grid, two values: the peripheral zone's is that which lies further back, so that it does not
-            matter which way round a data set numbers them.
+            matter which way round a data set numbers them. A mask that holds more or fewer says nothing.
 
     Raises:
-        UserError: the mask is empty, or the zones are not two.
+        UserError: the gland's mask is empty.
     """
 
     def __init__(self, gland: Labels, zones: Labels | None = None) -> None:
@@ -80,9 +80,7 @@ class Prostate:
         where = np.argwhere(self.mask)
         self.low, self.high = where.min(0), where.max(0) + 1  # edges, in voxels
         self.middle = where.mean(0)
-        self.zones = zones
-        if zones is not None and len(np.setdiff1d(zones.voxels, [0])) != 2:
-            raise UserError("the mask of the zones does not hold two zones; leave it out or download it again")
+        self.zones = zones if zones is not None and len(np.setdiff1d(zones.voxels, [0])) == 2 else None
 
     @property
     def millilitres(self) -> float:
@@ -131,7 +129,7 @@ class Prostate:
 
     def sector(self, zone: Zone | None, where: np.ndarray) -> Sector | None:
         """The sector of PI-RADS v2.1 on the slice that holds the middle of the voxels (N, 3); None near a border."""
-        if zone is None:
+        if zone not in ("PZ", "TZ") or (zone == "TZ" and self.zones is None):
             return None
         slice_ = int(np.clip(round(where[:, 2].mean()), self.low[2], self.high[2] - 1))
         section = self.mask if zone == "PZ" else self._transition
@@ -175,13 +173,18 @@ def foci(lesions: Labels, prostate: Prostate | None) -> list[Focus]:
 
 
 def focus(
-    where: np.ndarray, grid: Labels, prostate: Prostate | None, size: tuple[float, ...] = (), isup: int | None = None
+    where: np.ndarray,
+    grid: Labels,
+    prostate: Prostate | None,
+    size: tuple[float, ...] = (),
+    isup: int | None = None,
+    zone: Zone | None = None,
 ) -> Focus:
-    """The lesion whose voxels on a grid are `where` (N, 3)."""
+    """The lesion whose voxels on a grid are `where` (N, 3); its zone, if it is given, or as the zones' mask has it."""
     centre = tuple(nib.affines.apply_affine(grid.affine, where.mean(0)).tolist())
     if prostate is None:
-        return Focus(Place(), None, size, centre, isup=isup)
-    zone, (level, levels) = prostate.zone(where), prostate.levels(where)
+        return Focus(Place(zone), None, size, centre, isup=isup)
+    zone, (level, levels) = zone or prostate.zone(where), prostate.levels(where)
     place = Place(zone, prostate.side(where), levels, prostate.sector(zone, where))
     return Focus(place, level, size, centre, isup=isup)
 

@@ -127,7 +127,7 @@ def _masks(labels: Path, folder: str, grade: int) -> tuple[Prostate | None, tupl
     gland_file = gland_file or zones_file
     gland = read_labels(gland_file) if gland_file else None
     zones = read_labels(zones_file, like=gland) if zones_file else None
-    prostate = Prostate(gland, zones) if gland else None
+    prostate = Prostate(gland, zones) if gland and gland.voxels.any() else None
     found = foci(read_labels(lesions_file, like=gland), prostate) if lesions_file else []
     alone = grade if len(found) == 1 and grade >= 2 else None
     return prostate, tuple(replace(one, isup=one.isup if one.isup in range(2, 6) else alone) for one in found)

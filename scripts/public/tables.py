@@ -178,6 +178,15 @@ def _tell(output: Path, exams: Sequence[PublicExam], tests: set[str] | None) -> 
         lesions, positive = sum(len(exam.foci) for exam in here), sum(exam.positive for exam in here)
         patients = len({exam.patient for exam in here})
         logger.info("%s: %d exams of %d patients, %d positive, %d lesions", centre, count, patients, positive, lesions)
+    foci = [focus for exam in exams for focus in exam.foci]
+    known = {
+        "zone": sum(focus.place.zone is not None for focus in foci),
+        "side": sum(focus.place.side is not None for focus in foci),
+        "level": sum(focus.level is not None for focus in foci),
+        "size": sum(bool(focus.size_mm) for focus in foci),
+    }
+    told = ", ".join(f"{name} of {count}" for name, count in known.items())
+    logger.info("of %d lesions known: %s", len(foci), told)
     if tests is not None:
         testing = sum(exam.patient in tests for exam in exams)
         logger.info("%d exams for training, %d for testing", len(exams) - testing, testing)

@@ -102,9 +102,10 @@ def test_numbers_of_the_zones_do_not_matter(prostate):
 
 
 def test_without_zones_or_prostate_less_is_known(prostate):
-    bare = Prostate(Labels(prostate.mask.astype(np.int16), AFFINE))
-    one = place_of(ball(24, 15, 10), bare)
-    assert (one.place.zone, one.place.sector, one.place.side, one.level) == (None, None, "left", "mid")
+    mask = Labels(prostate.mask.astype(np.int16), AFFINE)
+    for zones in (None, mask):  # one zone is none
+        one = place_of(ball(24, 15, 10), Prostate(mask, zones))
+        assert (one.place.zone, one.place.sector, one.place.side, one.level) == (None, None, "left", "mid")
     nowhere = place_of(ball(24, 15, 10), None)
     assert (nowhere.place.side, nowhere.place.levels, nowhere.size_mm) == (None, (), one.size_mm)
 
@@ -141,7 +142,7 @@ def test_masks_are_read_along_ras_and_onto_another_grid(tmp_path, prostate):
     assert np.array_equal(read_labels(tmp_path / "cropped.nii.gz", like=read).voxels, mask)
 
 
-def test_what_is_no_mask_is_refused(tmp_path, refused, prostate):
+def test_what_is_no_mask_is_refused(tmp_path, refused):
     (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8bnothing")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), AFFINE), tmp_path / "four.nii.gz")
     with refused("broken.nii.gz: is no readable NIfTI mask"):
@@ -150,5 +151,3 @@ def test_what_is_no_mask_is_refused(tmp_path, refused, prostate):
         read_labels(tmp_path / "four.nii.gz")
     with refused("empty"):
         Prostate(Labels(np.zeros((4, 4, 4), np.int16), AFFINE))
-    with refused("does not hold two zones"):
-        Prostate(prostate.zones, Labels(prostate.mask.astype(np.int16), AFFINE))

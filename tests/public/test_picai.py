@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-import itk
 import numpy as np
 import pandas as pd
 import pytest
 
+from public_downloads import save_mha
 from scripts.data.clinical import read_clinical
 from scripts.data.datalists import is_positive, patient_of, read_datalist
 from scripts.data.nifti import save_nifti
@@ -22,15 +22,6 @@ HEADER = (
     "patient_id,study_id,mri_date,patient_age,psa,psad,prostate_volume,histopath_type,lesion_GS,lesion_ISUP,"
     "case_ISUP,case_csPCa,center"
 )
-
-
-def save_mha(path, volume, affine):
-    image = itk.image_from_array(np.ascontiguousarray(volume.T))
-    image.SetSpacing(np.abs(np.diag(affine)[:3]).tolist())
-    image.SetDirection(np.diag([-1.0, -1.0, 1.0]))  # ITK's world is LPS, the phantom's RAS
-    image.SetOrigin((affine[:3, 3] * (-1, -1, 1)).tolist())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    itk.imwrite(image, str(path), compression=True)
 
 
 def name_of(number):
