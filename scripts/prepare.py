@@ -29,6 +29,7 @@ from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
 from scripts.data.tables import but_for_zeros, cell_name, read_table
 
+LISTED = ("train", "test")
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
@@ -49,6 +50,8 @@ class Exam:
     isup: int | None  # 0 to 5
     centre: tuple[float, ...] | None  # RAS world, mm
     images: dict[str, Path]
+    institute: str
+    list: str | None = None  # train or test, where the table says it
 
     @property
     def positive(self) -> bool:
@@ -78,7 +81,9 @@ def prepare(
     leave_out_unmatched: bool = False,
     test_fraction: float = 0.2,
     seed: int = 0,
+    split_column: str | None = None,
     institute: str = "Institute1",
+    institute_column: str | None = None,
 ) -> None:
     """Check every exam, then resample all of them and write the datalists and the clinical sheet.
 
@@ -104,14 +109,17 @@ def prepare(
             without it.
         test_fraction: share of the patients that go into the test list, of positive and negative ones alike.
         seed: of the split.
+        split_column: column that says train or test of each exam, in place of the two above.
         institute: written as `dataset` into the datalists.
+        institute_column: column that holds it, where exams are from several.
 
     Raises:
         UserError: all problems of the options, the table and the images.
     """
     target = _grid(grid, size, spacing)
     columns = {"folder": folder_column, "report": report_column, "pirads": pirads_column, "isup": isup_column}
-    columns |= {"patient": patient_column} | _centre_columns(centre_columns, centre_world)
+    columns |= {"patient": patient_column, "split": split_column, "institute": institute_column}
+    columns |= _centre_columns(centre_columns, centre_world)
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
     _check_options(columns, test_fraction, seed, adc_unit)
@@ -119,9 +127,11 @@ def prepare(
     problems = Problems("prepare")
     rows = _read_rows(Path(table), columns, problems)
     rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
-    exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), problems) for row in rows]
+    exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), institute, problems) for row in rows]
     _check_twice(exams, problems)
     _check_patients(rows, problems)
+    if split_column is not None:
+        _check_lists(exams, problems)
     coverage = {
         exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)
     }
@@ -133,9 +143,13 @@ def prepare(
     for exam in tqdm(exams, "resample", disable=None):
         for sequence, volume in _resampled(exam, target, adc_unit):
             save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0].numpy(), volume.affine.numpy())
-    cases = [_case(exam, target, institute) for exam in sorted(exams, key=lambda exam: exam.folder)]
-    train, test = split(cases, test_fraction, seed)
-    _write_lists(output, train, test, {exam.folder: exam for exam in exams})
+    cases = [_case(exam, target) for exam in sorted(exams, key=lambda exam: exam.folder)]
+    by_folder = {exam.folder: exam for exam in exams}
+    if split_column is None:
+        train, test = split(cases, test_fraction, seed)
+    else:
+        train, test = ([case for case in cases if by_folder[case["folder"]].list == name] for name in LISTED)
+    _write_lists(output, train, test, by_folder)
     _summarise(output, target, train, test, coverage)
 
 
@@ -205,11 +219,12 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
     if table.empty:
         problems.add(path.name, "has no row", "give one row an exam")
     frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
-    frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", *"xyz"])
+    frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", "split", "institute", *"xyz"])
     frame["patient"] = frame["patient"].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
     rows = frame.astype(object)
     rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
-    return rows.assign(has_patient="patient" in wanted, has_centre="x" in wanted).to_dict("records")
+    has = {f"has_{name}": name in wanted for name in ("patient", "split", "institute")}
+    return rows.assign(**has, has_centre="x" in wanted).to_dict("records")
 
 
 def _folders(images_dir: Path, output: Path) -> set[str]:
@@ -277,7 +292,12 @@ def _without_row(folders: set[str], listed: set[str], leave_out: bool, problems:
 
 
 def _exam(
-    row: Mapping[str, Any], root: Path, patterns: Mapping[str, str | None], world: str, problems: Problems
+    row: Mapping[str, Any],
+    root: Path,
+    patterns: Mapping[str, str | None],
+    world: str,
+    institute: str,
+    problems: Problems,
 ) -> Exam:
     case = row["case"]
     images = {}
@@ -289,9 +309,16 @@ def _exam(
     pirads, isup = (_grade(row, name, low, case, problems) for name, low in (("pirads", 1), ("isup", 0)))
     if row["pirads"] is None and row["isup"] is None:
         problems.add(case, "has neither PI-RADS nor ISUP", "fill one of them or take the row out")
+    if row["has_split"] and row["split"] not in LISTED:
+        problems.add(case, f"the split is {shown(row['split'])}", "write train or test")
+    if row["has_institute"]:
+        institute = cell_name(row["institute"])
+        if not institute:
+            problems.add(case, f"the institute is {shown(row['institute'])}", "write its name as text")
     report = "" if row["report"] is None else str(row["report"])
     images = {key: path for key, path in images.items() if path is not None}
-    return Exam(case, patient, report, pirads, isup, _centre(row, case, world, problems), images)
+    centre = _centre(row, case, world, problems)
+    return Exam(case, patient, report, pirads, isup, centre, images, str(institute), row["split"])
 
 
 def _find(folder: Path, key: str, pattern: str, problems: Problems) -> Path | None:
@@ -344,6 +371,14 @@ def _check_twice(exams: Sequence[Exam], problems: Problems) -> None:
     for folder, same in by_folder.items():
         if len(same) > 1:
             problems.add(folder, f"has {len(same)} rows in the table", "keep one")
+
+
+def _check_lists(exams: Sequence[Exam], problems: Problems) -> None:
+    """A patient whom the table has in both lists."""
+    lists: dict[str, str | None] = {}
+    for exam in exams:
+        if lists.setdefault(exam.patient or exam.folder, exam.list) != exam.list:
+            problems.add(exam.folder, "is of a patient who has exams in train and in test", "write one of them")
 
 
 def _check_patients(rows: Sequence[Mapping[str, Any]], problems: Problems) -> None:
@@ -412,11 +447,11 @@ def _resampled(exam: Exam, grid: Grid, adc_unit: float) -> Iterator[tuple[str, M
 # ---- the lists -------------------------------------------------------------------------------------------------------
 
 
-def _case(exam: Exam, grid: Grid, institute: str) -> Case:
+def _case(exam: Exam, grid: Grid) -> Case:
     absent = not exam.report.strip()
     return {
         **{key: f"./{exam.folder}/{key}.nii.gz" for key in SEQUENCES if key in exam.images},
-        "dataset": str(institute),
+        "dataset": exam.institute,
         "folder": exam.folder,
         **({"patient": exam.patient} if exam.patient else {}),
         "pirads": one_hot(exam.positive),

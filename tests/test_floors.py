@@ -15,7 +15,7 @@ FLOORS = (
     ("classifier",),
     ("ldm",),
     ("vae",),
-    ("evaluation",),
+    ("evaluation", "public"),
     ("phantom", "engine"),
     ("reports", "wording", "networks", "data"),
     ("cli",),

@@ -267,6 +267,28 @@ def test_small_cohorts_split_too(n, fraction, expected):
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
+def with_columns(root, splits, institutes):
+    table = pd.read_csv(root / "table.csv", dtype=str, keep_default_na=False)
+    table.assign(list=splits, hospital=institutes).to_csv(root / "table.csv", index=False)
+    return {"split_column": "list", "institute_column": "hospital"}
+
+
+def test_the_table_may_say_the_split_and_where_each_exam_is_from(exams):
+    options = with_columns(exams, ["test"] * 3 + ["train"] * 3, ["North"] * 3 + ["South"] * 3)
+    call(exams, **options, test_fraction=0)
+    train, test = read_splits(exams / "out")
+    assert [(case["folder"], case["dataset"]) for case in test] == [(f"00{n}", "North") for n in (1, 2, 3)]
+    assert [(case["folder"], case["dataset"]) for case in train] == [(f"00{n}", "South") for n in (4, 5, 6)]
+
+
+def test_a_split_that_is_none_or_parts_a_patient_is_refused(exams):
+    options = with_columns(exams, ["test", "train", "train", "Test", "train", ""], ["North"] * 5 + [""])
+    refused(
+        exams, "002 is of a patient who has exams in train and in test", "004 the split is 'Test'",
+        "006 the split is None", "006 the institute is None", **options,
+    )  # fmt: skip
+
+
 def test_all_problems_come_in_one_table_before_anything_is_written(exams):
     folder = exams / "exams"
     (folder / "001" / "t2.nii.gz").unlink()

@@ -22,14 +22,14 @@ PARTS = ("presence", "zone", "side", "level", "all")  # the middle three only of
 
 @dataclass(frozen=True)
 class Truth:
-    """What a phantom has: its index lesion, None without one, and the volume of its gland."""
+    """What a phantom has: its index lesion, None without one, and the volume of its gland, NaN where it is unknown."""
 
     lesion: Lesion | None
     gland_ml: float
 
 
 def read_truth(dataset_dir: str | os.PathLike[str]) -> dict[str, Truth]:
-    """The truth of each phantom of a data root; empty where the root has none.
+    """The truth of each case of a data root, of phantoms or imported; empty where the root has none.
 
     Raises:
         UserError: the root holds lesions.csv but no cases.csv.
@@ -87,8 +87,10 @@ def measures(seen: Iterable[tuple[Analysis | None, Truth]]) -> dict[str, Estimat
     shown = [(analysis, truth.lesion) for analysis, truth in pairs if truth.lesion and analysis.lesion]
     contrasts = [analysis.nodule_contrast for analysis, _ in pairs if analysis.nodules]
     return {
-        "diameter_error_mm": mean([analysis.diameter_mm - lesion.diameter_mm for analysis, lesion in shown]),
-        "gland_error_ml": mean([analysis.gland_ml - truth.gland_ml for analysis, truth in pairs]),
+        "diameter_error_mm": mean([a.diameter_mm - lesion.diameter_mm for a, lesion in shown if lesion.diameter_mm]),
+        "gland_error_ml": mean(
+            [e for analysis, truth in pairs if np.isfinite(e := analysis.gland_ml - truth.gland_ml)]
+        ),
         **{
             f"lesion_signal_{name}": mean([s for a, _ in shown if np.isfinite(s := a.contrast[name])])
             for name in SEQUENCES

@@ -49,7 +49,7 @@ def evaluate(
     """Judge a generator's output; print tables, write `metrics.json` and `copies.csv`.
 
     Args:
-        dataset_dir: real cases: train.json, test.json, clinical.xlsx; `lesions.csv` where they are phantoms.
+        dataset_dir: real cases: train.json, test.json, clinical.xlsx; `lesions.csv` where the truth is known.
         generated_dir: what inference wrote: `synthsheet_all.xlsx` and `<folder>/<sequence>.nii.gz`.
         output_dir: for the results.
         sequence: axt2, b1600 or adc. Where phantoms' T2w is judged, the analyser also looks at the other sequences that

@@ -99,14 +99,15 @@ def analyse_file(
 def agrees(analysis: Analysis, index_lesion: Lesion | None) -> dict[str, bool]:
     """Which parts of an analysis agree with the truth, or with what a report asked for.
 
-    Without a lesion only presence is judged; where the analyser misses the lesion, its place counts as wrong.
+    Without a lesion only presence is judged; where the analyser misses the lesion, its place counts as wrong. Of a
+    lesion's place that is judged which is known.
     """
     presence = analysis.lesion == (index_lesion is not None)
     if index_lesion is None:
         return {"presence": presence, "all": presence}
-    names = ("zone", "side", "level")
+    names = [name for name in ("zone", "side", "level") if getattr(index_lesion, name) is not None]
     parts = {name: analysis.lesion and getattr(analysis, name) == getattr(index_lesion, name) for name in names}
-    return {"presence": presence, **parts, "all": all(parts.values())}
+    return {"presence": presence, **parts, "all": presence and all(parts.values())}
 
 
 def _on_work_grid(image: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -89,7 +89,9 @@ def write_dataset(
 
 
 def read_findings(data_root: str | Path) -> dict[str, list[Lesion]]:
-    """The ground truth of a phantom data root: folder -> lesions, the index lesion first, [] where there is none.
+    """The ground truth of a data root: folder -> lesions, the index lesion first, [] where there is none.
+
+    Phantoms' is whole; what an importer of public data does not know of a lesion is None.
 
     Raises:
         UserError: the root holds no ground truth.
@@ -98,10 +100,13 @@ def read_findings(data_root: str | Path) -> dict[str, list[Lesion]]:
     missing = [name for name in ("cases.csv", "lesions.csv") if not (root / name).is_file()]
     if missing:
         raise UserError(
-            f"{root}: no {' and no '.join(missing)}; ground truth is written by `python -m scripts.phantom make`"
+            f"{root}: no {' and no '.join(missing)}; ground truth is written by `python -m scripts.phantom make` and "
+            "`python -m scripts.public`"
         )
     lesions: dict[str, list[Lesion]] = {folder: [] for folder in pd.read_csv(root / "cases.csv", dtype=str)["folder"]}
-    table = pd.read_csv(root / "lesions.csv", dtype={"folder": str}).sort_values(["folder", "number"])
+    kinds = {"folder": str, "pirads": "Int64", "isup": "Int64"}
+    table = pd.read_csv(root / "lesions.csv", dtype=kinds).sort_values(["folder", "number"]).astype(object)
+    table = table.where(table.notna(), None)
     for row in table.itertuples(index=False):
         centre = (row.x_mm, row.y_mm, row.z_mm)
         lesions[row.folder].append(Lesion(row.zone, row.side, row.level, row.diameter_mm, row.pirads, row.isup, centre))

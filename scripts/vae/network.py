@@ -43,9 +43,9 @@ REFERENCE: dict[str, Any] = {
     "save_mem": False,
 }
 WHERE = (
-    "the published weights are model_maisi_autoencoder_epoch273_alternative.pt of NVIDIA's MAISI (Hugging Face: "
-    "nvidia/NV-Generate-CT, or the MONAI bundle maisi_ct_generative), under NVIDIA's non-commercial licence; put the "
-    "file into bundles/vae/models/, or train your own with the train config of the vae bundle"
+    "NVIDIA's MAISI is published on Hugging Face as autoencoder_v1.pt of nvidia/NV-Generate-CT, under NVIDIA's Open "
+    "Model License, and autoencoder_v2.pt of nvidia/NV-Generate-MR, non-commercial; put the file into "
+    "bundles/vae/models/, or train your own with the train config of the vae bundle"
 )
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from scripts.data.grid import GRIDS
-from scripts.evaluation.adherence import PARTS, Truth, look, measures, read_truth, shares, verdict
+from scripts.evaluation.adherence import PARTS, Truth, agreement, look, measures, read_truth, shares, verdict
 from scripts.phantom.__main__ import make
 from scripts.phantom.analyser import Analysis
 from scripts.phantom.anatomy import Lesion
@@ -57,6 +57,21 @@ def seen(**changes) -> Analysis:
         "nodules": 2, "nodule_contrast": 0.3,
     }  # fmt: skip
     return Analysis(**found | changes)
+
+
+def test_what_is_not_known_of_a_lesion_is_not_judged(tmp_path):
+    """An importer's lesion without a zone and a size, in a gland of unknown volume."""
+    (tmp_path / "cases.csv").write_text("folder,gland_ml\na,\nb,40\n")
+    columns = "folder,number,zone,side,level,diameter_mm,pirads,isup,x_mm,y_mm,z_mm"
+    (tmp_path / "lesions.csv").write_text(f"{columns}\na,1,,left,apex,,,,1,2,3\nb,1,PZ,left,apex,12.0,4,2,1,2,3\n")
+    truth = read_truth(tmp_path)
+    assert (truth["a"].lesion.zone, truth["a"].lesion.diameter_mm, truth["a"].lesion.pirads) == (None, None, None)
+    assert (truth["b"].lesion.zone, truth["b"].lesion.pirads, truth["b"].lesion.isup) == ("PZ", 4, 2)
+    assert agreement(seen(), truth["a"].lesion) == dict.fromkeys(("presence", "side", "level", "all"), True)
+    assert not agreement(seen(side="right"), truth["a"].lesion)["all"]
+    found = measures([(seen(), truth["a"]), (seen(), truth["b"])])
+    assert (found["diameter_error_mm"].value, found["diameter_error_mm"].n) == (2.0, 1)
+    assert (found["gland_error_ml"].value, found["gland_error_ml"].n) == (0.0, 1)
 
 
 def test_measures_are_means_over_what_can_be_measured():

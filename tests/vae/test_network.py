@@ -77,7 +77,7 @@ def test_weights_come_back_from_safetensors_and_from_pt(vae, tmp_path):
 def test_missing_weights_say_what_where_from_and_under_which_licence(vae, tmp_path):
     with pytest.raises(UserError) as caught:
         load_vae(vae, tmp_path / "model.safetensors")
-    for words in ("model_maisi_autoencoder_epoch273_alternative.pt", "NVIDIA", "bundles/vae/models", "non-commercial"):
+    for words in ("autoencoder_v1.pt", "NVIDIA", "bundles/vae/models", "Open Model License", "non-commercial"):
         assert words in str(caught.value)
 
 
