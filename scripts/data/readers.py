@@ -23,12 +23,15 @@ has_itk = optional_import("itk")[1]
 SHEAR_TOLERANCE = 1e-3  # cosine between two voxel axes
 
 
-def read_volume(path: str | os.PathLike[str], series: str | None = None, b_value: int | None = None) -> MetaTensor:
+def read_volume(
+    path: str | os.PathLike[str], series: str | None = None, b_value: int | None = None, volume: int | None = None
+) -> MetaTensor:
     """Read one volume and make sure that it can be resampled: 3D, finite, not constant, in a known place.
 
     Args:
         path: `.nii` or `.nii.gz`; a folder with DICOM files; any other file that ITK reads (`.mha`, `.mhd`).
         series, b_value: which of a folder's DICOM series, see `read_series`.
+        volume: which of a 4D file's volumes, from 1.
 
     Returns:
         (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm; `meta["told"]` lists what a user should know.
@@ -44,7 +47,7 @@ def read_volume(path: str | os.PathLike[str], series: str | None = None, b_value
         if path.is_dir():
             array, affine, told = read_series(path, series, b_value)
         else:
-            array, affine = _read_nifti(path) if is_nifti else _read_itk(path)
+            array, affine = _read_nifti(path, volume) if is_nifti else _read_itk(path)
     except ImageError:
         raise
     except Exception:  # readers raise whatever the broken bytes lead them to
@@ -53,7 +56,7 @@ def read_volume(path: str | os.PathLike[str], series: str | None = None, b_value
     return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine), meta={"told": told})
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path, volume: int | None) -> tuple[np.ndarray, np.ndarray]:
     reader = NibabelReader(squeeze_non_spatial_dims=True)
     image = reader.read(path)
     header = image.header
@@ -62,7 +65,20 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if header.get_xyzt_units()[0] not in ("mm", "unknown"):
         raise ImageError(f"is in {header.get_xyzt_units()[0]}, not mm", "write it in mm")
     array, _ = reader.get_data(image)
+    if array.ndim == 4:
+        array = _one_of(array, volume)
     return np.ascontiguousarray(array, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
+
+
+def _one_of(array: np.ndarray, volume: int | None) -> np.ndarray:
+    """One of the volumes (X, Y, Z) of an array (X, Y, Z, volumes), counted from 1."""
+    count = array.shape[3]
+    if volume is None:
+        todo = "choose one, e.g. --volume 1, or for each exam in a table (--series)"
+        raise ImageError(f"is no 3D image but holds {count} volumes", todo)
+    if not 1 <= volume <= count:
+        raise ImageError(f"holds {count} volumes, no volume {volume}", "correct --volume or the table of series")
+    return array[..., volume - 1]
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
