@@ -29,6 +29,7 @@ from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
 from scripts.data.sources import Source, chosen, find, read_choices, write_choices
 from scripts.data.tables import but_for_zeros, cell_name, read_table
+from scripts.data.trees import TREES, check_tree, exam_folders, exam_name, patient_folder
 
 CHOICES = "series.csv"
 LARGEST_ANGLE = 45.0  # degrees between the slices and the axial plane; beyond it they are nearer another one
@@ -64,7 +65,7 @@ class Exam:
 class Finder:
     """Where the images of exams are: as a table says, or else by patterns."""
 
-    root: Path
+    folders: Mapping[str, Path]
     patterns: Mapping[str, str | None]
     b_value: int | None
     volume: int | None
@@ -79,9 +80,9 @@ class Finder:
                 continue
             try:
                 if row is not None:
-                    images[key] = chosen(self.root / exam, row)
+                    images[key] = chosen(self.folders[exam], row)
                 else:
-                    images[key] = find(self.root / exam, key, str(pattern), self.b_value, self.volume)
+                    images[key] = find(self.folders[exam], key, str(pattern), self.b_value, self.volume)
             except ImageError as error:
                 problems.add(exam, f"{key}: {error.what}", error.todo)
         return images
@@ -99,6 +100,7 @@ def prepare(
     volume: int | None = None,
     series: str | None = None,
     any_plane: bool = False,
+    tree: str = "exam",
     grid: str = "reference",
     size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
@@ -129,6 +131,8 @@ def prepare(
         volume: number, from 1, of the volume in files that hold several.
         series: a table series.csv that says which file or series each image is, in place of the patterns.
         any_plane: take sagittal and coronal images, too.
+        tree: "exam" (one folder an exam) or "patient/study" (one a patient, with one a study); the table then names an
+            exam <patient>/<study>, and the data root <patient>_<study>.
         grid: "reference" (256x256x128 at 0.5x0.5x0.5625 mm) or "demo" (64x64x32 at 1.25x1.25x1.875 mm).
         size: voxels x,y,z of another grid, together with `spacing`.
         spacing: mm x,y,z of another grid.
@@ -154,13 +158,15 @@ def prepare(
     columns |= {"patient": patient_column} | _centre_columns(centre_columns, centre_world)
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
+    check_tree(tree)
     _check_options(columns, test_fraction, seed, adc_unit, {"b_value": b_value, "volume": volume})
 
     problems = Problems("prepare")
-    rows = _read_rows(Path(table), columns, problems)
-    rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
+    folders = exam_folders(Path(images_dir), Path(output_dir), tree)
+    rows = _read_rows(Path(table), columns, tree, problems)
+    rows = _match(rows, set(folders), leave_out_unmatched, problems)
     choices = {} if series is None else read_choices(series, SEQUENCES, problems)
-    finder = Finder(Path(images_dir), patterns, b_value, volume, choices)
+    finder = Finder(folders, patterns, b_value, volume, choices)
     exams = [_exam(row, finder, str(centre_world).lower(), problems) for row in rows]
     _check_twice(exams, problems)
     _check_patients(rows, problems)
@@ -178,7 +184,7 @@ def prepare(
             save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0].numpy(), volume.affine.numpy())
     cases = [_case(exam, target, institute) for exam in sorted(exams, key=lambda exam: exam.folder)]
     train, test = split(cases, test_fraction, seed)
-    write_choices(output / CHOICES, ((exam.folder, finder.root / exam.folder, exam.images) for exam in exams))
+    write_choices(output / CHOICES, ((exam.folder, folders[exam.folder], exam.images) for exam in exams))
     _write_lists(output, train, test, {exam.folder: exam for exam in exams})
     _summarise(output, target, train, test, coverage)
     for exam in exams:
@@ -243,7 +249,7 @@ def _check_options(
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems) -> list[dict[str, Any]]:
+def _read_rows(path: Path, columns: Mapping[str, str | None], tree: str, problems: Problems) -> list[dict[str, Any]]:
     """The table's rows with our names for its columns, and the `place` of each for messages."""
     table = read_table(path)
     wanted = {ours: str(theirs) for ours, theirs in columns.items() if theirs is not None}
@@ -258,16 +264,13 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
         problems.add(path.name, "has no row", "give one row an exam")
     frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
     frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", *"xyz"])
+    if "patient" not in wanted and tree != TREES[0]:
+        frame["patient"] = frame["folder"].map(patient_folder)
+    frame["folder"] = frame["folder"].map(lambda cell: exam_name(cell, tree))
     frame["patient"] = frame["patient"].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
     rows = frame.astype(object)
     rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
     return rows.assign(has_patient="patient" in wanted, has_centre="x" in wanted).to_dict("records")
-
-
-def _folders(images_dir: Path, output: Path) -> set[str]:
-    """The names of the exams' folders."""
-    folders = (path for path in images_dir.iterdir() if path.is_dir() and path.resolve() != output.resolve())
-    return {path.name for path in folders if not path.name.startswith(".")}
 
 
 def _match(
@@ -294,6 +297,8 @@ def _match(
             problems.add(row["case"], what, "take the space away")
         elif not is_folder_name(folder):
             what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
+            if patient_folder(folder) is not None:
+                todo += "; where there is one folder a patient with one a study, give --tree patient/study"
             problems.add(row["case"], what, todo)
         elif alike:
             listed.update([folder, *alike])

@@ -1,7 +1,7 @@
 """Where each image of an exam is read from: found by a pattern, or as a table says that a person edited.
 
-The table, `series.csv`, has one row for each image of each exam: `folder`, `image` (axt2, adc, b1600), `path` within the
-exam's folder, `description` and `series` (SeriesInstanceUID) of a DICOM series, `b_value` and `volume`.
+The table, `series.csv`, has one row for each image of each exam: `folder`, `image` (axt2, adc, b1600), `path` within
+the exam's folder, `description` and `series` (SeriesInstanceUID) of a DICOM series, `b_value` and `volume`.
 """
 
 from __future__ import annotations
@@ -101,14 +101,14 @@ def write_choices(path: str | os.PathLike[str], exams: Iterable[tuple[str, Path,
     """Write `series.csv`.
 
     Args:
-        exams: folder as the table of exams names it, its path, and its images.
+        exams: name, folder and images of each.
     """
-    rows = [
-        (name, image, source.path.relative_to(folder).as_posix(), source.description, source.series, source.b_value)
-        + (source.volume,)
-        for name, folder, images in exams
-        for image, source in images.items()
-    ]
+    rows = []
+    for name, folder, images in exams:
+        for image, source in images.items():
+            place = source.path.relative_to(folder).as_posix()
+            row = {"folder": name, "image": image, "path": place, "description": source.description}
+            rows.append(row | source.options)
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"b_value": "Int64", "volume": "Int64"})
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False)
