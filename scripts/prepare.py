@@ -406,10 +406,10 @@ def _check_images(exam: Exam, grid: Grid, adc_unit: float, any_plane: bool, prob
             if not any_plane:
                 _check_axial(volumes[key])
         except ImageError as error:
-            problems.add(exam.folder, f"{key} ({source.path.name}) {error.what}", error.todo)
+            problems.add(exam.folder, f"{key} ({source.name}) {error.what}", error.todo)
             continue
         for told in filter(None, (source.told, *volumes[key].meta["told"])):
-            exam.told.append(f"{key} ({source.path.name}) {told}")
+            exam.told.append(f"{key} ({source.name}) {told}")
     if "adc" in volumes:
         level = np.percentile(volumes["adc"].numpy(), 99) * adc_unit / ADC_UNIT
         if not ADC_PLAUSIBLE[0] <= level <= ADC_PLAUSIBLE[1]:
@@ -421,7 +421,7 @@ def _check_images(exam: Exam, grid: Grid, adc_unit: float, any_plane: bool, prob
     covered = {key: field_of_view(volume, grid, affine).float().mean().item() for key, volume in volumes.items()}
     for key, share in covered.items():
         if share == 0:
-            what = f"{key} ({exam.images[key].path.name}) does not reach the grid around the {_centre_name(exam)}"
+            what = f"{key} ({exam.images[key].name}) does not reach the grid around the {_centre_name(exam)}"
             problems.add(exam.folder, what, "correct the point or the image's geometry")
     return covered["axt2"]
 

@@ -37,6 +37,12 @@ class Source:
     volume: int | None = None  # of a 4D file, from 1
     description: str = ""
     told: str = ""  # what a user should know of the choice
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """As messages call it: the file or folder, or the series where its folder is the exam's."""
+        return self.label or self.path.name
 
     @property
     def options(self) -> dict[str, Any]:
@@ -69,7 +75,8 @@ def find(folder: Path, image: str, pattern: str, b_value: int | None = None, vol
         fits = f"{pattern} fits {len(found)}: {', '.join(path.name for path in found[:2])} ..."
         raise ImageError(fits if found else f"nothing fits {pattern}", "correct the pattern or the folder")
     series, b_value, told = choose(candidates, pattern, image == DWI, b_value)
-    return Source(place, series.uid, b_value, description=series.description, told=told)
+    label = str(series) if place == folder else place.name
+    return Source(place, series.uid, b_value, description=series.description, told=told, label=label)
 
 
 def _candidates(place: Path, folder: Path, pattern: str, found: Sequence[Path]) -> list[Series]:
@@ -89,7 +96,11 @@ def _fitting(folder: Path, pattern: str) -> list[Path]:
         found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     except (ValueError, NotImplementedError):  # an absolute or otherwise unusable pattern
         found = None
-    if found is None or not all(path.resolve().is_relative_to(folder.resolve()) for path in found):
+    if (
+        found is None
+        or ".." in Path(pattern).parts
+        or not all(path.resolve().is_relative_to(folder.resolve()) for path in found)
+    ):
         raise ImageError(f"{pattern} leaves the exam's folder", LEAVES)
     return found
 

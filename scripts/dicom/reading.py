@@ -43,7 +43,7 @@ def read_series(
     placed = stack(frames)
     stored = stored_values(placed)
     values = _scaled(stored, placed)
-    told = [*_incomplete(series, frames), *_scales(placed), *_blank(stored), *_ending_in_zeros(stored, placed)]
+    told = [*_incomplete(series, frames, export), *_scales(placed), *_blank(stored), *_ending_in_zeros(stored, placed)]
     return values, placed.affine, told
 
 
@@ -91,14 +91,18 @@ def _scaled(stored: np.ndarray, placed: Stack) -> np.ndarray:
 # ---- what is told ----------------------------------------------------------------------------------------------------
 
 
-def _incomplete(series: Series, frames: Sequence[Frame]) -> list[str]:
-    """Signs that slices are missing at an end, where no gap between them tells."""
+def _incomplete(series: Series, frames: Sequence[Frame], export: Export) -> list[str]:
+    """Signs that slices are missing at an end, where no gap between them tells.
+
+    Some archives number on from one series to the next: then it is no sign that the numbers begin late.
+    """
     count, told = len(series.frames), []
     promised = max((header.promised or 0 for header in series.headers), default=0)
     if promised > count:
         told.append(f"slices may be missing: it has {count}, its headers say {promised} (ImagesInAcquisition)")
-    numbers = sorted({frame.number for frame in series.frames if frame.number is not None})
-    if numbers and numbers[0] > 1:
+    numbers = _numbers(series)
+    ends = {_numbers(other)[-1] for other in export.series if other != series and _numbers(other)}
+    if numbers and numbers[0] > 1 and numbers[0] - 1 not in ends:
         told.append(f"slices may be missing at its start: their numbers begin at {numbers[0]}")
     if numbers and (gaps := sorted(set(range(numbers[0], numbers[-1])) - set(numbers))):
         first = f"{gaps[0]}" if len(gaps) == 1 else f"{gaps[0]} to {gaps[-1]}"
@@ -107,6 +111,10 @@ def _incomplete(series: Series, frames: Sequence[Frame]) -> list[str]:
     if len(frames) < max(by_b.values()):
         told.append(f"slices may be missing: it has {len(frames)}, another b-value of the series {max(by_b.values())}")
     return told
+
+
+def _numbers(series: Series) -> list[int]:
+    return sorted({frame.number for frame in series.frames if frame.number is not None})
 
 
 def _scales(placed: Stack) -> list[str]:
