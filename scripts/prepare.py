@@ -166,6 +166,8 @@ def prepare(
     rows = _read_rows(Path(table), columns, tree, problems)
     rows = _match(rows, set(folders), leave_out_unmatched, problems)
     choices = {} if series is None else read_choices(series, SEQUENCES, problems)
+    for folder in sorted({str(folder) for folder, _ in choices} - set(folders)):
+        problems.add(Path(series).name, f"folder {shown(folder)} is no exam", "correct it or take its rows out")
     finder = Finder(folders, patterns, b_value, volume, choices)
     exams = [_exam(row, finder, str(centre_world).lower(), problems) for row in rows]
     _check_twice(exams, problems)

@@ -486,6 +486,10 @@ def test_what_was_chosen_stands_in_a_table_that_can_be_given_back(exams):
     table.to_csv(exams / "mine.csv", index=False)
     with pytest.raises(UserError, match="not a plausible unit"):  # the DWI is read where the table says so
         call(exams, series=str(exams / "mine.csv"))
+    table["folder"] = table["folder"].replace("001", "1")
+    table.to_csv(exams / "mine.csv", index=False)
+    with pytest.raises(UserError, match="folder '1' is no exam"):
+        call(exams, series=str(exams / "mine.csv"))
 
 
 def test_an_image_in_another_plane_is_refused_unless_asked_for(exams):

@@ -68,7 +68,8 @@ def find(folder: Path, image: str, pattern: str, b_value: int | None = None, vol
     found = _fitting(folder, pattern)
     one = found[0] if len(found) == 1 else None
     if one is not None and one.is_file() and one.suffix.lower() not in DICOM_SUFFIXES:
-        return Source(one, volume=volume)
+        told = "is no DICOM: that it holds --b_value is not known" if image == DWI and b_value is not None else ""
+        return Source(one, volume=volume, told=told)
     place = one if one is not None and one.is_dir() else folder
     candidates = _candidates(place, folder, pattern, found)
     if not candidates:

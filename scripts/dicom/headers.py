@@ -49,6 +49,7 @@ class Frame:
     unit: str | None  # of a RealWorldValueMapping that was taken
     b_value: int | None  # s/mm²
     number: int | None  # InstanceNumber, in an enhanced file the position in the stack
+    largest: int | None  # stored value that the header's BitsStored allow
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def _frames(data: Any, path: Path) -> Iterator[Frame]:
 def _frame(data: Any, groups: list[Any], path: Path, index: int, number: int | None) -> Frame:
     """A frame out of the file's attributes and the groups that hold its own, the nearest first."""
     slope, intercept, unit = _values(groups)
+    bits = _whole(data.get("BitsStored"))
     return Frame(
         file=path,
         index=index,
@@ -162,6 +164,7 @@ def _frame(data: Any, groups: list[Any], path: Path, index: int, number: int | N
         unit=unit,
         b_value=_b_value([*groups, data]),
         number=number,
+        largest=None if bits is None else 2 ** (bits - int(data.get("PixelRepresentation") or 0)) - 1,
     )
 
 

@@ -43,7 +43,7 @@ def read_series(
     placed = stack(frames)
     stored = stored_values(placed)
     values = _scaled(stored, placed)
-    told = [*_incomplete(series, frames, export), *_scales(placed), *_blank(stored), *_ending_in_zeros(stored, placed)]
+    told = [*_incomplete(series, frames, export), *_scales(placed), *_blank(stored), *_spoilt(stored, placed)]
     return values, placed.affine, told
 
 
@@ -144,6 +144,17 @@ def _blank(stored: np.ndarray) -> list[str]:
         raise ImageError(f"has a blank slice within it (number {at + 1} of {len(blank)})", "export the series again")
     ends = [f"{n} at its {end}" for n, end in ((first, "start"), (len(blank) - 1 - last, "end")) if n]
     return [f"slices are blank: {' and '.join(ends)}, of {len(blank)}"]
+
+
+def _spoilt(stored: np.ndarray, placed: Stack) -> list[str]:
+    """What damaged pixels look like: compressed ones decode to something, with no error."""
+    told = _ending_in_zeros(stored, placed)
+    largest = np.array([np.inf if frame.largest is None else frame.largest for frame in placed.frames])
+    beyond = np.flatnonzero(np.abs(stored.astype(np.float64)).max(axis=(0, 1)) > largest + 1)
+    if len(beyond):
+        name = placed.frames[beyond[0]].file.name
+        told.append(f"slices hold values that their header leaves no bits for, as if damaged: {len(beyond)} ({name})")
+    return told
 
 
 def _ending_in_zeros(stored: np.ndarray, placed: Stack) -> list[str]:

@@ -12,7 +12,7 @@ from scripts.dicom.series import scan
 
 @pytest.fixture
 def export(tmp_path):
-    """A flat export: T2w, localizer and screenshot of like names, three b-values in series of their own; and a study."""
+    """A flat export: T2w, localizer and screenshot of like names, three b-values in series of their own; a study."""
 
     def localizer(data, k):
         data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]

@@ -66,6 +66,22 @@ def test_other_transfer_syntaxes(tmp_path, syntax):
     reads(write_series(tmp_path, encode))
 
 
+def test_lossless_jpeg(tmp_path):
+    itk = pytest.importorskip("itk")
+
+    def compress(data, k):
+        image, io = itk.image_from_array(np.ascontiguousarray(VOXELS[:, :, k].T)), itk.GDCMImageIO.New()
+        io.SetCompressionType(itk.GDCMImageIOEnums.Compression_JPEG)
+        writer = itk.ImageFileWriter.New(Input=image, FileName=str(tmp_path / "one.dcm"), ImageIO=io)
+        writer.UseCompressionOn()
+        writer.Update()
+        made = pydicom.dcmread(tmp_path / "one.dcm")
+        data.PixelData, data.file_meta.TransferSyntaxUID = made.PixelData, made.file_meta.TransferSyntaxUID
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+
+    reads(write_series(tmp_path / "series", compress))
+
+
 def test_signed_values_and_slices_each_with_its_own_slope(tmp_path):
     slopes = np.array([0.5, 1, 2, 0.25, 4])
 
@@ -265,6 +281,24 @@ def test_a_slice_filled_up_with_zeros_is_told_and_a_mask_is_not(tmp_path):
     masked = VOXELS.copy()
     masked[:, :2] = masked[:, 4:] = 0
     reads(write_series(tmp_path / "masked", voxels=masked), masked)
+
+
+def test_values_beyond_the_bits_of_the_header_are_told(tmp_path):
+    def edit(data, k):
+        data.BitsStored, data.HighBit = 10, 9
+        if k == 2:
+            data.PixelData = (VOXELS[:, :, k].T + np.uint16(5000)).tobytes()
+
+    voxels = VOXELS.copy()
+    voxels[:, :, 2] += 5000
+    reads(write_series(tmp_path, edit), voxels, told=["no bits for, as if damaged: 1 (1.dcm)"])
+
+
+def test_an_enhanced_file_with_fewer_frames_than_it_says_is_refused(tmp_path):
+    data = enhanced([{"k": k} for k in K])
+    data.NumberOfFrames = 6
+    save(data, tmp_path / "IM1.dcm")
+    refused(tmp_path, "cannot be read", "(IM1.dcm)")
 
 
 @pytest.mark.parametrize(
