@@ -27,7 +27,7 @@ from scripts.data.names import is_folder_name, shown
 from scripts.data.nifti import save_int16
 from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
-from scripts.data.sources import Source, chosen, find, read_choices, write_choices
+from scripts.data.sources import Finder, Source, read_choices, write_choices
 from scripts.data.tables import but_for_zeros, cell_name, read_table
 from scripts.data.trees import TREES, check_tree, exam_folders, exam_name, patient_folder
 
@@ -59,33 +59,6 @@ class Exam:
     def positive(self) -> bool:
         """PI-RADS 3 or more; without PI-RADS, ISUP 2 or more."""
         return self.pirads >= 3 if self.pirads is not None else self.isup >= 2
-
-
-@dataclass
-class Finder:
-    """Where the images of exams are: as a table says, or else by patterns."""
-
-    folders: Mapping[str, Path]
-    patterns: Mapping[str, str | None]
-    b_value: int | None
-    volume: int | None
-    choices: Mapping[tuple[str, str], Mapping[str, Any]]
-
-    def images(self, exam: str, problems: Problems) -> dict[str, Source]:
-        """The source of each image that is wanted; what is not found is noted."""
-        images = {}
-        for key, pattern in self.patterns.items():
-            row = self.choices.get((exam, key))
-            if row is None and pattern is None:
-                continue
-            try:
-                if row is not None:
-                    images[key] = chosen(self.folders[exam], row)
-                else:
-                    images[key] = find(self.folders[exam], key, str(pattern), self.b_value, self.volume)
-            except ImageError as error:
-                problems.add(exam, f"{key}: {error.what}", error.todo)
-        return images
 
 
 def prepare(

@@ -106,6 +106,33 @@ def _fitting(folder: Path, pattern: str) -> list[Path]:
     return found
 
 
+@dataclass
+class Finder:
+    """Where the images of exams are: as a table says, or else by patterns."""
+
+    folders: Mapping[str, Path]
+    patterns: Mapping[str, str | None]
+    b_value: int | None
+    volume: int | None
+    choices: Mapping[tuple[str, str], Mapping[str, Any]]
+
+    def images(self, exam: str, problems: Problems) -> dict[str, Source]:
+        """The source of each image that is wanted; what is not found is noted."""
+        images = {}
+        for key, pattern in self.patterns.items():
+            row = self.choices.get((exam, key))
+            if row is None and pattern is None:
+                continue
+            try:
+                if row is not None:
+                    images[key] = chosen(self.folders[exam], row)
+                else:
+                    images[key] = find(self.folders[exam], key, str(pattern), self.b_value, self.volume)
+            except ImageError as error:
+                problems.add(exam, f"{key}: {error.what}", error.todo)
+        return images
+
+
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
