@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ from scripts.cli.run import run
 from scripts.common.problems import Problems, UserError
 from scripts.data.clinical import write_clinical
 from scripts.data.datalists import SEQUENCES, Case, is_spacing, one_hot, patient_of, write_datalist
-from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample
+from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample, slice_angle
 from scripts.data.names import is_folder_name, shown
 from scripts.data.nifti import save_int16
 from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
+from scripts.data.sources import Finder, Source, read_choices, write_choices
 from scripts.data.tables import but_for_zeros, cell_name, read_table
+from scripts.data.trees import TREES, check_tree, exam_folders, exam_name, patient_folder
 
 LISTED = ("train", "test")
+CHOICES = "series.csv"
+LARGEST_ANGLE = 45.0  # degrees between the slices and the axial plane; beyond it they are nearer another one
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
@@ -49,9 +53,10 @@ class Exam:
     pirads: int | None  # 1 to 5
     isup: int | None  # 0 to 5
     centre: tuple[float, ...] | None  # RAS world, mm
-    images: dict[str, Path]
+    images: dict[str, Source]
     institute: str
-    list: str | None = None  # train or test, where the table says it
+    listed: str | None = None  # train or test, where the table says it
+    told: list[str] = field(default_factory=list)  # what a user should know of its images
 
     @property
     def positive(self) -> bool:
@@ -67,6 +72,11 @@ def prepare(
     t2w: str,
     adc: str | None = None,
     dwi: str | None = None,
+    b_value: int | None = None,
+    volume: int | None = None,
+    series: str | None = None,
+    any_plane: bool = False,
+    tree: str = "exam",
     grid: str = "reference",
     size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
@@ -91,9 +101,16 @@ def prepare(
         table: .csv or .xlsx with one row an exam.
         images_dir: the folder that holds one folder an exam.
         output_dir: the data root to write.
-        t2w: pattern of the T2w within an exam's folder, e.g. "*_t2w.mha" or "t2" for a folder with a DICOM series.
+        t2w: pattern of the T2w within an exam's folder, e.g. "*_t2w.mha", "t2" for a folder with a DICOM series, or
+            "t2_tse_tra*" for a series of that description wherever it lies.
         adc: pattern of the ADC map, where there is one.
         dwi: pattern of the high b-value image, where there is one.
+        b_value: of the DWI, s/mm²; by default the one that its series holds, or of series of one each the highest.
+        volume: number, from 1, of the volume in files that hold several.
+        series: a table series.csv that says which file or series each image is, in place of the patterns.
+        any_plane: take sagittal and coronal images, too.
+        tree: "exam" (one folder an exam) or "patient/study" (one a patient, with one a study); the table then names an
+            exam <patient>/<study>, and the data root <patient>_<study>.
         grid: "reference" (256x256x128 at 0.5x0.5x0.5625 mm) or "demo" (64x64x32 at 1.25x1.25x1.875 mm).
         size: voxels x,y,z of another grid, together with `spacing`.
         spacing: mm x,y,z of another grid.
@@ -122,18 +139,25 @@ def prepare(
     columns |= _centre_columns(centre_columns, centre_world)
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
-    _check_options(columns, test_fraction, seed, adc_unit)
+    check_tree(tree)
+    _check_options(columns, test_fraction, seed, adc_unit, {"b_value": b_value, "volume": volume})
 
     problems = Problems("prepare")
-    rows = _read_rows(Path(table), columns, problems)
-    rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
-    exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), institute, problems) for row in rows]
+    folders = exam_folders(Path(images_dir), Path(output_dir), tree)
+    rows = _read_rows(Path(table), columns, tree, problems)
+    rows = _match(rows, set(folders), leave_out_unmatched, problems)
+    choices = {} if series is None else read_choices(series, SEQUENCES, problems)
+    for folder in sorted({str(folder) for folder, _ in choices} - set(folders)):
+        problems.add(Path(series).name, f"folder {shown(folder)} is no exam", "correct it or take its rows out")
+    finder = Finder(folders, patterns, b_value, volume, choices)
+    exams = [_exam(row, finder, str(centre_world).lower(), institute, problems) for row in rows]
     _check_twice(exams, problems)
     _check_patients(rows, problems)
     if split_column is not None:
         _check_lists(exams, problems)
     coverage = {
-        exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)
+        exam.folder: _check_images(exam, target, adc_unit, any_plane, problems)
+        for exam in tqdm(exams, "check", disable=None)
     }
     problems.raise_if_any()
 
@@ -148,9 +172,13 @@ def prepare(
     if split_column is None:
         train, test = split(cases, test_fraction, seed)
     else:
-        train, test = ([case for case in cases if by_folder[case["folder"]].list == name] for name in LISTED)
+        train, test = ([case for case in cases if by_folder[case["folder"]].listed == name] for name in LISTED)
+    write_choices(output / CHOICES, ((exam.folder, folders[exam.folder], exam.images) for exam in exams))
     _write_lists(output, train, test, by_folder)
     _summarise(output, target, train, test, coverage)
+    for exam in exams:
+        for told in exam.told:
+            logger.warning("%s: %s", exam.folder, told)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -189,7 +217,9 @@ def _check_folders(images_dir: Path, output_dir: Path) -> None:
         raise UserError(f"--output_dir {output_dir} is a file; give a folder")
 
 
-def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any) -> None:
+def _check_options(
+    columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any, numbers: Mapping[str, Any]
+) -> None:
     problems = Problems("prepare")
     if columns["pirads"] is None and columns["isup"] is None:
         problems.add("--pirads_column", "and --isup_column are both missing", "name at least one column with labels")
@@ -199,13 +229,16 @@ def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: 
         problems.add("--seed", f"is {seed}", "give a whole number")
     if not isinstance(adc_unit, (int, float)) or not adc_unit > 0:
         problems.add("--adc_unit", f"is {adc_unit}", "give mm²/s of one grey level, e.g. 1e-6")
+    for name, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+            problems.add(f"--{name}", f"is {number}", "give a whole number")
     problems.raise_if_any()
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems) -> list[dict[str, Any]]:
+def _read_rows(path: Path, columns: Mapping[str, str | None], tree: str, problems: Problems) -> list[dict[str, Any]]:
     """The table's rows with our names for its columns, and the `place` of each for messages."""
     table = read_table(path)
     wanted = {ours: str(theirs) for ours, theirs in columns.items() if theirs is not None}
@@ -220,17 +253,14 @@ def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems
         problems.add(path.name, "has no row", "give one row an exam")
     frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
     frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", "split", "institute", *"xyz"])
+    if "patient" not in wanted and tree != TREES[0]:
+        frame["patient"] = frame["folder"].map(patient_folder)
+    frame["folder"] = frame["folder"].map(lambda cell: exam_name(cell, tree))
     frame["patient"] = frame["patient"].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
     rows = frame.astype(object)
     rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
     has = {f"has_{name}": name in wanted for name in ("patient", "split", "institute")}
     return rows.assign(**has, has_centre="x" in wanted).to_dict("records")
-
-
-def _folders(images_dir: Path, output: Path) -> set[str]:
-    """The names of the exams' folders."""
-    folders = (path for path in images_dir.iterdir() if path.is_dir() and path.resolve() != output.resolve())
-    return {path.name for path in folders if not path.name.startswith(".")}
 
 
 def _match(
@@ -257,6 +287,8 @@ def _match(
             problems.add(row["case"], what, "take the space away")
         elif not is_folder_name(folder):
             what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
+            if patient_folder(folder) is not None:
+                todo += "; where there is one folder a patient with one a study, give --tree patient/study"
             problems.add(row["case"], what, todo)
         elif alike:
             listed.update([folder, *alike])
@@ -291,18 +323,9 @@ def _without_row(folders: set[str], listed: set[str], leave_out: bool, problems:
     return left_out
 
 
-def _exam(
-    row: Mapping[str, Any],
-    root: Path,
-    patterns: Mapping[str, str | None],
-    world: str,
-    institute: str,
-    problems: Problems,
-) -> Exam:
+def _exam(row: Mapping[str, Any], finder: Finder, world: str, institute: str, problems: Problems) -> Exam:
     case = row["case"]
-    images = {}
-    if row["found"]:
-        images = {key: _find(root / case, key, p, problems) for key, p in patterns.items() if p is not None}
+    images = finder.images(case, problems) if row["found"] else {}
     patient = cell_name(row["patient"])
     if row["has_patient"] and not patient:
         problems.add(case, f"patient is {shown(row['patient'])}", "write the patient's pseudonym as text")
@@ -316,30 +339,8 @@ def _exam(
         if not institute:
             problems.add(case, f"the institute is {shown(row['institute'])}", "write its name as text")
     report = "" if row["report"] is None else str(row["report"])
-    images = {key: path for key, path in images.items() if path is not None}
     centre = _centre(row, case, world, problems)
     return Exam(case, patient, report, pirads, isup, centre, images, str(institute), row["split"])
-
-
-def _find(folder: Path, key: str, pattern: str, problems: Problems) -> Path | None:
-    """The one file or folder that the pattern names."""
-    try:
-        found = sorted(path for path in folder.glob(str(pattern)) if not path.name.startswith("."))
-        if all(path.resolve().is_relative_to(folder.resolve()) for path in found):
-            if len(found) == 1:
-                return found[0]
-            todo = "correct the pattern or the folder"
-            if found:
-                problems.add(
-                    folder.name, f"{key}: {pattern} fits {len(found)}: {found[0].name}, {found[1].name} ...", todo
-                )
-            else:
-                problems.add(folder.name, f"{key}: nothing fits {pattern}", todo)
-            return None
-    except (ValueError, NotImplementedError):  # an absolute or otherwise unusable pattern
-        pass
-    problems.add(folder.name, f"{key}: {pattern} leaves the exam's folder", "give a pattern inside it, like *_t2w.mha")
-    return None
 
 
 def _grade(row: Mapping[str, Any], name: str, low: int, case: str, problems: Problems) -> int | None:
@@ -377,7 +378,7 @@ def _check_lists(exams: Sequence[Exam], problems: Problems) -> None:
     """A patient whom the table has in both lists."""
     lists: dict[str, str | None] = {}
     for exam in exams:
-        if lists.setdefault(exam.patient or exam.folder, exam.list) != exam.list:
+        if lists.setdefault(exam.patient or exam.folder, exam.listed) != exam.listed:
             problems.add(exam.folder, "is of a patient who has exams in train and in test", "write one of them")
 
 
@@ -401,14 +402,19 @@ def _check_patients(rows: Sequence[Mapping[str, Any]], problems: Problems) -> No
 # ---- the images ------------------------------------------------------------------------------------------------------
 
 
-def _check_images(exam: Exam, grid: Grid, adc_unit: float, problems: Problems) -> float:
+def _check_images(exam: Exam, grid: Grid, adc_unit: float, any_plane: bool, problems: Problems) -> float:
     """Read all images of an exam, note what is wrong, and return the share of the grid that the T2w covers."""
     volumes: dict[str, MetaTensor] = {}
-    for key, path in exam.images.items():
+    for key, source in exam.images.items():
         try:
-            volumes[key] = read_volume(path)
+            volumes[key] = _volume(source)
+            if not any_plane:
+                _check_axial(volumes[key])
         except ImageError as error:
-            problems.add(exam.folder, f"{key} ({path.name}) {error.what}", error.todo)
+            problems.add(exam.folder, f"{key} ({source.name}) {error.what}", error.todo)
+            continue
+        for told in filter(None, (source.told, *volumes[key].meta["told"])):
+            exam.told.append(f"{key} ({source.name}) {told}")
     if "adc" in volumes:
         level = np.percentile(volumes["adc"].numpy(), 99) * adc_unit / ADC_UNIT
         if not ADC_PLAUSIBLE[0] <= level <= ADC_PLAUSIBLE[1]:
@@ -425,6 +431,13 @@ def _check_images(exam: Exam, grid: Grid, adc_unit: float, problems: Problems) -
     return covered["axt2"]
 
 
+def _check_axial(volume: MetaTensor) -> None:
+    angle = slice_angle(volume.affine.numpy())
+    if angle > LARGEST_ANGLE:
+        what = f"has slices at {angle:.0f}° to the axial plane: it is sagittal or coronal"
+        raise ImageError(what, "give the axial series, or --any_plane to take it all the same")
+
+
 def _centre_name(exam: Exam) -> str:
     return "T2w's centre" if exam.centre is None else "given point"
 
@@ -434,11 +447,15 @@ def _affine(grid: Grid, axt2: MetaTensor, exam: Exam) -> np.ndarray:
     return grid_affine(grid, axt2.affine, axt2.shape[1:], exam.centre)
 
 
+def _volume(source: Source) -> MetaTensor:
+    return read_volume(source.path, **source.options)
+
+
 def _resampled(exam: Exam, grid: Grid, adc_unit: float) -> Iterator[tuple[str, MetaTensor]]:
     """Every image of an exam on the grid, adc in 1e-6 mm²/s; the others keep their scanner's units."""
-    affine = _affine(grid, read_volume(exam.images["axt2"]), exam)
-    for key, path in exam.images.items():
-        volume = resample(read_volume(path), grid, affine)
+    affine = _affine(grid, _volume(exam.images["axt2"]), exam)
+    for key, source in exam.images.items():
+        volume = resample(_volume(source), grid, affine)
         if key == "adc":
             volume = torch.round(volume * (adc_unit / ADC_UNIT)).clamp(0, np.iinfo(np.int16).max)
         yield key, volume

@@ -18,6 +18,7 @@ FLOORS = (
     ("evaluation", "public"),
     ("phantom", "engine"),
     ("reports", "wording", "networks", "data"),
+    ("dicom",),
     ("cli",),
     ("common",),
 )

@@ -494,3 +494,43 @@ def test_the_exams_themselves_are_never_written_into(exams):
     assert sorted(path.name for path in (exams / "exams" / "001").iterdir()) == [
         "adc.nii.gz", "b1600.nii.gz", "t2.nii.gz",
     ]  # fmt: skip
+
+
+# ---- series, planes and trees ----------------------------------------------------------------------------------------
+
+
+def test_what_was_chosen_stands_in_a_table_that_can_be_given_back(exams):
+    call(exams)
+    table = pd.read_csv(exams / "out" / "series.csv", dtype={"folder": str})
+    assert len(table) == 3 * len(ROWS)
+    assert table.set_index(["folder", "image"]).loc[("001", "adc"), "path"] == "adc.nii.gz"
+    table.loc[(table["folder"] == "001") & (table["image"] == "adc"), "path"] = "b1600.nii.gz"
+    table.to_csv(exams / "mine.csv", index=False)
+    with pytest.raises(UserError, match="not a plausible unit"):  # the DWI is read where the table says so
+        call(exams, series=str(exams / "mine.csv"))
+    table["folder"] = table["folder"].replace("001", "1")
+    table.to_csv(exams / "mine.csv", index=False)
+    with pytest.raises(UserError, match="folder '1' is no exam"):
+        call(exams, series=str(exams / "mine.csv"))
+
+
+def test_an_image_in_another_plane_is_refused_unless_asked_for(exams):
+    sagittal = nib.load(exams / "exams" / "002" / "t2.nii.gz")
+    turned = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]) @ sagittal.affine
+    save(exams / "exams" / "002" / "t2.nii.gz", blob(sagittal.shape, turned, 900), turned)
+    refused(exams, "002", "axt2 (t2.nii.gz) has slices at", "sagittal or coronal", "--any_plane")
+    call(exams, any_plane=True)
+    assert (exams / "out" / "002" / "axt2.nii.gz").is_file()
+
+
+def test_studies_of_a_patient_stay_in_one_list(exams):
+    for n, (folder, *_) in enumerate(ROWS):
+        patient = exams / "exams" / f"p{n // 2}"
+        patient.mkdir(exist_ok=True)
+        (exams / "exams" / folder).rename(patient / folder)
+    write_table(exams, [(f"p{n // 2}/{row[0]}", *row[1:]) for n, row in enumerate(ROWS)])
+    refused(exams, "folder 'p0/001' is no folder's name", "--tree patient/study")
+    call(exams, tree="patient/study", patient_column=None)
+    train, test = read_splits(exams / "out")
+    assert {case["folder"]: case["patient"] for case in train + test}["p0_001"] == "p0"
+    assert not {case["patient"] for case in train} & {case["patient"] for case in test}

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 
 FACTOR = 4  # the VAE shrinks every axis by 4
+COARSER = 1.2  # how much longer than the others a voxel is along the axis across its slices
 SPACING_TOLERANCE = 1e-3  # mm; NIfTI stores the affine in float32
 
 Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -144,3 +145,13 @@ def _sigma(volume: MetaTensor, affine: np.ndarray) -> np.ndarray:
     """Sigma in voxels along each axis of the volume."""
     steps = np.linalg.solve(np.asarray(volume.affine, dtype=np.float64), affine)[:3, :3]
     return np.maximum(np.abs(steps).max(axis=1) - 1, 0) / 2
+
+
+def slice_angle(affine: np.ndarray) -> float:
+    """The angle in degrees between an image's slices and the axial plane.
+
+    The slices lie across its coarsest axis, or across the third one where no axis is coarser than the others.
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    across = int(np.argmax(spacing)) if spacing.max() > COARSER * np.median(spacing) else 2
+    return float(np.degrees(np.arccos(min(1.0, abs(affine[2, across]) / spacing[across]))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ from tqdm import tqdm
 from scripts.common.problems import Problems, UserError
 from scripts.data.grid import SPACING_TOLERANCE, by
 from scripts.data.nifti import save_nifti
+
+# MONAI's loader tries all its readers, whichever is asked for, and with pydicom there it misses a decoder on the GPU.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
 # What 1.0 means when a volume is written: T2w and high-b in the scanner's arbitrary units, ADC in 1e-6 mm²/s.
 SCANNER_UNITS = {"axt2": 962, "b1600": 117, "adc": 3000}

@@ -1,7 +1,7 @@
 """Reading exams as a hospital has them: NIfTI, MetaImage, or a folder with one DICOM series.
 
-NIfTI is read by nibabel. Everything else is read by ITK, an optional extra, which knows DICOM's rescaling, slice order
-and geometry. Whatever the source, the world is RAS in mm: ITK's and DICOM's LPS is turned by MONAI's reader.
+NIfTI is read by nibabel, DICOM in `scripts.dicom`, everything else by ITK, an optional extra. Whatever the source, the
+world is RAS in mm: ITK's LPS is turned by MONAI's reader.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ import torch
 from monai.data import ITKReader, MetaTensor, NibabelReader
 from monai.utils import optional_import
 
-itk, has_itk = optional_import("itk")
+from scripts.common.problems import ImageError
+from scripts.dicom.reading import read_series
+
+has_itk = optional_import("itk")[1]
 
 SHEAR_TOLERANCE = 1e-3  # cosine between two voxel axes
-SLICE_TOLERANCE = 0.1  # mm that a DICOM slice may lie off its even place
 
 
-class ImageError(ValueError):
-    """An image that cannot be used, with what is wrong and what to do about it; the caller knows the case."""
-
-    def __init__(self, what: str, todo: str) -> None:
-        super().__init__(f"{what}; {todo}")
-        self.what = what
-        self.todo = todo
-
-
-def read_volume(path: str | os.PathLike[str]) -> MetaTensor:
+def read_volume(
+    path: str | os.PathLike[str], series: str | None = None, b_value: int | None = None, volume: int | None = None
+) -> MetaTensor:
     """Read one volume and make sure that it can be resampled: 3D, finite, not constant, in a known place.
 
     Args:
-        path: `.nii` or `.nii.gz`; a folder that holds one DICOM series; any other file that ITK reads (`.mha`, `.mhd`).
+        path: `.nii` or `.nii.gz`; a folder with DICOM files; any other file that ITK reads (`.mha`, `.mhd`).
+        series, b_value: which of a folder's DICOM series, see `read_series`.
+        volume: which of a 4D file's volumes, from 1.
 
     Returns:
-        (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm.
+        (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm; `meta["told"]` lists what a user should know.
 
     Raises:
         ImageError: it cannot be read or used.
     """
-    path = Path(path)
+    path, told = Path(path), []
     is_nifti = path.name.endswith((".nii", ".nii.gz"))
-    if not is_nifti and not has_itk:
-        raise ImageError(f"{path.suffix or 'DICOM'} needs ITK, which is not installed", 'run: pip install ".[readers]"')
+    if not is_nifti and not path.is_dir() and not has_itk:
+        raise ImageError(f"{path.suffix or 'it'} needs ITK, which is not installed", 'run: pip install ".[readers]"')
     try:
-        array, affine = _read_nifti(path) if is_nifti else _read_itk(path)
+        if path.is_dir():
+            array, affine, told = read_series(path, series, b_value)
+        else:
+            array, affine = _read_nifti(path, volume) if is_nifti else _read_itk(path)
     except ImageError:
         raise
     except Exception:  # readers raise whatever the broken bytes lead them to
         raise ImageError("cannot be read or is cut short", "copy or export it again") from None
     _check(array, affine)
-    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine))
+    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine), meta={"told": told})
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_nifti(path: Path, volume: int | None) -> tuple[np.ndarray, np.ndarray]:
     reader = NibabelReader(squeeze_non_spatial_dims=True)
     image = reader.read(path)
     header = image.header
@@ -65,55 +65,27 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if header.get_xyzt_units()[0] not in ("mm", "unknown"):
         raise ImageError(f"is in {header.get_xyzt_units()[0]}, not mm", "write it in mm")
     array, _ = reader.get_data(image)
+    if array.ndim == 4:
+        array = _one_of(array, volume)
     return np.ascontiguousarray(array, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
 
 
+def _one_of(array: np.ndarray, volume: int | None) -> np.ndarray:
+    """One of the volumes (X, Y, Z) of an array (X, Y, Z, volumes), counted from 1."""
+    count = array.shape[3]
+    if volume is None:
+        todo = "choose one, e.g. --volume 1, or for each exam in a table (--series)"
+        raise ImageError(f"is no 3D image but holds {count} volumes", todo)
+    if not 1 <= volume <= count:
+        raise ImageError(f"holds {count} volumes, no volume {volume}", "correct --volume or the table of series")
+    return array[..., volume - 1]
+
+
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if path.is_dir():
-        _check_series(path)
     reader = ITKReader()
     image = reader.read(path)
-    deviation = dict(image).get("ITK_non_uniform_sampling_deviation", 0.0)
-    if deviation > SLICE_TOLERANCE:
-        raise ImageError(f"has slices up to {deviation:.1f} mm off an even distance", "export the whole series, once")
     array, meta = reader.get_data(image)
     return np.ascontiguousarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
-
-
-def _check_series(path: Path) -> None:
-    """Make sure that a folder holds one whole DICOM series.
-
-    ITKReader takes the first of several series, GDCM passes over files that it cannot read and fills slices that were
-    cut short: all of it without an error, and a prostate without its apex is the result.
-    """
-    names = itk.GDCMSeriesFileNames.New()
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")  # the series date, as ITKReader does
-    names.SetDirectory(str(path))
-    series = names.GetSeriesUIDs()
-    if len(series) != 1:
-        raise ImageError(f"is a folder with {len(series)} DICOM series", "give every series a folder of its own")
-    slices = {Path(name).name for name in names.GetFileNames(series[0])}
-    for file in sorted(file for file in path.iterdir() if file.is_file()):
-        data = file.read_bytes()
-        if (data[128:132] == b"DICM" and file.name not in slices) or not _is_whole(data):
-            todo = "copy or export it again; take it out if it is no slice"
-            raise ImageError(f"has a slice that cannot be read or is cut short ({file.name})", todo)
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether the pixel data of a DICOM file, element (7FE0,0010), is as long as it declares (PS3.5, 7.1 and A.4).
-
-    True where there is no such element: in a deflated file, and in one that is no DICOM file.
-    """
-    at = data.find(b"\xe0\x7f\x10\x00")
-    if at < 0 or data[128:132] != b"DICM":
-        return True
-    start = at + (12 if data[at + 4 : at + 6] in (b"OB", b"OW") else 8)  # explicit or implicit value representation
-    length = int.from_bytes(data[start - 4 : start], "little")
-    if length == 0xFFFFFFFF:  # compressed: fragments up to a delimiter
-        return b"\xfe\xff\xdd\xe0" in data[start:]
-    return start + length <= len(data)
 
 
 def _check(array: np.ndarray, affine: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
-from scripts.data.grid import GRIDS, Grid, coordinates, field_of_view, grid_affine, resample
+from scripts.data.grid import GRIDS, Grid, coordinates, field_of_view, grid_affine, resample, slice_angle
 
 GRID = Grid((16, 16, 8), (1.0, 1.0, 1.5))
 SLOPE = np.array([3.0, -2.0, 5.0])  # per mm along R, A, S
@@ -132,3 +132,15 @@ def test_another_grid_keeps_the_images_centre_and_axes():
     centre = nib.affines.apply_affine(like, (49.5, 39.5, 19.5))
     assert np.allclose(nib.affines.apply_affine(made, (15.5, 7.5, 3.5)), centre)
     assert np.allclose(made[:3, :3] / (1, 2, 3), like[:3, :3] / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("across", "angle"), [((0, 0, 3), 0), ((0, -3, 0), 90), ((3, 0, 0), 90), ((0, 1.5, 1.5 * 3**0.5), 30)]
+)
+def test_the_angle_of_slices_to_the_axial_plane(across, angle):
+    axis = np.array(across, dtype=float)
+    first = np.cross(axis, [1.0, 0.3, 0.2])
+    first /= np.linalg.norm(first)
+    affine = np.eye(4)
+    affine[:3, :3] = np.column_stack([first, axis, np.cross(first, axis) / 3])  # slices along the second axis
+    assert slice_angle(affine) == pytest.approx(angle, abs=1e-5)

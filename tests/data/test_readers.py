@@ -137,7 +137,7 @@ def test_a_folder_with_two_series_is_refused(tmp_path):
 
 @needs_itk
 def test_a_series_with_a_missing_slice_is_refused(tmp_path):
-    with pytest.raises(ImageError, match="even distance"):
+    with pytest.raises(ImageError, match="missing between"):
         read_volume(write_dicom(tmp_path, slices=(0, 1, 3, 4)))
 
 
