@@ -23,14 +23,13 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.clinical import write_clinical
 from scripts.data.datalists import SEQUENCES, Case, is_spacing, one_hot, patient_of, write_datalist
 from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample
-from scripts.data.names import is_folder_name, shown
 from scripts.data.nifti import save_int16
 from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
-from scripts.data.tables import but_for_zeros, cell_name, read_table
+from scripts.data.roster import check_patients, exam_folders, grade, match, read_rows
+from scripts.data.tables import cell_name
 
 LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
-ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
 # What the 99th percentile of tissue's ADC can be, in 1e-6 mm²/s; free water at body temperature has 3000.
 ADC_PLAUSIBLE = (300, 10_000)
@@ -117,11 +116,10 @@ def prepare(
     _check_options(columns, test_fraction, seed, adc_unit)
 
     problems = Problems("prepare")
-    rows = _read_rows(Path(table), columns, problems)
-    rows = _match(rows, _folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
+    rows = read_rows(Path(table), columns, problems)
+    rows = match(rows, exam_folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
     exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), problems) for row in rows]
-    _check_twice(exams, problems)
-    _check_patients(rows, problems)
+    check_patients(rows, problems)
     coverage = {
         exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)
     }
@@ -188,92 +186,7 @@ def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: 
     problems.raise_if_any()
 
 
-# ---- the table -------------------------------------------------------------------------------------------------------
-
-
-def _read_rows(path: Path, columns: Mapping[str, str | None], problems: Problems) -> list[dict[str, Any]]:
-    """The table's rows with our names for its columns, and the `place` of each for messages."""
-    table = read_table(path)
-    wanted = {ours: str(theirs) for ours, theirs in columns.items() if theirs is not None}
-    for ours, theirs in wanted.items():
-        if theirs not in table:
-            there = ", ".join(shown(name) for name in table.columns)
-            problems.add(path.name, f"has no column {theirs!r} for the {ours}", f"choose among {there}")
-        elif ours != "report" and theirs == wanted["report"]:
-            problems.add(path.name, f"column {theirs!r} is given for the report and the {ours}", "name another one")
-    problems.raise_if_any()
-    if table.empty:
-        problems.add(path.name, "has no row", "give one row an exam")
-    frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
-    frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", *"xyz"])
-    frame["patient"] = frame["patient"].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
-    rows = frame.astype(object)
-    rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
-    return rows.assign(has_patient="patient" in wanted, has_centre="x" in wanted).to_dict("records")
-
-
-def _folders(images_dir: Path, output: Path) -> set[str]:
-    """The names of the exams' folders."""
-    folders = (path for path in images_dir.iterdir() if path.is_dir() and path.resolve() != output.resolve())
-    return {path.name for path in folders if not path.name.startswith(".")}
-
-
-def _match(
-    rows: Sequence[dict[str, Any]], folders: set[str], leave_out: bool, problems: Problems
-) -> list[dict[str, Any]]:
-    """Hold rows and folders against each other.
-
-    Until its folder is known, an exam is named by its row: what stands in the folder's column may be a report.
-
-    Returns:
-        The rows to go on with; `found` says whether the exam's folder is there, `case` what messages call the exam.
-    """
-    kept, listed, left_out = [], set(), []
-    for row in rows:
-        folder = cell_name(row["folder"])
-        alike = but_for_zeros(folder, folders) if is_folder_name(folder) else []
-        row["found"] = folder in folders and (isinstance(row["folder"], str) or not alike)
-        row["case"] = folder if row["found"] else row["place"]
-        if row["found"]:
-            listed.add(folder)
-        elif folder and folder != folder.strip() and is_folder_name(folder.strip()):
-            listed.add(folder.strip())
-            what = f"folder {shown(folder.strip())} has a space at its start or end in the table"
-            problems.add(row["case"], what, "take the space away")
-        elif not is_folder_name(folder):
-            what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
-            problems.add(row["case"], what, todo)
-        elif alike:
-            listed.update([folder, *alike])
-            there = " and ".join(sorted({folder, *alike} & folders))
-            problems.add(row["case"], f"folder is {shown(row['folder'])}, there is {there}", ZEROS)
-        elif leave_out:
-            left_out.append(row["place"])
-            continue
-        else:
-            problems.add(
-                row["case"], f"has no folder: {shown(folder)} is not in images_dir", "correct it or add the exam"
-            )
-        kept.append(row)
-    left_out += _without_row(folders, listed, leave_out, problems)
-    if left_out:
-        logger.warning("left out, because folder or row is missing: %s", ", ".join(left_out))
-    if not kept and not problems:
-        problems.add("table", "no row names a folder of images_dir", "correct the folders' names or --images_dir")
-    return kept
-
-
-def _without_row(folders: set[str], listed: set[str], leave_out: bool, problems: Problems) -> list[str]:
-    """Folders to leave out; without that option, and where a row may have meant them, they are problems."""
-    left_out = []
-    for folder in sorted(folders - listed):
-        if alike := but_for_zeros(folder, listed):
-            problems.add(folder, f"has no row in the table, which has {' and '.join(alike)}", ZEROS)
-        elif leave_out:
-            left_out.append(folder)
-        else:
-            problems.add(folder, "has no row in the table", "add one, or give --leave_out_unmatched")
-    return left_out
+# ---- an exam ---------------------------------------------------------------------------------------------------------
 
 
 def _exam(
@@ -284,9 +197,7 @@ def _exam(
     if row["found"]:
         images = {key: _find(root / case, key, p, problems) for key, p in patterns.items() if p is not None}
     patient = cell_name(row["patient"])
-    if row["has_patient"] and not patient:
-        problems.add(case, f"patient is {shown(row['patient'])}", "write the patient's pseudonym as text")
-    pirads, isup = (_grade(row, name, low, case, problems) for name, low in (("pirads", 1), ("isup", 0)))
+    pirads, isup = (grade(row, name, low, problems) for name, low in (("pirads", 1), ("isup", 0)))
     if row["pirads"] is None and row["isup"] is None:
         problems.add(case, "has neither PI-RADS nor ISUP", "fill one of them or take the row out")
     report = "" if row["report"] is None else str(row["report"])
@@ -315,17 +226,6 @@ def _find(folder: Path, key: str, pattern: str, problems: Problems) -> Path | No
     return None
 
 
-def _grade(row: Mapping[str, Any], name: str, low: int, case: str, problems: Problems) -> int | None:
-    """A whole number from `low` to 5, or None for an empty cell."""
-    if row[name] is None:
-        return None
-    grades = {text: n for n in range(low, 6) for text in (str(n), f"{n}.0")}
-    grade = grades.get(str(row[name]).strip())
-    if grade is None:
-        problems.add(case, f"{name} is {shown(row[name])}", f"write {low} to 5 or leave it empty")
-    return grade
-
-
 def _centre(row: Mapping[str, Any], case: str, world: str, problems: Problems) -> tuple[float, ...] | None:
     if not row["has_centre"]:
         return None
@@ -335,32 +235,6 @@ def _centre(row: Mapping[str, Any], case: str, world: str, problems: Problems) -
         problems.add(case, "the centre is not three numbers", "write x, y and z in mm")
         return None
     return (-x, -y, z) if world == "lps" else (x, y, z)
-
-
-def _check_twice(exams: Sequence[Exam], problems: Problems) -> None:
-    by_folder = defaultdict(list)
-    for exam in exams:
-        by_folder[exam.folder].append(exam)
-    for folder, same in by_folder.items():
-        if len(same) > 1:
-            problems.add(folder, f"has {len(same)} rows in the table", "keep one")
-
-
-def _check_patients(rows: Sequence[Mapping[str, Any]], problems: Problems) -> None:
-    """One patient with two spellings would be two patients, and could be in both lists."""
-    spellings: dict[str, dict[str, str]] = defaultdict(dict)  # of each patient: the case that has it first
-    for row in rows:
-        if patient := cell_name(row["patient"]):
-            spellings[patient.casefold()].setdefault(patient, row["case"])
-    for (first, place), *others in (cases.items() for cases in spellings.values()):
-        for patient, case in others:
-            what = f"patient is {shown(patient)}, {place} has {shown(first)}"
-            problems.add(case, what, "write it in one way; capitals alone tell no two patients apart")
-    names = {row["patient"] for row in rows if isinstance(row["patient"], str)}
-    for row in rows:
-        number = None if isinstance(row["patient"], str) else cell_name(row["patient"])
-        if number is not None and (alike := but_for_zeros(number, names)):
-            problems.add(row["case"], f"patient is {number}, other rows have {' and '.join(alike)}", ZEROS)
 
 
 # ---- the images ------------------------------------------------------------------------------------------------------

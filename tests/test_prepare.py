@@ -351,7 +351,7 @@ def test_a_csv_that_went_through_excel_is_not_matched_to_another_folder(exams):
 def test_a_patient_with_lost_zeros_is_not_two_patients(exams):
     rows = [(*row[:3], patient) for row, patient in zip(ROWS, ["07", 7, "B", "C", "D", "E"], strict=True)]
     pd.DataFrame(rows, columns=["folder", "report", "pirads", "patient"]).to_excel(exams / "table.xlsx", index=False)
-    refused(exams, "002 patient is 7, other rows have 07", "leading zeros", table=str(exams / "table.xlsx"))
+    refused(exams, "002 patient is '7', 001 has '07'", "leading zeros", table=str(exams / "table.xlsx"))
 
 
 def with_patients(root, *patients):
@@ -376,11 +376,11 @@ def test_a_patient_in_small_and_capital_letters_is_refused(exams):
 
 
 @pytest.mark.parametrize("leave_out", [False, True])
-@pytest.mark.parametrize("cell", ["001 ", " 001", "001\u00a0"])
+@pytest.mark.parametrize("cell", ["001 ", " 001", "001\u00a0", "0\u200b01"])
 def test_a_space_around_a_folder_is_told_as_that(exams, cell, leave_out):
     write_table(exams, [(cell, *ROWS[0][1:]), *ROWS[1:]])
     message = refused(
-        exams, "table.csv row 2 folder '001' has a space at its start or end", leave_out_unmatched=leave_out
+        exams, "table.csv row 2 folder '001' has a space or an invisible character", leave_out_unmatched=leave_out
     )
     assert message.startswith("prepare: 1 problem")
 
