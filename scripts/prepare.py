@@ -6,9 +6,12 @@ Everything is checked first; all problems are told in one table and nothing is w
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,15 @@ from scripts.data.clinical import write_clinical
 from scripts.data.datalists import SEQUENCES, Case, is_spacing, one_hot, patient_of, write_datalist
 from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample
 from scripts.data.nifti import save_int16
+from scripts.data.plausible import ADC_UNIT, LIKE_DWI, adc_level, adc_unit_of, correlation, is_adc, same_voxels
 from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
 from scripts.data.roster import check_patients, exam_folders, grade, match, read_rows
-from scripts.data.tables import cell_name
+from scripts.data.tables import cell_name, some
+from scripts.reports.language import guess_language
 
-LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
-ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
-# What the 99th percentile of tissue's ADC can be, in 1e-6 mm²/s; free water at body temperature has 3000.
-ADC_PLAUSIBLE = (300, 10_000)
+LOW_COVERAGE = 0.6  # share of the grid that an image should at least cover
+NAMES = {"axt2": "T2w", "adc": "ADC map", "b1600": "DWI"}
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +51,26 @@ class Exam:
     isup: int | None  # 0 to 5
     centre: tuple[float, ...] | None  # RAS world, mm
     images: dict[str, Path]
+    volumes: dict[str, int | None]  # which one of a 4D file, by sequence
+
+    def read(self, key: str) -> MetaTensor:
+        """One of its images, (1, X, Y, Z)."""
+        return read_volume(self.images[key], self.volumes.get(key))
 
     @property
     def positive(self) -> bool:
         """PI-RADS 3 or more; without PI-RADS, ISUP 2 or more."""
         return self.pirads >= 3 if self.pirads is not None else self.isup >= 2
+
+
+@dataclass
+class Seen:
+    """What the images of one exam tell."""
+
+    coverage: dict[str, float]  # share of the grid that each image covers
+    adc_unit: float | None  # mm²/s of a grey level
+    notes: list[str]  # what should be told of them
+    digest: str  # of the T2w's voxels
 
 
 def prepare(
@@ -73,7 +91,11 @@ def prepare(
     patient_column: str | None = None,
     centre_columns: Sequence[str] | None = None,
     centre_world: str | None = None,
-    adc_unit: float = ADC_UNIT,
+    t2w_volume: int | None = None,
+    adc_volume: int | None = None,
+    dwi_volume: int | None = None,
+    adc_unit: float | None = None,
+    remove_withdrawn: bool = False,
     leave_out_unmatched: bool = False,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -98,7 +120,12 @@ def prepare(
         patient_column: column that tells the patient; without it every exam is a patient of its own.
         centre_columns: three columns x,y,z with the point that the grid lies around; without it the T2w's centre.
         centre_world: "ras" (NIfTI) or "lps" (DICOM, ITK): which way the x and y of that point run.
-        adc_unit: mm²/s that one grey level of the ADC map stands for.
+        t2w_volume: which volume of a 4D NIfTI file is the T2w, counted from 0.
+        adc_volume: the same for the ADC map.
+        dwi_volume: the same for the high b-value image.
+        adc_unit: mm²/s that one grey level of the ADC maps stands for; by default recognised, exam by exam.
+        remove_withdrawn: remove the images that an earlier run left in `output_dir` and that no exam of the table has
+            any more; without it they are told.
         leave_out_unmatched: leave out, and tell, rows without a folder and folders without a row, which are problems
             without it.
         test_fraction: share of the patients that go into the test list, of positive and negative ones alike.
@@ -113,28 +140,28 @@ def prepare(
     columns |= {"patient": patient_column} | _centre_columns(centre_columns, centre_world)
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
-    _check_options(columns, test_fraction, seed, adc_unit)
+    _check_options(columns, test_fraction, seed, adc_unit, (t2w_volume, adc_volume, dwi_volume))
 
     problems = Problems("prepare")
     rows = read_rows(Path(table), columns, problems)
     rows = match(rows, exam_folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
-    exams = [_exam(row, Path(images_dir), patterns, str(centre_world).lower(), problems) for row in rows]
+    volumes = {"axt2": t2w_volume, "b1600": dwi_volume, "adc": adc_volume}
+    exams = [_exam(row, Path(images_dir), patterns, volumes, str(centre_world).lower(), problems) for row in rows]
     check_patients(rows, problems)
-    coverage = {
-        exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)
-    }
+    seen = {exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)}
     problems.raise_if_any()
 
     output = Path(output_dir)
     for name in LISTS:  # merged ones hold the split of the run before
         (output / name).unlink(missing_ok=True)
+    _withdraw(output, exams, remove_withdrawn)
     for exam in tqdm(exams, "resample", disable=None):
-        for sequence, volume in _resampled(exam, target, adc_unit):
+        for sequence, volume in _resampled(exam, target, seen[exam.folder].adc_unit):
             save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0].numpy(), volume.affine.numpy())
     cases = [_case(exam, target, institute) for exam in sorted(exams, key=lambda exam: exam.folder)]
     train, test = split(cases, test_fraction, seed)
     _write_lists(output, train, test, {exam.folder: exam for exam in exams})
-    _summarise(output, target, train, test, coverage)
+    _summarise(output, target, train, test, seen)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -173,7 +200,9 @@ def _check_folders(images_dir: Path, output_dir: Path) -> None:
         raise UserError(f"--output_dir {output_dir} is a file; give a folder")
 
 
-def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any) -> None:
+def _check_options(
+    columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any, volumes: Sequence[Any]
+) -> None:
     problems = Problems("prepare")
     if columns["pirads"] is None and columns["isup"] is None:
         problems.add("--pirads_column", "and --isup_column are both missing", "name at least one column with labels")
@@ -181,7 +210,9 @@ def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: 
         problems.add("--test_fraction", f"is {test_fraction}", "give a share from 0 to below 1, e.g. 0.2")
     if not isinstance(seed, int) or seed < 0:
         problems.add("--seed", f"is {seed}", "give a whole number")
-    if not isinstance(adc_unit, (int, float)) or not adc_unit > 0:
+    if any(volume is not None and (not isinstance(volume, int) or volume < 0) for volume in volumes):
+        problems.add("--t2w_volume", "or its siblings are no number of a volume", "give a whole number from 0")
+    if adc_unit is not None and (not isinstance(adc_unit, (int, float)) or not adc_unit > 0):
         problems.add("--adc_unit", f"is {adc_unit}", "give mm²/s of one grey level, e.g. 1e-6")
     problems.raise_if_any()
 
@@ -190,7 +221,12 @@ def _check_options(columns: Mapping[str, str | None], test_fraction: Any, seed: 
 
 
 def _exam(
-    row: Mapping[str, Any], root: Path, patterns: Mapping[str, str | None], world: str, problems: Problems
+    row: Mapping[str, Any],
+    root: Path,
+    patterns: Mapping[str, str | None],
+    volumes: dict[str, int | None],
+    world: str,
+    problems: Problems,
 ) -> Exam:
     case = row["case"]
     images = {}
@@ -202,28 +238,47 @@ def _exam(
         problems.add(case, "has neither PI-RADS nor ISUP", "fill one of them or take the row out")
     report = "" if row["report"] is None else str(row["report"])
     images = {key: path for key, path in images.items() if path is not None}
-    return Exam(case, patient, report, pirads, isup, _centre(row, case, world, problems), images)
+    return Exam(case, patient, report, pirads, isup, _centre(row, case, world, problems), images, volumes)
 
 
 def _find(folder: Path, key: str, pattern: str, problems: Problems) -> Path | None:
     """The one file or folder that the pattern names."""
+    todo = "correct the pattern or the folder"
     try:
-        found = sorted(path for path in folder.glob(str(pattern)) if not path.name.startswith("."))
-        if all(path.resolve().is_relative_to(folder.resolve()) for path in found):
-            if len(found) == 1:
-                return found[0]
-            todo = "correct the pattern or the folder"
-            if found:
-                problems.add(
-                    folder.name, f"{key}: {pattern} fits {len(found)}: {found[0].name}, {found[1].name} ...", todo
-                )
-            else:
-                problems.add(folder.name, f"{key}: nothing fits {pattern}", todo)
-            return None
+        os.scandir(folder).close()
+        found = _fitting(folder, pattern)
+        below = sorted({path.parent.name for path in _fitting(folder, f"*/{pattern}")})
+    except OSError as error:
+        problems.add(folder.name, f"{key}: its folder cannot be read: {error.strerror}", "give yourself the right to")
+        return None
     except (ValueError, NotImplementedError):  # an absolute or otherwise unusable pattern
-        pass
-    problems.add(folder.name, f"{key}: {pattern} leaves the exam's folder", "give a pattern inside it, like *_t2w.mha")
+        found, below = [folder.parent], []
+    outside = [path for path in found if not path.resolve().is_relative_to(folder.resolve())]
+    if outside and outside[0].is_symlink():
+        what, todo = (
+            f"{key}: {outside[0].name} is a link that leads out of the exam's folder",
+            "put the file itself there",
+        )
+    elif outside:
+        what = f"{key}: {pattern} leaves the exam's folder"
+        todo = "give a pattern inside it, like *_t2w.mha"
+    elif len(found) == 1:
+        return found[0]
+    elif found:
+        what = f"{key}: {pattern} fits {len(found)}: {found[0].name}, {found[1].name} ..."
+    elif below:
+        what = f"{key}: nothing fits {pattern} in the folder itself, but in {some(below)} below it"
+        todo = (
+            f"give {below[0]}/{pattern}; where these are studies of one patient, each needs a folder and row of its own"
+        )
+    else:
+        what = f"{key}: nothing fits {pattern}"
+    problems.add(folder.name, what, todo)
     return None
+
+
+def _fitting(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(str(pattern)) if not path.name.startswith("."))
 
 
 def _centre(row: Mapping[str, Any], case: str, world: str, problems: Problems) -> tuple[float, ...] | None:
@@ -240,28 +295,66 @@ def _centre(row: Mapping[str, Any], case: str, world: str, problems: Problems) -
 # ---- the images ------------------------------------------------------------------------------------------------------
 
 
-def _check_images(exam: Exam, grid: Grid, adc_unit: float, problems: Problems) -> float:
-    """Read all images of an exam, note what is wrong, and return the share of the grid that the T2w covers."""
+def _check_images(exam: Exam, grid: Grid, adc_unit: float | None, problems: Problems) -> Seen:
+    """Read all images of an exam, note what is wrong, and return what they tell."""
     volumes: dict[str, MetaTensor] = {}
+    seen = Seen({}, adc_unit, [], "")
     for key, path in exam.images.items():
         try:
-            volumes[key] = read_volume(path)
+            volumes[key] = exam.read(key)
         except ImageError as error:
             problems.add(exam.folder, f"{key} ({path.name}) {error.what}", error.todo)
+        else:
+            seen.notes += [f"{key} ({path.name}) {note}" for note in volumes[key].meta["notes"]]
+    _check_same(exam, volumes, problems)
     if "adc" in volumes:
-        level = np.percentile(volumes["adc"].numpy(), 99) * adc_unit / ADC_UNIT
-        if not ADC_PLAUSIBLE[0] <= level <= ADC_PLAUSIBLE[1]:
-            what = f"adc is {level:.3g}e-6 mm²/s in its brightest hundredth: not a plausible unit"
-            problems.add(exam.folder, what, "give --adc_unit, e.g. 1e-3 for maps in 1e-3 mm²/s")
-    if "axt2" not in volumes:
-        return 0.0
+        _check_adc(exam, volumes["adc"], seen, problems)
+    if "axt2" in volumes:
+        seen.digest = sha256(volumes["axt2"].numpy().tobytes()).hexdigest()
+        _check_places(exam, volumes, grid, seen, problems)
+    return seen
+
+
+def _check_same(exam: Exam, volumes: Mapping[str, MetaTensor], problems: Problems) -> None:
+    """One image cannot be two sequences, whether it is one file or a copy under another name."""
+    for one, other in combinations(volumes, 2):
+        if same_voxels(volumes[one], volumes[other]):
+            names = f"{exam.images[one].name} and {exam.images[other].name}"
+            what = f"{one} and {other} are one and the same image ({names})"
+            problems.add(exam.folder, what, "correct the patterns, or export the right one")
+
+
+def _check_adc(exam: Exam, adc: MetaTensor, seen: Seen, problems: Problems) -> None:
+    """Note values that are no tissue's ADC, and recognise their unit where it is not given."""
+    level = adc_level(adc)
+    if seen.adc_unit is None:
+        seen.adc_unit = adc_unit_of(level)
+        if seen.adc_unit is None:
+            what = f"adc ({exam.images['adc'].name}) has {level:.3g} in its brightest hundredth, in no plausible unit"
+            problems.add(exam.folder, what, "give the ADC map, not the DWI; for another unit give --adc_unit")
+    elif not is_adc(level, seen.adc_unit):
+        what = (
+            f"adc is {level * seen.adc_unit / ADC_UNIT:.3g}e-6 mm²/s in its brightest hundredth: not a plausible unit"
+        )
+        problems.add(exam.folder, what, "give another --adc_unit, or none, so that it is recognised")
+
+
+def _check_places(exam: Exam, volumes: Mapping[str, MetaTensor], grid: Grid, seen: Seen, problems: Problems) -> None:
+    """Note how much of the grid every image covers, and whether an ADC map goes with the DWI."""
     affine = _affine(grid, volumes["axt2"], exam)
-    covered = {key: field_of_view(volume, grid, affine).float().mean().item() for key, volume in volumes.items()}
-    for key, share in covered.items():
+    fields = {key: field_of_view(volume, grid, affine) for key, volume in volumes.items()}
+    seen.coverage = {key: field.float().mean().item() for key, field in fields.items()}
+    for key, share in seen.coverage.items():
         if share == 0:
             what = f"{key} ({exam.images[key].name}) does not reach the grid around the {_centre_name(exam)}"
             problems.add(exam.folder, what, "correct the point or the image's geometry")
-    return covered["axt2"]
+        elif share < LOW_COVERAGE:
+            seen.notes.append(f"the {NAMES[key]} covers only {100 * share:.0f} % of the grid; the rest is 0")
+    if {"adc", "b1600"} <= volumes.keys():
+        adc, dwi = (resample(volumes[key], grid, affine).as_tensor() for key in ("adc", "b1600"))
+        alike = correlation(adc, dwi, (adc > 0) & (dwi > 0))
+        if alike > LIKE_DWI:
+            seen.notes.append(f"the ADC map is bright where the DWI is (correlation {alike:.2f}): is it a DWI?")
 
 
 def _centre_name(exam: Exam) -> str:
@@ -273,14 +366,33 @@ def _affine(grid: Grid, axt2: MetaTensor, exam: Exam) -> np.ndarray:
     return grid_affine(grid, axt2.affine, axt2.shape[1:], exam.centre)
 
 
-def _resampled(exam: Exam, grid: Grid, adc_unit: float) -> Iterator[tuple[str, MetaTensor]]:
+def _resampled(exam: Exam, grid: Grid, adc_unit: float | None) -> Iterator[tuple[str, MetaTensor]]:
     """Every image of an exam on the grid, adc in 1e-6 mm²/s; the others keep their scanner's units."""
-    affine = _affine(grid, read_volume(exam.images["axt2"]), exam)
-    for key, path in exam.images.items():
-        volume = resample(read_volume(path), grid, affine)
+    affine = _affine(grid, exam.read("axt2"), exam)
+    for key in exam.images:
+        volume = resample(exam.read(key), grid, affine)
         if key == "adc":
             volume = torch.round(volume * (adc_unit / ADC_UNIT)).clamp(0, np.iinfo(np.int16).max)
         yield key, volume
+
+
+def _withdraw(output: Path, exams: Sequence[Exam], remove: bool) -> None:
+    """Tell of images of an earlier run that this one does not write, or remove them."""
+    kept = {output / exam.folder / f"{key}.nii.gz" for exam in exams for key in exam.images}
+    left = [path for key in SEQUENCES for path in output.glob(f"*/{key}.nii.gz") if path not in kept]
+    if not left:
+        return
+    names = some(sorted({path.parent.name for path in left}))
+    if not remove:
+        what = "images of an earlier run that the table does not have any more are still in"
+        logger.warning("%s %s: %s; --remove_withdrawn removes them", what, output, names)
+        return
+    for path in left:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    what = "removed the images that the table does not have any more"
+    logger.warning("%s: %s; latents, embeddings and weights made of them are not here and stay", what, names)
 
 
 # ---- the lists -------------------------------------------------------------------------------------------------------
@@ -340,9 +452,7 @@ def _write_lists(output: Path, train: Sequence[Case], test: Sequence[Case], exam
     write_datalist(output / "train.json", train)
 
 
-def _summarise(
-    output: Path, grid: Grid, train: Sequence[Case], test: Sequence[Case], coverage: Mapping[str, float]
-) -> None:
+def _summarise(output: Path, grid: Grid, train: Sequence[Case], test: Sequence[Case], seen: Mapping[str, Seen]) -> None:
     logger.info("%s: grid %s at %s mm", output, "x".join(map(str, grid.size)), "x".join(map(str, grid.spacing)))
     for name, cases in (("train", train), ("test", test)):
         positive = sum(case["pirads"] == [0, 1] for case in cases)
@@ -352,9 +462,24 @@ def _summarise(
             "%-5s %d exams of %d patients: %d positive, %d negative; %d without a report",
             name, len(cases), patients, positive, len(cases) - positive, absent,
         )  # fmt: skip
-    for folder, share in sorted(coverage.items()):
-        if share < LOW_COVERAGE:
-            logger.warning("%s: the T2w covers only %.0f %% of the grid; the rest is 0", folder, 100 * share)
+    languages = Counter(guess_language(case["text"]) for case in (*train, *test) if not case["text_isnull"])
+    if languages:
+        counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
+        logger.info("reports by language, as guessed: %s; is the text encoder one that knows it?", counts)
+    units: dict[float, list[str]] = defaultdict(list)
+    digests: dict[str, list[str]] = defaultdict(list)
+    for folder, exam in sorted(seen.items()):
+        digests[exam.digest].append(folder)
+        if "adc" in exam.coverage:
+            units[exam.adc_unit].append(folder)
+        for note in exam.notes:
+            logger.warning("%s: %s", folder, note)
+    if len(units) > 1:
+        for unit, folders in sorted(units.items()):
+            logger.warning("ADC maps in %g mm²/s, %d: %s", unit, len(folders), some(folders))
+    for folders in digests.values():
+        if len(folders) > 1:
+            logger.warning("the T2w of these exams is one and the same image, are they one exam? %s", some(folders))
 
 
 if __name__ == "__main__":

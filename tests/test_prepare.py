@@ -167,14 +167,30 @@ def test_without_diffusion_and_with_a_given_centre(exams):
     assert "adc" not in read_datalist(exams / "out" / "train.json", exams / "out")[0]
 
 
-def test_adc_in_other_units_is_refused_or_converted(exams):
-    for folder, *_ in ROWS:
-        image = nib.load(exams / "exams" / folder / "adc.nii.gz")
-        save(exams / "exams" / folder / "adc.nii.gz", image.get_fdata() / 1000, image.affine)
-    message = refused(exams, "not a plausible unit", "--adc_unit")
-    assert message.count("plausible") == len(ROWS)
-    call(exams, adc_unit=1e-3)
-    assert 2200 < nib.load(exams / "out" / "001" / "adc.nii.gz").get_fdata().max() < 2500
+def in_unit(exams, folder, unit):
+    """The exam's ADC map in another unit, mm²/s of a grey level."""
+    image = nib.load(exams / "exams" / folder / "adc.nii.gz")
+    save(exams / "exams" / folder / "adc.nii.gz", image.get_fdata() * 1e-6 / unit, image.affine)
+
+
+def test_the_unit_of_adc_is_recognised_in_each_exam_and_told(exams, caplog):
+    in_unit(exams, "002", 1e-3)
+    in_unit(exams, "003", 1.0)
+    call(exams)
+    for folder in ("001", "002", "003"):
+        assert 2200 < nib.load(exams / "out" / folder / "adc.nii.gz").get_fdata().max() < 2500
+    assert "ADC maps in 0.001 mm²/s, 1: 002" in caplog.text
+
+
+def test_adc_in_another_unit_than_the_given_one_is_refused(exams):
+    in_unit(exams, "002", 1e-3)
+    message = refused(exams, "002 adc is 0.63e-6 mm²/s", "not a plausible unit", "--adc_unit", adc_unit=1e-6)
+    assert message.startswith("prepare: 1 problem")
+
+
+def test_values_that_are_no_adc_in_any_unit_are_refused(exams):
+    in_unit(exams, "003", 20e-6)  # the values of a high b-value
+    refused(exams, "003 adc (adc.nii.gz) has 31.5", "not the DWI")
 
 
 def test_isup_is_the_label_where_pirads_is_empty(exams):
@@ -282,7 +298,7 @@ def test_all_problems_come_in_one_table_before_anything_is_written(exams):
         exams,
         "001 axt2: nothing fits t2.nii.gz",
         "002 b1600: b*.nii.gz fits 2: b1600.nii.gz, b800.nii.gz",
-        "003 adc (adc.nii.gz) cannot be read or is cut short",
+        "003 adc (adc.nii.gz) is damaged or cut short",
         "004 axt2 (t2.nii.gz) holds NaN",
         "005 axt2 (t2.nii.gz) is constant (5)",
         "006 axt2 (t2.nii.gz) has shape (36, 36)",

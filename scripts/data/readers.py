@@ -1,4 +1,4 @@
-"""Reading exams as a hospital has them: NIfTI, MetaImage, or a folder with one DICOM series.
+"""Reading exams as a hospital has them: NIfTI, MetaImage, NRRD, or a folder with one DICOM series.
 
 NIfTI is read by nibabel. Everything else is read by ITK, an optional extra, which knows DICOM's rescaling, slice order
 and geometry. Whatever the source, the world is RAS in mm: ITK's and DICOM's LPS is turned by MONAI's reader.
@@ -9,75 +9,84 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
-from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data import ITKReader, MetaTensor
 from monai.utils import optional_import
+
+from scripts.data.grid import by
+from scripts.data.image_error import ImageError
+from scripts.data.itk_headers import METAIMAGE, NRRD, check_header
+from scripts.data.nifti_files import read_nifti
 
 itk, has_itk = optional_import("itk")
 
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
+PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm")
 SHEAR_TOLERANCE = 1e-3  # cosine between two voxel axes
 SLICE_TOLERANCE = 0.1  # mm that a DICOM slice may lie off its even place
+FINEST, COARSEST = 0.1, 20.0  # mm that a voxel of a scanner's image can measure along an axis
+LARGEST = 1000.0  # mm that an image can measure along an axis; a scanner's bore is 700 mm wide
 
 
-class ImageError(ValueError):
-    """An image that cannot be used, with what is wrong and what to do about it; the caller knows the case."""
-
-    def __init__(self, what: str, todo: str) -> None:
-        super().__init__(f"{what}; {todo}")
-        self.what = what
-        self.todo = todo
-
-
-def read_volume(path: str | os.PathLike[str]) -> MetaTensor:
+def read_volume(path: str | os.PathLike[str], volume: int | None = None) -> MetaTensor:
     """Read one volume and make sure that it can be resampled: 3D, finite, not constant, in a known place.
 
     Args:
-        path: `.nii` or `.nii.gz`; a folder that holds one DICOM series; any other file that ITK reads (`.mha`, `.mhd`).
+        path: `.nii`, `.nii.gz`, a NIfTI pair, `.mha`, `.mhd`, `.nrrd`, `.nhdr`, or a folder with one DICOM series.
+        volume: which one of a 4D NIfTI file, counted from 0.
 
     Returns:
-        (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm.
+        (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm; `meta["notes"]` lists what should be told.
 
     Raises:
         ImageError: it cannot be read or used.
     """
     path = Path(path)
-    is_nifti = path.name.endswith((".nii", ".nii.gz"))
-    if not is_nifti and not has_itk:
-        raise ImageError(f"{path.suffix or 'DICOM'} needs ITK, which is not installed", 'run: pip install ".[readers]"')
+    is_nifti = path.name.lower().endswith(NIFTI)
     try:
-        array, affine = _read_nifti(path) if is_nifti else _read_itk(path)
+        _refuse_pictures(path)
+        if not is_nifti and not has_itk:
+            what = f"{path.suffix or 'DICOM'} needs ITK, which is not installed"
+            raise ImageError(what, 'run: pip install ".[readers]"')
+        array, affine, notes = read_nifti(path, volume) if is_nifti else _read_itk(path)
     except ImageError:
         raise
+    except PermissionError:
+        raise ImageError("may not be read", "give yourself the right to read it") from None
     except Exception:  # readers raise whatever the broken bytes lead them to
         raise ImageError("cannot be read or is cut short", "copy or export it again") from None
     _check(array, affine)
-    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine))
+    notes += _blank_end(array)
+    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine), meta={"notes": notes})
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    reader = NibabelReader(squeeze_non_spatial_dims=True)
-    image = reader.read(path)
-    header = image.header
-    if not isinstance(image, nib.Nifti1Image) or not (header["sform_code"] or header["qform_code"]):
-        raise ImageError("does not say where it lies in the patient (no sform or qform)", "convert it from DICOM again")
-    if header.get_xyzt_units()[0] not in ("mm", "unknown"):
-        raise ImageError(f"is in {header.get_xyzt_units()[0]}, not mm", "write it in mm")
-    array, _ = reader.get_data(image)
-    return np.ascontiguousarray(array, dtype=np.float32), np.asarray(image.affine, dtype=np.float64)
+def _refuse_pictures(path: Path) -> None:
+    """Pictures have no spacing and no orientation; ITK reads them as if they had."""
+    files = [file for file in path.iterdir() if not file.name.startswith(".")] if path.is_dir() else [path]
+    kinds = {file.suffix.lower() for file in files}
+    if kinds and kinds <= set(PICTURES):
+        what = f"is {'a folder of pictures' if path.is_dir() else 'a picture'} ({', '.join(sorted(kinds))})"
+        todo = "give the DICOM series, NIfTI, MetaImage or NRRD that it was made of"
+        raise ImageError(f"{what}, which has no spacing and no orientation", todo)
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    notes: list[str] = []
     if path.is_dir():
         _check_series(path)
+    elif path.suffix.lower() in (*METAIMAGE, *NRRD):
+        notes = check_header(path)
+    elif path.read_bytes()[128:132] != b"DICM":
+        raise ImageError("is of no kind that is read", "give DICOM, NIfTI, MetaImage or NRRD")
     reader = ITKReader()
     image = reader.read(path)
-    deviation = dict(image).get("ITK_non_uniform_sampling_deviation", 0.0)
+    # Text, where SimpleITK wrote what it had read of a DICOM series into a file's header.
+    deviation = float(dict(image).get("ITK_non_uniform_sampling_deviation", 0.0))
     if deviation > SLICE_TOLERANCE:
         raise ImageError(f"has slices up to {deviation:.1f} mm off an even distance", "export the whole series, once")
     array, meta = reader.get_data(image)
-    return np.ascontiguousarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
+    return np.ascontiguousarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64), notes
 
 
 def _check_series(path: Path) -> None:
@@ -126,6 +135,27 @@ def _check(array: np.ndarray, affine: np.ndarray) -> None:
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or (spacing <= 0).any():
         raise ImageError("has no valid spacing or orientation", "convert it from DICOM again")
+    if spacing.min() < FINEST or spacing.max() > COARSEST or (spacing * array.shape).max() > LARGEST:
+        steps = by(float(f"{step:.4g}") for step in spacing)
+        what = f"has {by(array.shape)} voxels of {steps} mm, which no scanner makes"
+        raise ImageError(what, "correct its unit or spacing, or convert it from DICOM again")
     axes = affine[:3, :3] / spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR_TOLERANCE:
         raise ImageError("has voxel axes that are not at right angles", "resample it to a grid without shear")
+
+
+def _blank_end(array: np.ndarray) -> list[str]:
+    """Tell of an image (X, Y, Z) that ends in one and the same value where the slice before does not.
+
+    A copy that broke off and was filled with zeros does, as do slices that were never acquired. Air around the patient
+    is blank too, but in the slice before as well.
+    """
+    flat = array.ravel(order="F")
+    tail = flat.size - 1 - int(np.flatnonzero(flat != flat[-1])[-1])
+    size = array.shape[0] * array.shape[1]
+    if tail >= size:
+        return [f"ends in {tail // size} blank slices: they were not acquired, or the file was cut short and filled"]
+    before = flat[flat.size - size - tail : flat.size - size]  # the same place in the slice before
+    if tail > size / 10 and (before == flat[-1]).mean() < 0.5:
+        return [f"ends in {tail} blank voxels: the file may have been cut short and filled"]
+    return []
