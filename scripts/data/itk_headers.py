@@ -23,7 +23,7 @@ BYTES = {
 # An axis that runs to one side or the other of the patient; other spaces are a scanner's or nobody's.
 SPACE = re.compile(r"(?:left|right)-(?:anterior|posterior)-(?:superior|inferior)|[LR][AP][SI]", re.IGNORECASE)
 
-NO_ORIENTATION = ImageError("has no orientation", "convert it from DICOM again")
+FROM_DICOM = "convert it from DICOM again"
 
 
 def check_header(path: Path) -> list[str]:
@@ -45,11 +45,11 @@ def _check_metaimage(path: Path, content: bytes) -> list[str]:
         raise ImageError("cannot be read: its header does not end", DAMAGED)
     fields = _fields(content[: found.start()], "=")
     if not fields.keys() & {"TransformMatrix", "Rotation", "Orientation"}:
-        raise NO_ORIENTATION
+        raise ImageError("has no orientation", FROM_DICOM)
     if not fields.keys() & {"Offset", "Position", "Origin"}:
-        raise ImageError("has no position", "convert it from DICOM again")
+        raise ImageError("has no position", FROM_DICOM)
     if not fields.keys() & {"ElementSpacing", "ElementSize"}:
-        raise ImageError("has no spacing", "convert it from DICOM again")
+        raise ImageError("has no spacing", FROM_DICOM)
     sizes = _sizes(fields.get("DimSize", ""))
     _check_one_volume(sizes, int(fields.get("ElementNumberOfChannels", "1")))
     name = found[1].decode("utf-8", "replace")
@@ -64,9 +64,9 @@ def _check_nrrd(path: Path, content: bytes) -> list[str]:
     head, _, data = content.replace(b"\r\n", b"\n", 64).partition(b"\n\n")
     fields = _fields(head, ":")
     if "space directions" not in fields or not SPACE.fullmatch(fields.get("space", "")):
-        raise NO_ORIENTATION
+        raise ImageError("has no orientation", FROM_DICOM)
     if "space origin" not in fields:
-        raise ImageError("has no position", "convert it from DICOM again")
+        raise ImageError("has no position", FROM_DICOM)
     units = set(re.findall(r'"(.*?)"', fields.get("space units", "")))
     if units - {"mm", ""}:
         raise ImageError("is not in mm", "write it in mm")
@@ -98,7 +98,7 @@ def _check_one_volume(sizes: list[int], channels: int) -> None:
 
 
 def _beside(path: Path, name: str) -> bytes:
-    data = path.with_name(name)
+    data = path.parent / Path(name).name
     if Path(name).name != name or not data.is_file():
         raise ImageError(f"lacks the file of its voxels ({Path(name).name})", "put it into the same folder")
     return data.read_bytes()

@@ -127,7 +127,9 @@ def _one_volume(image: nib.Nifti1Pair, volume: int | None) -> np.ndarray:
     volumes = array.reshape(*array.shape[:3], -1, order="F") if array.ndim > 3 else array[..., None]
     count = volumes.shape[-1]
     if volume is None and count > 1:
-        raise ImageError(f"holds {count} volumes", "choose one by its number, from 0: --t2w_volume, ...")
+        raise ImageError(
+            f"holds {count} volumes", "choose one, counted from 0: --t2w_volume, --adc_volume, --dwi_volume"
+        )
     if volume is not None and not 0 <= volume < count:
         raise ImageError(f"holds {count} volumes, {volume} was asked for", f"choose 0 to {count - 1}")
     return np.ascontiguousarray(volumes[..., volume or 0])

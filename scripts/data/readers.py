@@ -23,6 +23,7 @@ itk, has_itk = optional_import("itk")
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm")
+LONGEST_TEXT = 1024  # bytes of a file that may hold where another one is
 SHEAR_TOLERANCE = 1e-3  # cosine between two voxel axes
 SLICE_TOLERANCE = 0.1  # mm that a DICOM slice may lie off its even place
 FINEST, COARSEST = 0.1, 20.0  # mm that a voxel of a scanner's image can measure along an axis
@@ -46,6 +47,7 @@ def read_volume(path: str | os.PathLike[str], volume: int | None = None) -> Meta
     is_nifti = path.name.lower().endswith(NIFTI)
     try:
         _refuse_pictures(path)
+        _refuse_text(path)
         if not is_nifti and not has_itk:
             what = f"{path.suffix or 'DICOM'} needs ITK, which is not installed"
             raise ImageError(what, 'run: pip install ".[readers]"')
@@ -69,6 +71,15 @@ def _refuse_pictures(path: Path) -> None:
         what = f"is {'a folder of pictures' if path.is_dir() else 'a picture'} ({', '.join(sorted(kinds))})"
         todo = "give the DICOM series, NIfTI, MetaImage or NRRD that it was made of"
         raise ImageError(f"{what}, which has no spacing and no orientation", todo)
+
+
+def _refuse_text(path: Path) -> None:
+    """Archives and version control leave a link's path, or where a large file is, in place of the file."""
+    if path.is_file() and path.stat().st_size < LONGEST_TEXT and path.suffix.lower() not in (".mhd", ".nhdr"):
+        content = path.read_bytes()
+        if content and all(32 <= byte < 127 or byte in b"\r\n\t" for byte in content):
+            what = "holds a short text and no image: a link or a pointer that was copied without its file"
+            raise ImageError(what, "put the file itself there")
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -145,17 +156,16 @@ def _check(array: np.ndarray, affine: np.ndarray) -> None:
 
 
 def _blank_end(array: np.ndarray) -> list[str]:
-    """Tell of an image (X, Y, Z) that ends in one and the same value where the slice before does not.
+    """Tell of an image (X, Y, Z) that ends in one and the same value where what lies before does not.
 
-    A copy that broke off and was filled with zeros does, as do slices that were never acquired. Air around the patient
-    is blank too, but in the slice before as well.
+    A copy that broke off and was filled with zeros does, as do slices that were never acquired. Behind a mask, and in
+    the air around the patient, most of what lies before is blank too.
     """
     flat = array.ravel(order="F")
     tail = flat.size - 1 - int(np.flatnonzero(flat != flat[-1])[-1])
     size = array.shape[0] * array.shape[1]
-    if tail >= size:
-        return [f"ends in {tail // size} blank slices: they were not acquired, or the file was cut short and filled"]
-    before = flat[flat.size - size - tail : flat.size - size]  # the same place in the slice before
-    if tail > size / 10 and (before == flat[-1]).mean() < 0.5:
-        return [f"ends in {tail} blank voxels: the file may have been cut short and filled"]
-    return []
+    before = flat[max(flat.size - tail - size, 0) : flat.size - tail]  # as many voxels as a slice has
+    if tail < size / 10 or (before == flat[-1]).mean() > 0.5:
+        return []
+    blank = f"{tail // size} blank slices" if tail >= size else f"{tail} blank voxels"
+    return [f"ends in {blank}: they were not acquired, or the file was cut short and filled"]

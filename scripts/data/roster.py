@@ -117,6 +117,8 @@ def match(rows: Sequence[Row], folders: set[str], leave_out: bool, problems: Pro
             problems.add(row["case"], what, "take it away")
         elif not is_folder_name(folder):
             what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
+            if folder and "/" in folder and ".." not in folder:
+                todo += "; studies below a patient's folder need folders of their own in images_dir, such as p1_2019"
             problems.add(row["case"], what, todo)
         elif near:
             listed.update([folder, *near])
