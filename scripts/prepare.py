@@ -51,11 +51,11 @@ class Exam:
     isup: int | None  # 0 to 5
     centre: tuple[float, ...] | None  # RAS world, mm
     images: dict[str, Path]
-    volumes: dict[str, int | None]  # which one of a 4D file, by sequence
+    volume: int | None  # of files that hold several, from 1
 
     def read(self, key: str) -> MetaTensor:
         """One of its images, (1, X, Y, Z)."""
-        return read_volume(self.images[key], self.volumes.get(key))
+        return read_volume(self.images[key], self.volume)
 
     @property
     def positive(self) -> bool:
@@ -91,9 +91,7 @@ def prepare(
     patient_column: str | None = None,
     centre_columns: Sequence[str] | None = None,
     centre_world: str | None = None,
-    t2w_volume: int | None = None,
-    adc_volume: int | None = None,
-    dwi_volume: int | None = None,
+    volume: int | None = None,
     adc_unit: float | None = None,
     remove_withdrawn: bool = False,
     leave_out_unmatched: bool = False,
@@ -120,9 +118,7 @@ def prepare(
         patient_column: column that tells the patient; without it every exam is a patient of its own.
         centre_columns: three columns x,y,z with the point that the grid lies around; without it the T2w's centre.
         centre_world: "ras" (NIfTI) or "lps" (DICOM, ITK): which way the x and y of that point run.
-        t2w_volume: which volume of a 4D NIfTI file is the T2w, counted from 0.
-        adc_volume: the same for the ADC map.
-        dwi_volume: the same for the high b-value image.
+        volume: number, from 1, of the volume in files that hold several.
         adc_unit: mm²/s that one grey level of the ADC maps stands for; by default recognised, exam by exam.
         remove_withdrawn: remove the images that an earlier run left in `output_dir` and that no exam of the table has
             any more; without it they are told.
@@ -140,13 +136,12 @@ def prepare(
     columns |= {"patient": patient_column} | _centre_columns(centre_columns, centre_world)
     patterns = {"axt2": str(t2w), "b1600": dwi, "adc": adc}
     _check_folders(Path(images_dir), Path(output_dir))
-    _check_options(columns, test_fraction, seed, adc_unit, (t2w_volume, adc_volume, dwi_volume))
+    _check_options(columns, test_fraction, seed, adc_unit, volume)
 
     problems = Problems("prepare")
     rows = read_rows(Path(table), columns, problems)
     rows = match(rows, exam_folders(Path(images_dir), Path(output_dir)), leave_out_unmatched, problems)
-    volumes = {"axt2": t2w_volume, "b1600": dwi_volume, "adc": adc_volume}
-    exams = [_exam(row, Path(images_dir), patterns, volumes, str(centre_world).lower(), problems) for row in rows]
+    exams = [_exam(row, Path(images_dir), patterns, volume, str(centre_world).lower(), problems) for row in rows]
     check_patients(rows, problems)
     seen = {exam.folder: _check_images(exam, target, adc_unit, problems) for exam in tqdm(exams, "check", disable=None)}
     problems.raise_if_any()
@@ -201,7 +196,7 @@ def _check_folders(images_dir: Path, output_dir: Path) -> None:
 
 
 def _check_options(
-    columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any, volumes: Sequence[Any]
+    columns: Mapping[str, str | None], test_fraction: Any, seed: Any, adc_unit: Any, volume: Any
 ) -> None:
     problems = Problems("prepare")
     if columns["pirads"] is None and columns["isup"] is None:
@@ -210,8 +205,8 @@ def _check_options(
         problems.add("--test_fraction", f"is {test_fraction}", "give a share from 0 to below 1, e.g. 0.2")
     if not isinstance(seed, int) or seed < 0:
         problems.add("--seed", f"is {seed}", "give a whole number")
-    if any(volume is not None and (not isinstance(volume, int) or volume < 0) for volume in volumes):
-        problems.add("--t2w_volume", "or its siblings are no number of a volume", "give a whole number from 0")
+    if volume is not None and (not isinstance(volume, int) or volume < 1):
+        problems.add("--volume", f"is {volume}", "give a whole number from 1")
     if adc_unit is not None and (not isinstance(adc_unit, (int, float)) or not adc_unit > 0):
         problems.add("--adc_unit", f"is {adc_unit}", "give mm²/s of one grey level, e.g. 1e-6")
     problems.raise_if_any()
@@ -224,7 +219,7 @@ def _exam(
     row: Mapping[str, Any],
     root: Path,
     patterns: Mapping[str, str | None],
-    volumes: dict[str, int | None],
+    volume: int | None,
     world: str,
     problems: Problems,
 ) -> Exam:
@@ -238,7 +233,7 @@ def _exam(
         problems.add(case, "has neither PI-RADS nor ISUP", "fill one of them or take the row out")
     report = "" if row["report"] is None else str(row["report"])
     images = {key: path for key, path in images.items() if path is not None}
-    return Exam(case, patient, report, pirads, isup, _centre(row, case, world, problems), images, volumes)
+    return Exam(case, patient, report, pirads, isup, _centre(row, case, world, problems), images, volume)
 
 
 def _find(folder: Path, key: str, pattern: str, problems: Problems) -> Path | None:
@@ -305,7 +300,7 @@ def _check_images(exam: Exam, grid: Grid, adc_unit: float | None, problems: Prob
         except ImageError as error:
             problems.add(exam.folder, f"{key} ({path.name}) {error.what}", error.todo)
         else:
-            seen.notes += [f"{key} ({path.name}) {note}" for note in volumes[key].meta["notes"]]
+            seen.notes += [f"{key} ({path.name}) {note}" for note in volumes[key].meta["told"]]
     _check_same(exam, volumes, problems)
     if "adc" in volumes:
         _check_adc(exam, volumes["adc"], seen, problems)

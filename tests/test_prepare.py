@@ -275,9 +275,9 @@ def test_one_volume_of_a_4d_file_is_chosen_by_its_number(exams):
         path = exams / "exams" / folder / "b1600.nii.gz"
         image = nib.load(path)
         save(path, np.stack([image.get_fdata() * 3, image.get_fdata()], axis=-1), image.affine)
-    message = refused(exams, "001 b1600 (b1600.nii.gz) holds 2 volumes", "--dwi_volume")
+    message = refused(exams, "001 b1600 (b1600.nii.gz) is no 3D image but holds 2 volumes", "--volume")
     assert message.startswith("prepare: 6 problems")
-    call(exams, dwi_volume=1)
+    call(exams, volume=2)
     assert 90 < nib.load(exams / "out" / "001" / "b1600.nii.gz").get_fdata().max() < 115
 
 
@@ -594,6 +594,7 @@ def test_an_adc_somewhere_else_is_refused(exams):
         ({"test_fraction": 1.0}, ["--test_fraction"]),
         ({"test_fraction": "a fifth"}, ["--test_fraction"]),
         ({"adc_unit": 0}, ["--adc_unit"]),
+        ({"volume": 0}, ["--volume"]),
         ({"seed": "x"}, ["--seed"]),
         ({"centre_columns": ("x", "y")}, ["three columns"]),
         ({"centre_columns": ("x", "y", "z")}, ["--centre_world"]),

@@ -18,6 +18,15 @@ class UserError(ValueError):
         self.rows = list(rows)
 
 
+class ImageError(ValueError):
+    """An image that cannot be used, with what is wrong and what to do about it; the caller knows the case."""
+
+    def __init__(self, what: str, todo: str) -> None:
+        super().__init__(f"{what}; {todo}")
+        self.what = what
+        self.todo = todo
+
+
 @dataclass
 class Problems:
     """Collects what is wrong, case by case, so that one run tells everything.

@@ -11,7 +11,7 @@ import re
 import zlib
 from pathlib import Path
 
-from scripts.data.image_error import DAMAGED, ImageError
+from scripts.common.problems import ImageError
 
 METAIMAGE, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 BYTES = {
@@ -23,7 +23,7 @@ BYTES = {
 # An axis that runs to one side or the other of the patient; other spaces are a scanner's or nobody's.
 SPACE = re.compile(r"(?:left|right)-(?:anterior|posterior)-(?:superior|inferior)|[LR][AP][SI]", re.IGNORECASE)
 
-FROM_DICOM = "convert it from DICOM again"
+DAMAGED, FROM_DICOM = "copy or export it again", "convert it from DICOM again"
 
 
 def check_header(path: Path) -> list[str]:

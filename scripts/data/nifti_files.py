@@ -12,14 +12,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from scripts.common.problems import ImageError
 from scripts.data.grid import by
-from scripts.data.image_error import DAMAGED, ImageError
 
 AGREEMENT = 1.0  # mm that sform and qform may lie apart at a corner
 SPARE = 512  # bytes that a writer may pad a file with
 
 NO_PLACE = "does not say where it lies in the patient (no sform or qform)"
-FROM_DICOM = "convert it from DICOM again"
+DAMAGED, FROM_DICOM = "copy or export it again", "convert it from DICOM again"
 
 
 def read_nifti(path: Path, volume: int | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -27,7 +27,7 @@ def read_nifti(path: Path, volume: int | None = None) -> tuple[np.ndarray, np.nd
 
     Args:
         path: the file, or one of the two.
-        volume: which one of a 4D file, counted from 0.
+        volume: which of a 4D file's volumes, from 1.
 
     Returns:
         Values (X, Y, Z) as float32, the affine (4, 4) from voxels to RAS world in mm, and what should be told.
@@ -127,9 +127,7 @@ def _one_volume(image: nib.Nifti1Pair, volume: int | None) -> np.ndarray:
     volumes = array.reshape(*array.shape[:3], -1, order="F") if array.ndim > 3 else array[..., None]
     count = volumes.shape[-1]
     if volume is None and count > 1:
-        raise ImageError(
-            f"holds {count} volumes", "choose one, counted from 0: --t2w_volume, --adc_volume, --dwi_volume"
-        )
-    if volume is not None and not 0 <= volume < count:
-        raise ImageError(f"holds {count} volumes, {volume} was asked for", f"choose 0 to {count - 1}")
-    return np.ascontiguousarray(volumes[..., volume or 0])
+        raise ImageError(f"is no 3D image but holds {count} volumes", "choose one, e.g. --volume 1")
+    if count > 1 and not 1 <= volume <= count:
+        raise ImageError(f"holds {count} volumes, no volume {volume}", f"choose 1 to {count}")
+    return np.ascontiguousarray(volumes[..., volume - 1 if count > 1 else 0])

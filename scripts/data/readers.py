@@ -14,8 +14,8 @@ import torch
 from monai.data import ITKReader, MetaTensor
 from monai.utils import optional_import
 
+from scripts.common.problems import ImageError
 from scripts.data.grid import by
-from scripts.data.image_error import ImageError
 from scripts.data.itk_headers import METAIMAGE, NRRD, check_header
 from scripts.data.nifti_files import read_nifti
 
@@ -35,10 +35,10 @@ def read_volume(path: str | os.PathLike[str], volume: int | None = None) -> Meta
 
     Args:
         path: `.nii`, `.nii.gz`, a NIfTI pair, `.mha`, `.mhd`, `.nrrd`, `.nhdr`, or a folder with one DICOM series.
-        volume: which one of a 4D NIfTI file, counted from 0.
+        volume: which of a 4D NIfTI file's volumes, from 1.
 
     Returns:
-        (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm; `meta["notes"]` lists what should be told.
+        (1, X, Y, Z) float32 with its affine from voxels to RAS world, mm; `meta["told"]` lists what a user should know.
 
     Raises:
         ImageError: it cannot be read or used.
@@ -51,7 +51,7 @@ def read_volume(path: str | os.PathLike[str], volume: int | None = None) -> Meta
         if not is_nifti and not has_itk:
             what = f"{path.suffix or 'DICOM'} needs ITK, which is not installed"
             raise ImageError(what, 'run: pip install ".[readers]"')
-        array, affine, notes = read_nifti(path, volume) if is_nifti else _read_itk(path)
+        array, affine, told = read_nifti(path, volume) if is_nifti else _read_itk(path)
     except ImageError:
         raise
     except PermissionError:
@@ -59,8 +59,8 @@ def read_volume(path: str | os.PathLike[str], volume: int | None = None) -> Meta
     except Exception:  # readers raise whatever the broken bytes lead them to
         raise ImageError("cannot be read or is cut short", "copy or export it again") from None
     _check(array, affine)
-    notes += _blank_end(array)
-    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine), meta={"notes": notes})
+    told += _blank_end(array)
+    return MetaTensor(torch.from_numpy(array)[None], affine=torch.from_numpy(affine), meta={"told": told})
 
 
 def _refuse_pictures(path: Path) -> None:
@@ -83,11 +83,11 @@ def _refuse_text(path: Path) -> None:
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    notes: list[str] = []
+    told: list[str] = []
     if path.is_dir():
         _check_series(path)
     elif path.suffix.lower() in (*METAIMAGE, *NRRD):
-        notes = check_header(path)
+        told = check_header(path)
     elif path.read_bytes()[128:132] != b"DICM":
         raise ImageError("is of no kind that is read", "give DICOM, NIfTI, MetaImage or NRRD")
     reader = ITKReader()
@@ -97,7 +97,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     if deviation > SLICE_TOLERANCE:
         raise ImageError(f"has slices up to {deviation:.1f} mm off an even distance", "export the whole series, once")
     array, meta = reader.get_data(image)
-    return np.ascontiguousarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64), notes
+    return np.ascontiguousarray(array, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64), told
 
 
 def _check_series(path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from monai.utils import optional_import
 
-from scripts.data.image_error import ImageError
+from scripts.common.problems import ImageError
 from scripts.data.itk_headers import check_header
 from scripts.data.readers import read_volume
 
@@ -79,7 +79,7 @@ def test_files_as_simpleitk_writes_them_are_read(tmp_path, write, compressed):
     volume = read_volume(write(tmp_path, data, **changes))
     np.testing.assert_array_equal(volume[0].numpy(), VOXELS)
     np.testing.assert_allclose(volume.affine.numpy(), AFFINE, atol=1e-6)
-    assert volume.meta["notes"] == []
+    assert volume.meta["told"] == []
 
 
 @needs_itk
