@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from scripts.data.tables import cell_name, read_table, some
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ONE_WAY = "write it in one way; capitals alone tell no two names apart, nor do look-alike letters, spaces and dashes"
 PATIENT = "write the patient's pseudonym as text"
+SHORTENED = re.compile(r"\d(?:[.,]\d+)?[eE]\+\d+")  # what a CSV has of a long number that Excel took for one
 
 logger = logging.getLogger(__name__)
 
@@ -194,6 +196,8 @@ def check_patients(rows: Sequence[Row], problems: Problems) -> None:
             patient = row["case"] if row["found"] else None
         elif not patient:
             problems.add(row["case"], f"patient is {shown(row['patient'])}", PATIENT)
+        elif SHORTENED.fullmatch(patient):
+            problems.add(row["case"], f"patient is {shown(patient)}: Excel has shortened the number", PATIENT)
         elif is_placeholder(patient):
             problems.add(row["case"], f"patient is {shown(patient)}, which names nobody", PATIENT)
         if patient:

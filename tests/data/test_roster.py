@@ -99,6 +99,10 @@ def test_a_number_whose_last_digits_excel_has_forgotten_is_no_patient(tmp_path):
     )
 
 
+def test_a_number_that_excel_has_shortened_is_no_patient(tmp_path):
+    assert "Excel has shortened the number" in problems_of(with_patients(tmp_path, "1.23457E+15", "P1E2"))
+
+
 def test_without_a_column_of_patients_the_folders_stand_for_them(tmp_path):
     columns = {key: name for key, name in COLUMNS.items() if key != "patient"}
     path = table(tmp_path, [("0017", "text", 4, ""), ("17", "text", 2, "")])

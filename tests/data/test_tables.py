@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import zipfile
 
+import numpy as np
 import openpyxl
 import pytest
 
 from data_root import refused
+from scripts.common.problems import UserError
 from scripts.data.tables import read_table
 
 
@@ -106,3 +108,20 @@ def test_a_formula_whose_value_is_stored_is_that_value(tmp_path):
 def test_a_quote_that_is_not_closed_is_told(tmp_path):
     (tmp_path / "t.csv").write_text('folder,report\ne1,"left apex\ne2,right\n', encoding="utf-8")
     refused(lambda: read_table(tmp_path / "t.csv"), "a quote", "not closed")
+
+
+def test_a_damaged_workbook_is_refused_or_read_right(tmp_path):
+    path = save(tmp_path / "t.xlsx", [ROWS[0], *([f"e{i}", f"text {i}"] for i in range(20))])
+    whole, right = path.read_bytes(), read_table(path)
+    random = np.random.default_rng(0)
+    for number in range(50):
+        content = bytearray(whole)
+        if number % 2:
+            content[random.integers(len(whole))] ^= 1 << random.integers(8)
+        else:
+            del content[random.integers(len(whole)) :]
+        path.write_bytes(content)
+        try:
+            assert read_table(path).equals(right)
+        except UserError:
+            continue
