@@ -13,6 +13,11 @@ from pathlib import Path
 
 from scripts.common.problems import ImageError
 
+ORIENTATION = {"TransformMatrix", "Rotation", "Orientation"}
+POSITION = {"Offset", "Position", "Origin"}
+SPACING = {"ElementSpacing", "ElementSize"}
+TURN_TOLERANCE = 1e-3
+VECTOR = re.compile(r"\((.*?)\)")
 METAIMAGE, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 BYTES = {
     **dict.fromkeys(("char", "uchar", "signed char", "unsigned char", "int8", "int8_t", "uint8", "uint8_t"), 1),
@@ -44,18 +49,26 @@ def _check_metaimage(path: Path, content: bytes) -> list[str]:
     if found is None:
         raise ImageError("cannot be read: its header does not end", DAMAGED)
     fields = _fields(content[: found.start()], "=")
-    if not fields.keys() & {"TransformMatrix", "Rotation", "Orientation"}:
+    if not fields.keys() & ORIENTATION:
         raise ImageError("has no orientation", FROM_DICOM)
-    if not fields.keys() & {"Offset", "Position", "Origin"}:
+    if not fields.keys() & POSITION:
         raise ImageError("has no position", FROM_DICOM)
-    if not fields.keys() & {"ElementSpacing", "ElementSize"}:
+    if not fields.keys() & SPACING:
         raise ImageError("has no spacing", FROM_DICOM)
+    for name in fields.keys() & {*ORIENTATION, *POSITION, *SPACING}:
+        numbers = _numbers(fields[name], " ")
+        if name in ORIENTATION and len(numbers) == 9:  # a turn: its rows have length 1
+            rows = [math.hypot(*numbers[start : start + 3]) for start in (0, 3, 6)]
+            if any(abs(length - 1) > TURN_TOLERANCE for length in rows):
+                raise ImageError("has an orientation that is no turn", FROM_DICOM)
     sizes = _sizes(fields.get("DimSize", ""))
     _check_one_volume(sizes, int(fields.get("ElementNumberOfChannels", "1")))
     name = found[1].decode("utf-8", "replace")
     if "%" in name or name.startswith("LIST") or fields.get("HeaderSize", "0") != "0":
         return []
     data = content[found.end() :] if name.upper() == "LOCAL" else _beside(path, name)
+    if fields.get("CompressedData", "").lower() == "true" and fields.get("CompressedDataSize") != str(len(data)):
+        raise ImageError("is damaged or cut short: its header tells another size of the compressed data", DAMAGED)
     kind = fields.get("ElementType", "").removeprefix("MET_").lower()
     return _check_data(data, fields.get("CompressedData", "").lower() == "true", math.prod(sizes), kind)
 
@@ -67,6 +80,9 @@ def _check_nrrd(path: Path, content: bytes) -> list[str]:
         raise ImageError("has no orientation", FROM_DICOM)
     if "space origin" not in fields:
         raise ImageError("has no position", FROM_DICOM)
+    axes = VECTOR.findall(fields["space directions"]) + VECTOR.findall(fields["space origin"])
+    for vector in axes:
+        _numbers(vector, ",")
     units = set(re.findall(r'"(.*?)"', fields.get("space units", "")))
     if units - {"mm", ""}:
         raise ImageError("is not in mm", "write it in mm")
@@ -82,6 +98,17 @@ def _check_nrrd(path: Path, content: bytes) -> list[str]:
 def _fields(head: bytes, sign: str) -> dict[str, str]:
     lines = (line.partition(sign) for line in head.decode("utf-8", "replace").splitlines())
     return {name.strip(): value.strip() for name, found, value in lines if found}
+
+
+def _numbers(text: str, sign: str) -> list[float]:
+    """Readers take what is no number for 0 or for the end, without a word."""
+    try:
+        numbers = [float(number) for number in text.split(sign) if number or sign != " "]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise ImageError("has a place or spacing in its header that is no number", DAMAGED)
+    return numbers
 
 
 def _sizes(text: str) -> list[int]:
