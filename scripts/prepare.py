@@ -6,9 +6,11 @@ Everything is checked first; all problems are told in one table and nothing is w
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +25,22 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.clinical import write_clinical
 from scripts.data.datalists import SEQUENCES, Case, is_spacing, one_hot, patient_of, write_datalist
 from scripts.data.grid import FACTOR, GRIDS, Grid, field_of_view, grid_affine, resample, slice_angle
-from scripts.data.names import is_folder_name, shown
+from scripts.data.names import shown
 from scripts.data.nifti import save_int16
+from scripts.data.plausible import ADC_UNIT, LIKE_DWI, adc_level, adc_unit_of, correlation, is_adc, same_voxels
 from scripts.data.readers import ImageError, read_volume
 from scripts.data.root import LISTS
+from scripts.data.roster import check_patients, grade, match, read_rows
 from scripts.data.sources import Finder, Source, read_choices, write_choices
-from scripts.data.tables import but_for_zeros, cell_name, read_table
-from scripts.data.trees import TREES, check_tree, exam_folders, exam_name, patient_folder
+from scripts.data.tables import cell_name, some
+from scripts.data.trees import check_tree, exam_folders
+from scripts.reports.language import guess_language
 
 LISTED = ("train", "test")
 CHOICES = "series.csv"
 LARGEST_ANGLE = 45.0  # degrees between the slices and the axial plane; beyond it they are nearer another one
-LOW_COVERAGE = 0.6  # share of the grid that the T2w should at least cover
-ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
-ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
-# What the 99th percentile of tissue's ADC can be, in 1e-6 mm²/s; free water at body temperature has 3000.
-ADC_PLAUSIBLE = (300, 10_000)
+LOW_COVERAGE = 0.6  # share of the grid that an image should at least cover
+NAMES = {"axt2": "T2w", "adc": "ADC map", "b1600": "DWI"}
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +57,27 @@ class Exam:
     centre: tuple[float, ...] | None  # RAS world, mm
     images: dict[str, Source]
     institute: str
-    listed: str | None = None  # train or test, where the table says it
-    told: list[str] = field(default_factory=list)  # what a user should know of its images
+    listed: str | None  # train or test, where the table says it
+
+    def read(self, key: str) -> MetaTensor:
+        """One of its images, (1, X, Y, Z)."""
+        source = self.images[key]
+        return read_volume(source.path, **source.options)
 
     @property
     def positive(self) -> bool:
         """PI-RADS 3 or more; without PI-RADS, ISUP 2 or more."""
         return self.pirads >= 3 if self.pirads is not None else self.isup >= 2
+
+
+@dataclass
+class Seen:
+    """What the images of one exam tell."""
+
+    coverage: dict[str, float]  # share of the grid that each image covers
+    adc_unit: float | None  # mm²/s of a grey level
+    notes: list[str]  # what should be told of them
+    digest: str  # of the T2w's voxels
 
 
 def prepare(
@@ -87,7 +103,8 @@ def prepare(
     patient_column: str | None = None,
     centre_columns: Sequence[str] | None = None,
     centre_world: str | None = None,
-    adc_unit: float = ADC_UNIT,
+    adc_unit: float | None = None,
+    remove_withdrawn: bool = False,
     leave_out_unmatched: bool = False,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -121,7 +138,9 @@ def prepare(
         patient_column: column that tells the patient; without it every exam is a patient of its own.
         centre_columns: three columns x,y,z with the point that the grid lies around; without it the T2w's centre.
         centre_world: "ras" (NIfTI) or "lps" (DICOM, ITK): which way the x and y of that point run.
-        adc_unit: mm²/s that one grey level of the ADC map stands for.
+        adc_unit: mm²/s that one grey level of the ADC maps stands for; by default recognised, exam by exam.
+        remove_withdrawn: remove the images that an earlier run left in `output_dir` and that no exam of the table has
+            any more; without it they are told.
         leave_out_unmatched: leave out, and tell, rows without a folder and folders without a row, which are problems
             without it.
         test_fraction: share of the patients that go into the test list, of positive and negative ones alike.
@@ -144,18 +163,17 @@ def prepare(
 
     problems = Problems("prepare")
     folders = exam_folders(Path(images_dir), Path(output_dir), tree)
-    rows = _read_rows(Path(table), columns, tree, problems)
-    rows = _match(rows, set(folders), leave_out_unmatched, problems)
+    rows = read_rows(Path(table), columns, tree, problems)
+    rows = match(rows, set(folders), leave_out_unmatched, problems)
     choices = {} if series is None else read_choices(series, SEQUENCES, problems)
     for folder in sorted({str(folder) for folder, _ in choices} - set(folders)):
         problems.add(Path(series).name, f"folder {shown(folder)} is no exam", "correct it or take its rows out")
     finder = Finder(folders, patterns, b_value, volume, choices)
     exams = [_exam(row, finder, str(centre_world).lower(), institute, problems) for row in rows]
-    _check_twice(exams, problems)
-    _check_patients(rows, problems)
+    check_patients(rows, problems)
     if split_column is not None:
         _check_lists(exams, problems)
-    coverage = {
+    seen = {
         exam.folder: _check_images(exam, target, adc_unit, any_plane, problems)
         for exam in tqdm(exams, "check", disable=None)
     }
@@ -164,8 +182,9 @@ def prepare(
     output = Path(output_dir)
     for name in LISTS:  # merged ones hold the split of the run before
         (output / name).unlink(missing_ok=True)
+    _withdraw(output, exams, remove_withdrawn)
     for exam in tqdm(exams, "resample", disable=None):
-        for sequence, volume in _resampled(exam, target, adc_unit):
+        for sequence, volume in _resampled(exam, target, seen[exam.folder].adc_unit):
             save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0].numpy(), volume.affine.numpy())
     cases = [_case(exam, target) for exam in sorted(exams, key=lambda exam: exam.folder)]
     by_folder = {exam.folder: exam for exam in exams}
@@ -175,10 +194,7 @@ def prepare(
         train, test = ([case for case in cases if by_folder[case["folder"]].listed == name] for name in LISTED)
     write_choices(output / CHOICES, ((exam.folder, folders[exam.folder], exam.images) for exam in exams))
     _write_lists(output, train, test, by_folder)
-    _summarise(output, target, train, test, coverage)
-    for exam in exams:
-        for told in exam.told:
-            logger.warning("%s: %s", exam.folder, told)
+    _summarise(output, target, train, test, seen)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -227,109 +243,23 @@ def _check_options(
         problems.add("--test_fraction", f"is {test_fraction}", "give a share from 0 to below 1, e.g. 0.2")
     if not isinstance(seed, int) or seed < 0:
         problems.add("--seed", f"is {seed}", "give a whole number")
-    if not isinstance(adc_unit, (int, float)) or not adc_unit > 0:
+    for name, least in (("b_value", 0), ("volume", 1)):
+        number = numbers[name]
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+            problems.add(f"--{name}", f"is {number}", f"give a whole number from {least}")
+    if adc_unit is not None and (not isinstance(adc_unit, (int, float)) or not adc_unit > 0):
         problems.add("--adc_unit", f"is {adc_unit}", "give mm²/s of one grey level, e.g. 1e-6")
-    for name, number in numbers.items():
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
-            problems.add(f"--{name}", f"is {number}", "give a whole number")
     problems.raise_if_any()
 
 
-# ---- the table -------------------------------------------------------------------------------------------------------
-
-
-def _read_rows(path: Path, columns: Mapping[str, str | None], tree: str, problems: Problems) -> list[dict[str, Any]]:
-    """The table's rows with our names for its columns, and the `place` of each for messages."""
-    table = read_table(path)
-    wanted = {ours: str(theirs) for ours, theirs in columns.items() if theirs is not None}
-    for ours, theirs in wanted.items():
-        if theirs not in table:
-            there = ", ".join(shown(name) for name in table.columns)
-            problems.add(path.name, f"has no column {theirs!r} for the {ours}", f"choose among {there}")
-        elif ours != "report" and theirs == wanted["report"]:
-            problems.add(path.name, f"column {theirs!r} is given for the report and the {ours}", "name another one")
-    problems.raise_if_any()
-    if table.empty:
-        problems.add(path.name, "has no row", "give one row an exam")
-    frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
-    frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", "split", "institute", *"xyz"])
-    if "patient" not in wanted and tree != TREES[0]:
-        frame["patient"] = frame["folder"].map(patient_folder)
-    frame["folder"] = frame["folder"].map(lambda cell: exam_name(cell, tree))
-    frame["patient"] = frame["patient"].map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
-    rows = frame.astype(object)
-    rows = rows.where(rows.notna(), None).assign(place=[f"{path.name} row {row}" for row in table.index])
-    has = {f"has_{name}": name in wanted for name in ("patient", "split", "institute")}
-    return rows.assign(**has, has_centre="x" in wanted).to_dict("records")
-
-
-def _match(
-    rows: Sequence[dict[str, Any]], folders: set[str], leave_out: bool, problems: Problems
-) -> list[dict[str, Any]]:
-    """Hold rows and folders against each other.
-
-    Until its folder is known, an exam is named by its row: what stands in the folder's column may be a report.
-
-    Returns:
-        The rows to go on with; `found` says whether the exam's folder is there, `case` what messages call the exam.
-    """
-    kept, listed, left_out = [], set(), []
-    for row in rows:
-        folder = cell_name(row["folder"])
-        alike = but_for_zeros(folder, folders) if is_folder_name(folder) else []
-        row["found"] = folder in folders and (isinstance(row["folder"], str) or not alike)
-        row["case"] = folder if row["found"] else row["place"]
-        if row["found"]:
-            listed.add(folder)
-        elif folder and folder != folder.strip() and is_folder_name(folder.strip()):
-            listed.add(folder.strip())
-            what = f"folder {shown(folder.strip())} has a space at its start or end in the table"
-            problems.add(row["case"], what, "take the space away")
-        elif not is_folder_name(folder):
-            what, todo = f"folder {shown(row['folder'])} is no folder's name", "write it as text, without '/' or '..'"
-            if patient_folder(folder) is not None:
-                todo += "; where there is one folder a patient with one a study, give --tree patient/study"
-            problems.add(row["case"], what, todo)
-        elif alike:
-            listed.update([folder, *alike])
-            there = " and ".join(sorted({folder, *alike} & folders))
-            problems.add(row["case"], f"folder is {shown(row['folder'])}, there is {there}", ZEROS)
-        elif leave_out:
-            left_out.append(row["place"])
-            continue
-        else:
-            problems.add(
-                row["case"], f"has no folder: {shown(folder)} is not in images_dir", "correct it or add the exam"
-            )
-        kept.append(row)
-    left_out += _without_row(folders, listed, leave_out, problems)
-    if left_out:
-        logger.warning("left out, because folder or row is missing: %s", ", ".join(left_out))
-    if not kept and not problems:
-        problems.add("table", "no row names a folder of images_dir", "correct the folders' names or --images_dir")
-    return kept
-
-
-def _without_row(folders: set[str], listed: set[str], leave_out: bool, problems: Problems) -> list[str]:
-    """Folders to leave out; without that option, and where a row may have meant them, they are problems."""
-    left_out = []
-    for folder in sorted(folders - listed):
-        if alike := but_for_zeros(folder, listed):
-            problems.add(folder, f"has no row in the table, which has {' and '.join(alike)}", ZEROS)
-        elif leave_out:
-            left_out.append(folder)
-        else:
-            problems.add(folder, "has no row in the table", "add one, or give --leave_out_unmatched")
-    return left_out
+# ---- an exam ---------------------------------------------------------------------------------------------------------
 
 
 def _exam(row: Mapping[str, Any], finder: Finder, world: str, institute: str, problems: Problems) -> Exam:
     case = row["case"]
     images = finder.images(case, problems) if row["found"] else {}
     patient = cell_name(row["patient"])
-    if row["has_patient"] and not patient:
-        problems.add(case, f"patient is {shown(row['patient'])}", "write the patient's pseudonym as text")
-    pirads, isup = (_grade(row, name, low, case, problems) for name, low in (("pirads", 1), ("isup", 0)))
+    pirads, isup = (grade(row, name, low, problems) for name, low in (("pirads", 1), ("isup", 0)))
     if row["pirads"] is None and row["isup"] is None:
         problems.add(case, "has neither PI-RADS nor ISUP", "fill one of them or take the row out")
     if row["has_split"] and row["split"] not in LISTED:
@@ -343,15 +273,12 @@ def _exam(row: Mapping[str, Any], finder: Finder, world: str, institute: str, pr
     return Exam(case, patient, report, pirads, isup, centre, images, str(institute), row["split"])
 
 
-def _grade(row: Mapping[str, Any], name: str, low: int, case: str, problems: Problems) -> int | None:
-    """A whole number from `low` to 5, or None for an empty cell."""
-    if row[name] is None:
-        return None
-    grades = {text: n for n in range(low, 6) for text in (str(n), f"{n}.0")}
-    grade = grades.get(str(row[name]).strip())
-    if grade is None:
-        problems.add(case, f"{name} is {shown(row[name])}", f"write {low} to 5 or leave it empty")
-    return grade
+def _check_lists(exams: Sequence[Exam], problems: Problems) -> None:
+    """A patient whom the table has in both lists."""
+    lists: dict[str, str | None] = {}
+    for exam in exams:
+        if lists.setdefault(exam.patient or exam.folder, exam.listed) != exam.listed:
+            problems.add(exam.folder, "is of a patient who has exams in train and in test", "write one of them")
 
 
 def _centre(row: Mapping[str, Any], case: str, world: str, problems: Problems) -> tuple[float, ...] | None:
@@ -365,70 +292,30 @@ def _centre(row: Mapping[str, Any], case: str, world: str, problems: Problems) -
     return (-x, -y, z) if world == "lps" else (x, y, z)
 
 
-def _check_twice(exams: Sequence[Exam], problems: Problems) -> None:
-    by_folder = defaultdict(list)
-    for exam in exams:
-        by_folder[exam.folder].append(exam)
-    for folder, same in by_folder.items():
-        if len(same) > 1:
-            problems.add(folder, f"has {len(same)} rows in the table", "keep one")
-
-
-def _check_lists(exams: Sequence[Exam], problems: Problems) -> None:
-    """A patient whom the table has in both lists."""
-    lists: dict[str, str | None] = {}
-    for exam in exams:
-        if lists.setdefault(exam.patient or exam.folder, exam.listed) != exam.listed:
-            problems.add(exam.folder, "is of a patient who has exams in train and in test", "write one of them")
-
-
-def _check_patients(rows: Sequence[Mapping[str, Any]], problems: Problems) -> None:
-    """One patient with two spellings would be two patients, and could be in both lists."""
-    spellings: dict[str, dict[str, str]] = defaultdict(dict)  # of each patient: the case that has it first
-    for row in rows:
-        if patient := cell_name(row["patient"]):
-            spellings[patient.casefold()].setdefault(patient, row["case"])
-    for (first, place), *others in (cases.items() for cases in spellings.values()):
-        for patient, case in others:
-            what = f"patient is {shown(patient)}, {place} has {shown(first)}"
-            problems.add(case, what, "write it in one way; capitals alone tell no two patients apart")
-    names = {row["patient"] for row in rows if isinstance(row["patient"], str)}
-    for row in rows:
-        number = None if isinstance(row["patient"], str) else cell_name(row["patient"])
-        if number is not None and (alike := but_for_zeros(number, names)):
-            problems.add(row["case"], f"patient is {number}, other rows have {' and '.join(alike)}", ZEROS)
-
-
 # ---- the images ------------------------------------------------------------------------------------------------------
 
 
-def _check_images(exam: Exam, grid: Grid, adc_unit: float, any_plane: bool, problems: Problems) -> float:
-    """Read all images of an exam, note what is wrong, and return the share of the grid that the T2w covers."""
+def _check_images(exam: Exam, grid: Grid, adc_unit: float | None, any_plane: bool, problems: Problems) -> Seen:
+    """Read all images of an exam, note what is wrong, and return what they tell."""
     volumes: dict[str, MetaTensor] = {}
+    seen = Seen({}, adc_unit, [], "")
     for key, source in exam.images.items():
         try:
-            volumes[key] = _volume(source)
+            volumes[key] = exam.read(key)
             if not any_plane:
                 _check_axial(volumes[key])
         except ImageError as error:
             problems.add(exam.folder, f"{key} ({source.name}) {error.what}", error.todo)
-            continue
-        for told in filter(None, (source.told, *volumes[key].meta["told"])):
-            exam.told.append(f"{key} ({source.name}) {told}")
+        else:
+            notes = filter(None, (source.told, *volumes[key].meta["told"]))
+            seen.notes += [f"{key} ({source.name}) {note}" for note in notes]
+    _check_same(exam, volumes, problems)
     if "adc" in volumes:
-        level = np.percentile(volumes["adc"].numpy(), 99) * adc_unit / ADC_UNIT
-        if not ADC_PLAUSIBLE[0] <= level <= ADC_PLAUSIBLE[1]:
-            what = f"adc is {level:.3g}e-6 mm²/s in its brightest hundredth: not a plausible unit"
-            problems.add(exam.folder, what, "give --adc_unit, e.g. 1e-3 for maps in 1e-3 mm²/s")
-    if "axt2" not in volumes:
-        return 0.0
-    affine = _affine(grid, volumes["axt2"], exam)
-    covered = {key: field_of_view(volume, grid, affine).float().mean().item() for key, volume in volumes.items()}
-    for key, share in covered.items():
-        if share == 0:
-            what = f"{key} ({exam.images[key].name}) does not reach the grid around the {_centre_name(exam)}"
-            problems.add(exam.folder, what, "correct the point or the image's geometry")
-    return covered["axt2"]
+        _check_adc(exam, volumes["adc"], seen, problems)
+    if "axt2" in volumes:
+        seen.digest = sha256(volumes["axt2"].numpy().tobytes()).hexdigest()
+        _check_places(exam, volumes, grid, seen, problems)
+    return seen
 
 
 def _check_axial(volume: MetaTensor) -> None:
@@ -436,6 +323,48 @@ def _check_axial(volume: MetaTensor) -> None:
     if angle > LARGEST_ANGLE:
         what = f"has slices at {angle:.0f}° to the axial plane: it is sagittal or coronal"
         raise ImageError(what, "give the axial series, or --any_plane to take it all the same")
+
+
+def _check_same(exam: Exam, volumes: Mapping[str, MetaTensor], problems: Problems) -> None:
+    """One image cannot be two sequences, whether it is one file or a copy under another name."""
+    for one, other in combinations(volumes, 2):
+        if same_voxels(volumes[one], volumes[other]):
+            names = f"{exam.images[one].name} and {exam.images[other].name}"
+            what = f"{one} and {other} are one and the same image ({names})"
+            problems.add(exam.folder, what, "correct the patterns, or export the right one")
+
+
+def _check_adc(exam: Exam, adc: MetaTensor, seen: Seen, problems: Problems) -> None:
+    """Note values that are no tissue's ADC, and recognise their unit where it is not given."""
+    level = adc_level(adc)
+    if seen.adc_unit is None:
+        seen.adc_unit = adc_unit_of(level)
+        if seen.adc_unit is None:
+            what = f"adc ({exam.images['adc'].name}) has {level:.3g} in its brightest hundredth, in no plausible unit"
+            problems.add(exam.folder, what, "give the ADC map, not the DWI; for another unit give --adc_unit")
+    elif not is_adc(level, seen.adc_unit):
+        what = (
+            f"adc is {level * seen.adc_unit / ADC_UNIT:.3g}e-6 mm²/s in its brightest hundredth: not a plausible unit"
+        )
+        problems.add(exam.folder, what, "give another --adc_unit, or none, so that it is recognised")
+
+
+def _check_places(exam: Exam, volumes: Mapping[str, MetaTensor], grid: Grid, seen: Seen, problems: Problems) -> None:
+    """Note how much of the grid every image covers, and whether an ADC map goes with the DWI."""
+    affine = _affine(grid, volumes["axt2"], exam)
+    fields = {key: field_of_view(volume, grid, affine) for key, volume in volumes.items()}
+    seen.coverage = {key: field.float().mean().item() for key, field in fields.items()}
+    for key, share in seen.coverage.items():
+        if share == 0:
+            what = f"{key} ({exam.images[key].name}) does not reach the grid around the {_centre_name(exam)}"
+            problems.add(exam.folder, what, "correct the point or the image's geometry")
+        elif share < LOW_COVERAGE:
+            seen.notes.append(f"the {NAMES[key]} covers only {100 * share:.0f} % of the grid; the rest is 0")
+    if {"adc", "b1600"} <= volumes.keys():
+        adc, dwi = (resample(volumes[key], grid, affine).as_tensor() for key in ("adc", "b1600"))
+        alike = correlation(adc, dwi, (adc > 0) & (dwi > 0))
+        if alike > LIKE_DWI:
+            seen.notes.append(f"the ADC map is bright where the DWI is (correlation {alike:.2f}): is it a DWI?")
 
 
 def _centre_name(exam: Exam) -> str:
@@ -447,18 +376,33 @@ def _affine(grid: Grid, axt2: MetaTensor, exam: Exam) -> np.ndarray:
     return grid_affine(grid, axt2.affine, axt2.shape[1:], exam.centre)
 
 
-def _volume(source: Source) -> MetaTensor:
-    return read_volume(source.path, **source.options)
-
-
-def _resampled(exam: Exam, grid: Grid, adc_unit: float) -> Iterator[tuple[str, MetaTensor]]:
+def _resampled(exam: Exam, grid: Grid, adc_unit: float | None) -> Iterator[tuple[str, MetaTensor]]:
     """Every image of an exam on the grid, adc in 1e-6 mm²/s; the others keep their scanner's units."""
-    affine = _affine(grid, _volume(exam.images["axt2"]), exam)
-    for key, source in exam.images.items():
-        volume = resample(_volume(source), grid, affine)
+    affine = _affine(grid, exam.read("axt2"), exam)
+    for key in exam.images:
+        volume = resample(exam.read(key), grid, affine)
         if key == "adc":
             volume = torch.round(volume * (adc_unit / ADC_UNIT)).clamp(0, np.iinfo(np.int16).max)
         yield key, volume
+
+
+def _withdraw(output: Path, exams: Sequence[Exam], remove: bool) -> None:
+    """Tell of images of an earlier run that this one does not write, or remove them."""
+    kept = {output / exam.folder / f"{key}.nii.gz" for exam in exams for key in exam.images}
+    left = [path for key in SEQUENCES for path in output.glob(f"*/{key}.nii.gz") if path not in kept]
+    if not left:
+        return
+    names = some(sorted({path.parent.name for path in left}))
+    if not remove:
+        what = "images of an earlier run that the table does not have any more are still in"
+        logger.warning("%s %s: %s; --remove_withdrawn removes them", what, output, names)
+        return
+    for path in left:
+        path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    what = "removed the images that the table does not have any more"
+    logger.warning("%s: %s; latents, embeddings and weights made of them are not here and stay", what, names)
 
 
 # ---- the lists -------------------------------------------------------------------------------------------------------
@@ -518,9 +462,7 @@ def _write_lists(output: Path, train: Sequence[Case], test: Sequence[Case], exam
     write_datalist(output / "train.json", train)
 
 
-def _summarise(
-    output: Path, grid: Grid, train: Sequence[Case], test: Sequence[Case], coverage: Mapping[str, float]
-) -> None:
+def _summarise(output: Path, grid: Grid, train: Sequence[Case], test: Sequence[Case], seen: Mapping[str, Seen]) -> None:
     logger.info("%s: grid %s at %s mm", output, "x".join(map(str, grid.size)), "x".join(map(str, grid.spacing)))
     for name, cases in (("train", train), ("test", test)):
         positive = sum(case["pirads"] == [0, 1] for case in cases)
@@ -530,9 +472,24 @@ def _summarise(
             "%-5s %d exams of %d patients: %d positive, %d negative; %d without a report",
             name, len(cases), patients, positive, len(cases) - positive, absent,
         )  # fmt: skip
-    for folder, share in sorted(coverage.items()):
-        if share < LOW_COVERAGE:
-            logger.warning("%s: the T2w covers only %.0f %% of the grid; the rest is 0", folder, 100 * share)
+    languages = Counter(guess_language(case["text"]) for case in (*train, *test) if not case["text_isnull"])
+    if languages:
+        counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
+        logger.info("reports by language, as guessed: %s; is the text encoder one that knows it?", counts)
+    units: dict[float, list[str]] = defaultdict(list)
+    digests: dict[str, list[str]] = defaultdict(list)
+    for folder, exam in sorted(seen.items()):
+        digests[exam.digest].append(folder)
+        if "adc" in exam.coverage:
+            units[exam.adc_unit].append(folder)
+        for note in exam.notes:
+            logger.warning("%s: %s", folder, note)
+    if len(units) > 1:
+        for unit, folders in sorted(units.items()):
+            logger.warning("ADC maps in %g mm²/s, %d: %s", unit, len(folders), some(folders))
+    for folders in digests.values():
+        if len(folders) > 1:
+            logger.warning("the T2w of these exams is one and the same image, are they one exam? %s", some(folders))
 
 
 if __name__ == "__main__":

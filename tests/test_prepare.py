@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -167,14 +168,39 @@ def test_without_diffusion_and_with_a_given_centre(exams):
     assert "adc" not in read_datalist(exams / "out" / "train.json", exams / "out")[0]
 
 
-def test_adc_in_other_units_is_refused_or_converted(exams):
-    for folder, *_ in ROWS:
-        image = nib.load(exams / "exams" / folder / "adc.nii.gz")
-        save(exams / "exams" / folder / "adc.nii.gz", image.get_fdata() / 1000, image.affine)
-    message = refused(exams, "not a plausible unit", "--adc_unit")
-    assert message.count("plausible") == len(ROWS)
-    call(exams, adc_unit=1e-3)
-    assert 2200 < nib.load(exams / "out" / "001" / "adc.nii.gz").get_fdata().max() < 2500
+def in_unit(exams, folder, unit):
+    """The exam's ADC map in another unit, mm²/s of a grey level."""
+    image = nib.load(exams / "exams" / folder / "adc.nii.gz")
+    save(exams / "exams" / folder / "adc.nii.gz", image.get_fdata() * 1e-6 / unit, image.affine)
+
+
+def test_the_unit_of_adc_is_recognised_in_each_exam_and_told(exams, caplog):
+    in_unit(exams, "002", 1e-3)
+    in_unit(exams, "003", 1.0)
+    call(exams)
+    for folder in ("001", "002", "003"):
+        assert 2200 < nib.load(exams / "out" / folder / "adc.nii.gz").get_fdata().max() < 2500
+    assert "ADC maps in 0.001 mm²/s, 1: 002" in caplog.text
+
+
+def test_an_adc_map_that_is_0_outside_a_mask_is_in_the_right_unit(exams, caplog):
+    image = nib.load(exams / "exams" / "002" / "adc.nii.gz")
+    values = np.where(image.get_fdata() > 1500, image.get_fdata(), 0)
+    assert 0 < (values > 0).mean() < 0.01
+    save(exams / "exams" / "002" / "adc.nii.gz", values, image.affine)
+    call(exams, adc_unit=1e-6)
+    assert "002: adc" not in caplog.text
+
+
+def test_adc_in_another_unit_than_the_given_one_is_refused(exams):
+    in_unit(exams, "002", 1e-3)
+    message = refused(exams, "002 adc is 0.63e-6 mm²/s", "not a plausible unit", "--adc_unit", adc_unit=1e-6)
+    assert message.startswith("prepare: 1 problem")
+
+
+def test_values_that_are_no_adc_in_any_unit_are_refused(exams):
+    in_unit(exams, "003", 20e-6)  # the values of a high b-value
+    refused(exams, "003 adc (adc.nii.gz) has 31.5", "not the DWI")
 
 
 def test_isup_is_the_label_where_pirads_is_empty(exams):
@@ -203,6 +229,120 @@ def test_rows_and_folders_without_each_other_are_left_out_and_told_where_asked(e
     train, test = read_splits(exams / "out")
     assert {case["folder"] for case in train + test} == {"002", "003", "004", "005", "006"}
     assert sorted(path.name for path in (exams / "out").iterdir() if path.is_dir()) == [row[0] for row in ROWS[1:]]
+
+
+def test_an_adc_map_of_which_little_lies_on_the_grid_is_told_by_figure(exams, caplog):
+    image = nib.load(exams / "exams" / "002" / "adc.nii.gz")
+    away = image.affine.copy()
+    away[:3, 3] += 30 * away[:3, 2] / np.linalg.norm(away[:3, 2])
+    save(exams / "exams" / "002" / "adc.nii.gz", image.get_fdata(), away)
+    call(exams)
+    (told,) = [record.message for record in caplog.records if "002: the ADC map covers only" in record.message]
+    assert 0 < int(told.split("only ")[1].split(" %")[0]) < 40
+
+
+def test_one_image_given_as_two_is_refused_under_any_name(exams):
+    for other in ("b1600.nii.gz", "t2.nii.gz"):
+        copy = exams / "exams" / "002" / "adc.nii.gz"
+        copy.write_bytes((exams / "exams" / "002" / other).read_bytes())
+        refused(exams, "are one and the same image", other)
+    refused(exams, "003 b1600 and adc are one and the same image (adc.nii.gz and adc.nii.gz)", dwi="adc*")
+
+
+def test_an_adc_map_that_is_a_dwi_is_told(exams, caplog):
+    """Bright where the DWI is; a true map is dark where diffusion is restricted, and where the DWI is bright."""
+    for folder, *_ in ROWS:
+        image = nib.load(exams / "exams" / folder / "adc.nii.gz")
+        values = image.get_fdata()
+        if folder != "002":
+            values = np.where(values > 1, 3000 - values, 0)
+        save(exams / "exams" / folder / "adc.nii.gz", values, image.affine)
+    call(exams)
+    told = [record.message for record in caplog.records if "is it a DWI?" in record.message]
+    assert len(told) == 1
+    assert told[0].startswith("002: the ADC map is bright where the DWI is (correlation 1.00)")
+
+
+def test_one_t2w_in_several_exams_is_told(exams, caplog):
+    image = nib.load(exams / "exams" / "003" / "t2.nii.gz")
+    save(exams / "exams" / "003" / "t2.nii.gz", image.get_fdata() + 1, image.affine)
+    call(exams)
+    assert "one and the same image, are they one exam? 001, 002, 004, 005, 006" in caplog.text
+
+
+def test_one_volume_of_a_4d_file_is_chosen_by_its_number(exams):
+    for folder, *_ in ROWS:
+        path = exams / "exams" / folder / "b1600.nii.gz"
+        image = nib.load(path)
+        save(path, np.stack([image.get_fdata() * 3, image.get_fdata()], axis=-1), image.affine)
+    message = refused(exams, "001 b1600 (b1600.nii.gz) is no 3D image but holds 2 volumes", "--volume")
+    assert message.startswith("prepare: 6 problems")
+    call(exams, volume=2)
+    assert 90 < nib.load(exams / "out" / "001" / "b1600.nii.gz").get_fdata().max() < 115
+
+
+def test_an_exam_withdrawn_from_the_table_is_told_and_removed_on_request(exams, caplog):
+    call(exams)
+    kept = exams / "out" / "002" / "notes.txt"
+    kept.write_text("not ours")
+    write_table(exams, ROWS[2:])
+    call(exams, leave_out_unmatched=True)
+    assert "are still in" in caplog.text
+    assert "001, 002; --remove_withdrawn removes them" in caplog.text
+    assert (exams / "out" / "001" / "axt2.nii.gz").is_file()
+    call(exams, leave_out_unmatched=True, remove_withdrawn=True)
+    assert not (exams / "out" / "001").exists()
+    assert [path.name for path in kept.parent.iterdir()] == ["notes.txt"]
+    assert (exams / "out" / "003" / "axt2.nii.gz").is_file()
+    caplog.clear()
+    call(exams, leave_out_unmatched=True)
+    assert "are still in" not in caplog.text
+
+
+def test_a_sequence_left_out_of_a_later_run_is_told(exams, caplog):
+    call(exams)
+    call(exams, dwi=None)
+    assert "are still in" in caplog.text
+
+
+def test_the_languages_of_reports_are_counted(exams, caplog):
+    write_table(
+        exams, [*ROWS[:4], ("005", "前列腺左侧外周带病灶", "5", "D"), ("006", "Läsion in der Zone links", "3", "E")]
+    )
+    with caplog.at_level(logging.INFO):
+        call(exams)
+    assert "reports by language, as guessed: 3 English, 1 Chinese, 1 German" in caplog.text
+
+
+def test_a_link_out_of_the_exam_is_told_as_that(exams, tmp_path_factory):
+    path = exams / "exams" / "002" / "t2.nii.gz"
+    target = path.rename(tmp_path_factory.mktemp("store") / "t2.nii.gz")
+    path.symlink_to(target)
+    refused(exams, "002 axt2: t2.nii.gz is a link that leads out of the exam's folder", "put the file itself there")
+
+
+def test_studies_below_a_patients_folder_are_told_as_that(exams):
+    study = exams / "exams" / "002" / "2019"
+    study.mkdir()
+    for path in list((exams / "exams" / "002").glob("*.nii.gz")):
+        path.rename(study / path.name)
+    refused(
+        exams,
+        "002 axt2: nothing fits t2.nii.gz in the folder itself, but in 2019 below it",
+        "--tree patient/study",
+    )
+
+
+def test_an_exam_that_may_not_be_read_is_told(exams, monkeypatch):
+    scandir = os.scandir
+
+    def forbidden(path):
+        if Path(path).name == "002":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", forbidden)
+    refused(exams, "002 axt2: its folder cannot be read: Permission denied")
 
 
 def test_the_command_line_takes_lists_and_patterns_as_typed(exams):
@@ -304,7 +444,7 @@ def test_all_problems_come_in_one_table_before_anything_is_written(exams):
         exams,
         "001 axt2: nothing fits t2.nii.gz",
         "002 b1600: b*.nii.gz fits 2: b1600.nii.gz, b800.nii.gz",
-        "003 adc (adc.nii.gz) cannot be read or is cut short",
+        "003 adc (adc.nii.gz) is damaged or cut short",
         "004 axt2 (t2.nii.gz) holds NaN",
         "005 axt2 (t2.nii.gz) is constant (5)",
         "006 axt2 (t2.nii.gz) has shape (36, 36)",
@@ -373,7 +513,7 @@ def test_a_csv_that_went_through_excel_is_not_matched_to_another_folder(exams):
 def test_a_patient_with_lost_zeros_is_not_two_patients(exams):
     rows = [(*row[:3], patient) for row, patient in zip(ROWS, ["07", 7, "B", "C", "D", "E"], strict=True)]
     pd.DataFrame(rows, columns=["folder", "report", "pirads", "patient"]).to_excel(exams / "table.xlsx", index=False)
-    refused(exams, "002 patient is 7, other rows have 07", "leading zeros", table=str(exams / "table.xlsx"))
+    refused(exams, "002 patient is '7', 001 has '07'", "leading zeros", table=str(exams / "table.xlsx"))
 
 
 def with_patients(root, *patients):
@@ -398,11 +538,11 @@ def test_a_patient_in_small_and_capital_letters_is_refused(exams):
 
 
 @pytest.mark.parametrize("leave_out", [False, True])
-@pytest.mark.parametrize("cell", ["001 ", " 001", "001\u00a0"])
+@pytest.mark.parametrize("cell", ["001 ", " 001", "001\u00a0", "0\u200b01"])
 def test_a_space_around_a_folder_is_told_as_that(exams, cell, leave_out):
     write_table(exams, [(cell, *ROWS[0][1:]), *ROWS[1:]])
     message = refused(
-        exams, "table.csv row 2 folder '001' has a space at its start or end", leave_out_unmatched=leave_out
+        exams, "table.csv row 2 folder '001' has a space or an invisible character", leave_out_unmatched=leave_out
     )
     assert message.startswith("prepare: 1 problem")
 
@@ -476,6 +616,7 @@ def test_an_adc_somewhere_else_is_refused(exams):
         ({"test_fraction": 1.0}, ["--test_fraction"]),
         ({"test_fraction": "a fifth"}, ["--test_fraction"]),
         ({"adc_unit": 0}, ["--adc_unit"]),
+        ({"volume": 0}, ["--volume"]),
         ({"seed": "x"}, ["--seed"]),
         ({"centre_columns": ("x", "y")}, ["three columns"]),
         ({"centre_columns": ("x", "y", "z")}, ["--centre_world"]),
@@ -506,7 +647,7 @@ def test_what_was_chosen_stands_in_a_table_that_can_be_given_back(exams):
     assert table.set_index(["folder", "image"]).loc[("001", "adc"), "path"] == "adc.nii.gz"
     table.loc[(table["folder"] == "001") & (table["image"] == "adc"), "path"] = "b1600.nii.gz"
     table.to_csv(exams / "mine.csv", index=False)
-    with pytest.raises(UserError, match="not a plausible unit"):  # the DWI is read where the table says so
+    with pytest.raises(UserError, match="in no plausible unit"):  # the DWI is read where the table says so
         call(exams, series=str(exams / "mine.csv"))
     table["folder"] = table["folder"].replace("001", "1")
     table.to_csv(exams / "mine.csv", index=False)

@@ -16,7 +16,7 @@ import numpy as np
 from scripts.common.files import atomic, inside
 from scripts.common.problems import Problems, collected
 from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
-from scripts.data.names import is_folder_name, is_word, shown
+from scripts.data.names import alike, is_folder_name, is_word, shown
 
 SEQUENCES = ("axt2", "b1600", "adc")
 Case = dict[str, Any]
@@ -87,6 +87,8 @@ def _json_list(path: Path, problems: Problems) -> list[Any]:
         problems.add(path.name, "is not UTF-8 text", "save it as UTF-8")
     except json.JSONDecodeError as error:
         problems.add(path.name, f"is not valid JSON at line {error.lineno}, column {error.colno}", "correct it there")
+    except RecursionError:
+        problems.add(path.name, "is nested too deeply for a list of cases", "write [{...}, {...}]")
     else:
         if isinstance(data, list):
             return data
@@ -221,8 +223,13 @@ def check_split(
         shared_folders = {case["folder"] for case in train} & {case["folder"] for case in test}
         for folder in sorted(shared_folders):
             noted.add(folder, "is in both train and test", "take it out of one of them")
-        shared_patients = {patient_of(case) for case in train} & {patient_of(case) for case in test}
-        for patient in sorted(shared_patients - shared_folders):
-            folder = next(case["folder"] for case in train if patient_of(case) == patient)
-            name = patient if is_word(patient) else f"of {folder}"
-            noted.add(f"patient {name}", "has exams in both train and test", "move all of them into one list")
+        in_test = {alike(patient_of(case)): patient_of(case) for case in test}
+        in_train = {alike(patient_of(case)): case for case in train}
+        for key in sorted(in_test.keys() & in_train.keys()):
+            case, other = in_train[key], in_test[key]
+            patient = patient_of(case)
+            if patient == other and patient in shared_folders:
+                continue
+            name = patient if is_word(patient) else f"of {case['folder']}"
+            spelled = "" if other == patient else f", there written {shown(other)}"
+            noted.add(f"patient {name}", f"has exams in both train and test{spelled}", "move all of them into one list")

@@ -17,7 +17,7 @@ import pandas as pd
 from scripts.common.files import atomic
 from scripts.common.problems import ImageError, Problems
 from scripts.data.names import shown
-from scripts.data.tables import read_table
+from scripts.data.tables import read_table, some
 from scripts.dicom.choice import choose, holding, named
 from scripts.dicom.series import Series, scan
 
@@ -65,6 +65,10 @@ def find(folder: Path, image: str, pattern: str, b_value: int | None = None, vol
     Raises:
         ImageError: nothing fits, several do, or the pattern leaves the folder.
     """
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise ImageError(f"its folder cannot be read: {error.strerror}", "give yourself the right to") from None
     found = _fitting(folder, pattern)
     one = found[0] if len(found) == 1 else None
     if one is not None and one.is_file() and one.suffix.lower() not in DICOM_SUFFIXES:
@@ -73,11 +77,20 @@ def find(folder: Path, image: str, pattern: str, b_value: int | None = None, vol
     place = one if one is not None and one.is_dir() else folder
     candidates = _candidates(place, folder, pattern, found)
     if not candidates:
-        fits = f"{pattern} fits {len(found)}: {', '.join(path.name for path in found[:2])} ..."
-        raise ImageError(fits if found else f"nothing fits {pattern}", "correct the pattern or the folder")
+        raise _no_fit(folder, pattern, found)
     series, b_value, told = choose(candidates, pattern, image == DWI, b_value)
     label = str(series) if place == folder else place.name
     return Source(place, series.uid, b_value, description=series.description, told=told, label=label)
+
+
+def _no_fit(folder: Path, pattern: str, found: Sequence[Path]) -> ImageError:
+    todo = "correct the pattern or the folder"
+    if found:
+        return ImageError(f"{pattern} fits {len(found)}: {', '.join(path.name for path in found[:2])} ...", todo)
+    if below := sorted({path.parent.name for path in _fitting(folder, f"*/{pattern}")}):
+        todo = f"give {below[0]}/{pattern}; studies of one patient need folders of their own, or --tree patient/study"
+        return ImageError(f"nothing fits {pattern} in the folder itself, but in {some(below)} below it", todo)
+    return ImageError(f"nothing fits {pattern}", todo)
 
 
 def _candidates(place: Path, folder: Path, pattern: str, found: Sequence[Path]) -> list[Series]:
@@ -97,12 +110,14 @@ def _fitting(folder: Path, pattern: str) -> list[Path]:
         found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     except (ValueError, NotImplementedError):  # an absolute or otherwise unusable pattern
         found = None
-    if (
-        found is None
-        or ".." in Path(pattern).parts
-        or not all(path.resolve().is_relative_to(folder.resolve()) for path in found)
-    ):
+    if found is None or ".." in Path(pattern).parts:
         raise ImageError(f"{pattern} leaves the exam's folder", LEAVES)
+    for path in found:
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            what = f"{path.name} is a link that leads out of the exam's folder"
+            raise ImageError(what, "put the file itself there")
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ImageError(f"{pattern} leaves the exam's folder", LEAVES)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def exam_folders(images_dir: Path, output: Path, tree: str) -> dict[str, Path]:
     """The exams' names and folders; a study's name is `<patient>_<study>`, since a data root has one folder an exam.
 
     Raises:
-        UserError: two studies have one name.
+        UserError: two studies have one name, or a folder may not be read.
     """
     exams = {path.name: path for path in _folders(images_dir, output)}
     if tree == "exam":
@@ -53,5 +54,9 @@ def patient_folder(cell: Any) -> str | None:
 
 def _folders(root: Path, output: Path | None = None) -> list[Path]:
     output = output and output.resolve()
-    folders = (path for path in sorted(root.iterdir()) if path.is_dir() and path.resolve() != output)
-    return [path for path in folders if not path.name.startswith(".")]
+    try:
+        with os.scandir(root) as entries:
+            folders = [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{root} cannot be read: {error.strerror}; give yourself the right") from None
+    return sorted(path for path in folders if path.resolve() != output)

@@ -123,6 +123,7 @@ def test_an_image_that_does_not_say_where_it_lies_is_refused(root):
         (b'{"text": "Lesion in the left apex"}', ["not a list"]),
         (b'["Lesion in the left apex"]', ["train.json[0]", "not a case"]),
         (b"[\xff\xfe]", ["not UTF-8"]),
+        (b"[" * 100_000, ["nested too deeply"]),
     ],
 )
 def test_a_file_that_is_no_datalist_is_refused_without_quoting_it(root, content, words):
@@ -139,3 +140,9 @@ def test_a_patient_is_never_in_both_lists(train_patient):
     train = [entry("P1" if train_patient is None else "a", patient=train_patient), entry("x", patient="P2")]
     refused(lambda: check_split(train, [entry("b", patient="P1")]), "P1", "both train and test")
     check_split(train, [entry("b", patient="P3")])
+
+
+@pytest.mark.parametrize("spelled", ["p1", "P01", "P1\u200b", "Ｐ１"])
+def test_a_patient_spelled_in_two_ways_is_never_in_both_lists(spelled):
+    train, test = [entry("a", patient="P1")], [entry("b", patient=spelled)]
+    refused(lambda: check_split(train, test), "patient P1 has exams in both train and test, there written")

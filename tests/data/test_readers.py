@@ -168,7 +168,7 @@ def test_a_file_cut_short_is_refused(tmp_path, write, cut):
         (np.where(VOXELS > 800, np.inf, VOXELS).astype(np.float32), AFFINE, "infinite"),
         (np.full_like(VOXELS, 3), AFFINE, r"constant \(3\)"),
         (VOXELS[:, :, :1], AFFINE, "3D"),
-        (np.stack([VOXELS, VOXELS], axis=-1), AFFINE, "3D"),
+        (np.stack([VOXELS, VOXELS], axis=-1), AFFINE, "holds 2 volumes"),
         (VOXELS, AFFINE @ [[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], "right angles"),
     ],
 )
