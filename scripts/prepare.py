@@ -475,7 +475,8 @@ def _summarise(output: Path, grid: Grid, train: Sequence[Case], test: Sequence[C
     languages = Counter(guess_language(case["text"]) for case in (*train, *test) if not case["text_isnull"])
     if languages:
         counts = ", ".join(f"{count} {language}" for language, count in languages.most_common())
-        logger.info("reports by language, as guessed: %s; is the text encoder one that knows it?", counts)
+        asked = "" if set(languages) == {"English"} else "; does the text encoder know them all?"
+        logger.info("reports by language, as guessed: %s%s", counts, asked)
     units: dict[float, list[str]] = defaultdict(list)
     digests: dict[str, list[str]] = defaultdict(list)
     for folder, exam in sorted(seen.items()):
