@@ -184,8 +184,10 @@ def prepare(
         (output / name).unlink(missing_ok=True)
     _withdraw(output, exams, remove_withdrawn)
     for exam in tqdm(exams, "resample", disable=None):
-        for sequence, volume in _resampled(exam, target, seen[exam.folder].adc_unit):
+        volumes = dict(_resampled(exam, target, seen[exam.folder].adc_unit))
+        for sequence, volume in volumes.items():
             save_int16(output / exam.folder / f"{sequence}.nii.gz", volume[0].numpy(), volume.affine.numpy())
+        seen[exam.folder].notes += _like_dwi(volumes)
     cases = [_case(exam, target) for exam in sorted(exams, key=lambda exam: exam.folder)]
     by_folder = {exam.folder: exam for exam in exams}
     if split_column is None:
@@ -350,21 +352,15 @@ def _check_adc(exam: Exam, adc: MetaTensor, seen: Seen, problems: Problems) -> N
 
 
 def _check_places(exam: Exam, volumes: Mapping[str, MetaTensor], grid: Grid, seen: Seen, problems: Problems) -> None:
-    """Note how much of the grid every image covers, and whether an ADC map goes with the DWI."""
+    """Note how much of the grid every image covers."""
     affine = _affine(grid, volumes["axt2"], exam)
-    fields = {key: field_of_view(volume, grid, affine) for key, volume in volumes.items()}
-    seen.coverage = {key: field.float().mean().item() for key, field in fields.items()}
+    seen.coverage = {key: field_of_view(one, grid, affine).float().mean().item() for key, one in volumes.items()}
     for key, share in seen.coverage.items():
         if share == 0:
             what = f"{key} ({exam.images[key].name}) does not reach the grid around the {_centre_name(exam)}"
             problems.add(exam.folder, what, "correct the point or the image's geometry")
         elif share < LOW_COVERAGE:
             seen.notes.append(f"the {NAMES[key]} covers only {100 * share:.0f} % of the grid; the rest is 0")
-    if {"adc", "b1600"} <= volumes.keys():
-        adc, dwi = (resample(volumes[key], grid, affine).as_tensor() for key in ("adc", "b1600"))
-        alike = correlation(adc, dwi, (adc > 0) & (dwi > 0))
-        if alike > LIKE_DWI:
-            seen.notes.append(f"the ADC map is bright where the DWI is (correlation {alike:.2f}): is it a DWI?")
 
 
 def _centre_name(exam: Exam) -> str:
@@ -378,12 +374,24 @@ def _affine(grid: Grid, axt2: MetaTensor, exam: Exam) -> np.ndarray:
 
 def _resampled(exam: Exam, grid: Grid, adc_unit: float | None) -> Iterator[tuple[str, MetaTensor]]:
     """Every image of an exam on the grid, adc in 1e-6 mm²/s; the others keep their scanner's units."""
-    affine = _affine(grid, exam.read("axt2"), exam)
+    axt2 = exam.read("axt2")
+    affine = _affine(grid, axt2, exam)
     for key in exam.images:
-        volume = resample(exam.read(key), grid, affine)
+        volume = resample(axt2 if key == "axt2" else exam.read(key), grid, affine)
         if key == "adc":
             volume = torch.round(volume * (adc_unit / ADC_UNIT)).clamp(0, np.iinfo(np.int16).max)
         yield key, volume
+
+
+def _like_dwi(volumes: Mapping[str, MetaTensor]) -> list[str]:
+    """What to tell of an ADC map on the grid that is bright where the DWI is, as only another DWI is."""
+    if not {"adc", "b1600"} <= volumes.keys():
+        return []
+    adc, dwi = (volumes[key].as_tensor() for key in ("adc", "b1600"))
+    alike = correlation(adc, dwi, (adc > 0) & (dwi > 0))
+    return (
+        [f"the ADC map is bright where the DWI is (correlation {alike:.2f}): is it a DWI?"] if alike > LIKE_DWI else []
+    )
 
 
 def _withdraw(output: Path, exams: Sequence[Exam], remove: bool) -> None:

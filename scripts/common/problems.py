@@ -18,6 +18,9 @@ class UserError(ValueError):
         self.rows = list(rows)
 
 
+DAMAGED, FROM_DICOM = "copy or export it again", "convert it from DICOM again"  # what to do about an image
+
+
 class ImageError(ValueError):
     """An image that cannot be used, with what is wrong and what to do about it; the caller knows the case."""
 

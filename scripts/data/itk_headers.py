@@ -11,7 +11,7 @@ import re
 import zlib
 from pathlib import Path
 
-from scripts.common.problems import ImageError
+from scripts.common.problems import DAMAGED, FROM_DICOM, ImageError
 
 ORIENTATION = {"TransformMatrix", "Rotation", "Orientation"}
 POSITION = {"Offset", "Position", "Origin"}
@@ -27,8 +27,6 @@ BYTES = {
 }
 # An axis that runs to one side or the other of the patient; other spaces are a scanner's or nobody's.
 SPACE = re.compile(r"(?:left|right)-(?:anterior|posterior)-(?:superior|inferior)|[LR][AP][SI]", re.IGNORECASE)
-
-DAMAGED, FROM_DICOM = "copy or export it again", "convert it from DICOM again"
 
 
 def check_header(path: Path) -> list[str]:

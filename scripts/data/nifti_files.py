@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from scripts.common.problems import ImageError
+from scripts.common.problems import DAMAGED, FROM_DICOM, ImageError
 from scripts.data.grid import by
 
 AGREEMENT = 1.0  # mm that sform and qform may lie apart at a corner
 SPARE = 512  # bytes that a writer may pad a file with
 
 NO_PLACE = "does not say where it lies in the patient (no sform or qform)"
-DAMAGED, FROM_DICOM = "copy or export it again", "convert it from DICOM again"
 
 
 def read_nifti(path: Path, volume: int | None = None) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -35,12 +35,14 @@ def read_nifti(path: Path, volume: int | None = None) -> tuple[np.ndarray, np.nd
     Raises:
         ImageError: it is damaged, is no NIfTI, holds several volumes or complex values, or has no place or unit.
     """
-    header, data = (_bytes(part) for part in _parts(path))
+    parts = _parts(path)
+    contents = {part: _bytes(part) for part in {*parts}}
+    header, data = (contents[part] for part in parts)
     kind = _kind(header)
     file_map = kind.make_file_map()
     for part, content in (("header", header), ("image", data)):
         if part in file_map:
-            file_map[part] = nib.FileHolder(fileobj=_stream(content))
+            file_map[part] = nib.FileHolder(fileobj=BytesIO(content))
     image = kind.from_file_map(file_map)
     if len(image.shape) < 3:
         raise ImageError(f"has shape {image.shape}", "give a 3D image")
@@ -76,12 +78,6 @@ def _bytes(path: Path) -> bytes:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error):
         raise ImageError("is damaged or cut short: its compressed data do not unpack", DAMAGED) from None
-
-
-def _stream(content: bytes) -> object:
-    from io import BytesIO
-
-    return BytesIO(content)
 
 
 def _kind(header: bytes) -> type[nib.Nifti1Pair]:

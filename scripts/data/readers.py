@@ -14,7 +14,7 @@ import torch
 from monai.data import ITKReader, MetaTensor
 from monai.utils import optional_import
 
-from scripts.common.problems import ImageError
+from scripts.common.problems import DAMAGED, FROM_DICOM, ImageError
 from scripts.data.grid import by
 from scripts.data.itk_headers import METAIMAGE, NRRD, check_header
 from scripts.data.nifti_files import read_nifti
@@ -63,7 +63,7 @@ def read_volume(
     except PermissionError:
         raise ImageError("may not be read", "give yourself the right to read it") from None
     except Exception:  # readers raise whatever the broken bytes lead them to
-        raise ImageError("cannot be read or is cut short", "copy or export it again") from None
+        raise ImageError("cannot be read or is cut short", DAMAGED) from None
     _check(array, affine)
     if not path.is_dir():  # whose slices are looked at one by one
         told += _blank_end(array)
@@ -114,7 +114,7 @@ def _check(array: np.ndarray, affine: np.ndarray) -> None:
         raise ImageError(f"is constant ({array.min():g})", "export it again")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or (spacing <= 0).any():
-        raise ImageError("has no valid spacing or orientation", "convert it from DICOM again")
+        raise ImageError("has no valid spacing or orientation", FROM_DICOM)
     if spacing.min() < FINEST or spacing.max() > COARSEST or (spacing * array.shape).max() > LARGEST:
         steps = by(float(f"{step:.4g}") for step in spacing)
         what = f"has {by(array.shape)} voxels of {steps} mm, which no scanner makes"

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from monai.utils import optional_import
 
-from scripts.common.problems import ImageError
+from scripts.common.problems import DAMAGED, ImageError
 from scripts.dicom.geometry import Stack
 from scripts.dicom.headers import Frame, pydicom, quietly
 
@@ -34,7 +34,6 @@ OPTIONS += ["-x", "i", "-g", "i"]  # neither cropped nor rotated, and no default
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 PIXELS = ("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit")
 PIXELS += ("PixelRepresentation", "PlanarConfiguration", "LossyImageCompression")
-CUT = "copy or export it again"
 
 
 def stored_values(stack: Stack) -> np.ndarray:
@@ -78,7 +77,7 @@ def _write_slices(frames: Sequence[Frame], folder: Path) -> None:
             except ImageError:
                 raise
             except Exception:  # pydicom raises whatever the broken bytes lead it to
-                raise ImageError(f"has a slice that cannot be read or is cut short ({file.name})", CUT) from None
+                raise ImageError(f"has a slice that cannot be read or is cut short ({file.name})", DAMAGED) from None
     if len(kinds) > 1:
         raise ImageError("has slices whose values are stored in different ways", "export the series again")
 
@@ -92,7 +91,7 @@ def _frame_pixels(data: Any, file: Path) -> list[bytes]:
     if data.get("SamplesPerPixel", 1) != 1 or data.get("PhotometricInterpretation") != "MONOCHROME2":
         raise ImageError(f"has a slice in colours or inverted grey ({file.name})", "give the original MR images")
     if "PixelData" not in data or data.BitsAllocated not in (8, 16, 32):
-        raise ImageError(f"has a slice without grey values of 8, 16 or 32 bits ({file.name})", CUT)
+        raise ImageError(f"has a slice without grey values of 8, 16 or 32 bits ({file.name})", DAMAGED)
     count = int(data.get("NumberOfFrames") or 1)
     encoded = data.PixelData
     if data.file_meta.TransferSyntaxUID.is_encapsulated:
@@ -100,11 +99,13 @@ def _frame_pixels(data: Any, file: Path) -> list[bytes]:
             raise ValueError("compressed pixels without fragments")
         frames = list(pydicom.encaps.generate_frames(encoded, number_of_frames=count))
         if len(frames) != count or not all(map(len, frames)):
-            raise ImageError(f"has a slice that is cut short ({file.name})", CUT)
+            raise ImageError(f"has a slice that is cut short ({file.name})", DAMAGED)
         return frames
     size = data.Rows * data.Columns * data.BitsAllocated // 8
     if len(encoded) not in (size * count, size * count + size * count % 2):
-        raise ImageError(f"has a slice that is cut short or of another size than its header says ({file.name})", CUT)
+        raise ImageError(
+            f"has a slice that is cut short or of another size than its header says ({file.name})", DAMAGED
+        )
     return [encoded[size * index : size * (index + 1)] for index in range(count)]
 
 

@@ -68,20 +68,12 @@ class _Graph:
         self.args = [arg.clone() if isinstance(arg, Tensor) else arg for arg in args]
         self.graph = torch.cuda.CUDAGraph()
         with _without_cast_weights():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    function(*self.args)
-            torch.cuda.current_stream().wait_stream(stream)
-            # Other threads may wait for their volumes, and NCCL's for its work, meanwhile.
-            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            _warm_up(lambda: function(*self.args))
+            with _recording(self.graph, pool):
                 self.output = function(*self.args)
 
     def __call__(self, args: tuple[Any, ...]) -> Tensor:
-        for own, given in zip(self.args, args, strict=True):
-            if isinstance(own, Tensor):
-                own.copy_(given)
+        _fill(self.args, args)
         self.graph.replay()
         return self.output.clone()
 
@@ -111,7 +103,7 @@ class ReplayedPasses(nn.Module):
             self.pool = self.pool or torch.cuda.graph_pool_handle()
             self.recorded[key] = _Passes(self.network, args, kwargs, self.pool)
         passes = self.recorded[key]
-        passes.fill(args, kwargs)
+        _fill(passes.own, (*args, *kwargs.values()))
         answers = iter(_Replay.apply(passes, *passes.parameters))
         return tuple(next(answers) if there else None for there in passes.there)
 
@@ -128,27 +120,27 @@ class _Passes:
         # met them into the recording.
         leaves = {name: value.detach().requires_grad_() for name, value in learning.items()}
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+
+        def forward() -> Any:
+            return functional_call(network, leaves, tuple(own_args), own_kwargs)
+
+        def backward(answers: list[Tensor], given: list[Tensor]) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(answers, leaves.values(), given)
+
+        def both() -> None:
+            answers = _tensors(forward())
+            backward(answers, [torch.zeros_like(answer) for answer in answers])
+
         with _without_cast_weights():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    answers = _tensors(functional_call(network, leaves, tuple(own_args), own_kwargs))
-                    torch.autograd.grad(answers, leaves.values(), [torch.zeros_like(answer) for answer in answers])
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self.forward, pool=pool, capture_error_mode="thread_local"):
-                all_answers = functional_call(network, leaves, tuple(own_args), own_kwargs)
+            _warm_up(both)
+            with _recording(self.forward, pool):
+                all_answers = forward()
             answers = _tensors(all_answers)
             self.there = [answer is not None for answer in all_answers]
             self.given = [torch.zeros_like(answer) for answer in answers]
-            with torch.cuda.graph(self.backward, pool=pool, capture_error_mode="thread_local"):
-                self.gradients = torch.autograd.grad(answers, leaves.values(), self.given)
+            with _recording(self.backward, pool):
+                self.gradients = backward(answers, self.given)
         self.answers = [answer.detach() for answer in answers]
-
-    def fill(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for own, given in zip(self.own, (*args, *kwargs.values()), strict=True):
-            if isinstance(own, Tensor):
-                own.copy_(given)
 
 
 def _tensors(answers: Iterable[Tensor | None]) -> list[Tensor]:
@@ -173,6 +165,28 @@ class _Replay(torch.autograd.Function):
         passes.backward.replay()
         # Views, which become the parameters' gradients as they are; the tensors themselves would be copied.
         return None, *(gradient.detach() for gradient in passes.gradients)
+
+
+def _fill(own: Iterable[Any], given: Iterable[Any]) -> None:
+    """Copy tensors to where a recording reads them."""
+    for place, arg in zip(own, given, strict=True):
+        if isinstance(place, Tensor):
+            place.copy_(arg)
+
+
+def _warm_up(call: Callable[[], Any]) -> None:
+    """Call what is to be recorded in a stream of its own, as recordings are made in one."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def _recording(graph: torch.cuda.CUDAGraph, pool: Any) -> contextlib.AbstractContextManager:
+    """Record instead of running. Other threads may wait for their volumes, and NCCL's for its work, meanwhile."""
+    return torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
 
 
 def _kind(arg: Any) -> Hashable:

@@ -14,7 +14,7 @@ from scripts.common.problems import Problems, UserError
 from scripts.data.tables import cell_name
 from scripts.public.exams import Focus, PublicExam
 from scripts.public.masks import Prostate, foci, read_labels
-from scripts.public.tables import check_options, number, read_columns, write_exams
+from scripts.public.tables import check_folder, check_options, number, read_columns, write_exams
 
 SEQUENCES = ("t2w", "adc", "hbv")
 COLUMNS = ("patient_id", "study_id", "patient_age", "psa", "prostate_volume", "case_ISUP", "case_csPCa", "center")
@@ -55,24 +55,21 @@ def picai(
         UserError: everything that is wrong with options, tables and masks.
     """
     check_options(wordings, seed)
+    check_folder("images_dir", images_dir)
+    check_folder("labels_dir", labels_dir)
     labels = Path(labels_dir)
-    for name, folder in (("images_dir", Path(images_dir)), ("labels_dir", labels)):
-        if not folder.is_dir():
-            raise UserError(f"--{name} {folder} is not a folder; give the download")
     table = read_columns(marksheet or labels / "clinical_information" / "marksheet.csv", COLUMNS)
     images = {path.name.removesuffix("_t2w.mha"): path for path in sorted(Path(images_dir).rglob("*_t2w.mha"))}
     problems, left_out, exams = Problems("picai"), Left(list), []
-    rows = table.to_dict("records")
-    for row in tqdm(rows, "findings", disable=None):
-        folder = f"{cell_name(row['patient_id'])}_{cell_name(row['study_id'])}"
+    rows = [(f"{cell_name(row['patient_id'])}_{cell_name(row['study_id'])}", row) for row in table.to_dict("records")]
+    for folder, row in tqdm(rows, "findings", disable=None):
         if folder not in images:
             left_out["whose images are not there"].append(folder)
             continue
         exam = _exam(row, folder, images[folder], labels, problems, left_out)
         if exam is not None:
             exams.append(exam)
-    known = {f"{cell_name(row['patient_id'])}_{cell_name(row['study_id'])}" for row in rows}
-    left_out["that the marksheet does not know"] += images.keys() - known
+    left_out["that the marksheet does not know"] += images.keys() - {folder for folder, _ in rows}
     problems.raise_if_any()
     write_exams(exams, output_dir, test_centres=test_centres, wordings=wordings, seed=seed, left_out=left_out)
 

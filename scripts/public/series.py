@@ -7,12 +7,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from monai.utils import optional_import
 from tqdm import tqdm
 
 from scripts.common.problems import UserError
-
-pydicom, has_pydicom = optional_import("pydicom")
+from scripts.dicom.headers import has_pydicom, pydicom, quietly
+from scripts.public.tables import check_folder
 
 TAGS = ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "Modality", "SeriesNumber", "SeriesDescription")
 
@@ -37,8 +36,7 @@ def read_series(root: str | os.PathLike[str]) -> dict[str, Series]:
     """
     if not has_pydicom:
         raise UserError('DICOM needs pydicom, which is not installed; run: pip install ".[readers]"')
-    if not Path(root).is_dir():
-        raise UserError(f"--images_dir {root} is not a folder; give the download")
+    check_folder("images_dir", root)
     found: dict[str, Series] = {}
     for folder, _, names in tqdm(sorted(os.walk(root)), "series", disable=None):
         files = tuple(Path(folder) / name for name in sorted(names) if name.lower().endswith(".dcm"))
@@ -51,8 +49,9 @@ def read_series(root: str | os.PathLike[str]) -> dict[str, Series]:
 
 def _series(files: tuple[Path, ...]) -> Series | None:
     try:
-        header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=list(TAGS))
-        uid, study, patient, modality, number, description = (str(header.get(tag, "")).strip() for tag in TAGS)
+        with quietly():
+            header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=list(TAGS))
+            uid, study, patient, modality, number, description = (str(header.get(tag, "")).strip() for tag in TAGS)
         return Series(uid, study, patient, modality, int(number or 0), description, files)
     except Exception:  # pydicom raises whatever the broken bytes lead it to; an exam that needs it will miss it
         return None

@@ -63,6 +63,16 @@ def check_options(wordings: int, seed: int) -> None:
     problems.raise_if_any()
 
 
+def check_folder(option: str, path: str | os.PathLike[str]) -> None:
+    """Make sure that an option names a folder.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f"--{option} {path} is not a folder; give the download")
+
+
 def write_exams(
     exams: Sequence[PublicExam],
     output_dir: str | os.PathLike[str],
