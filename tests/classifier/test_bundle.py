@@ -14,8 +14,9 @@ from monai.bundle.scripts import verify_metadata, verify_net_in_out
 from monai.handlers import from_engine
 from safetensors.torch import load_file
 
-from scripts.classifier.training import load_weights
+from scripts.classifier.weights import load_weights
 from scripts.common.problems import UserError
+from scripts.engine.steps import one_cycle
 
 ARM = "ds_enb0_r1_s1_l1"
 TINY = {"spacing": [5, 5, 10], "spatial_size": [32, 32, 32], "batch_size": 8, "real": 1, "synthetic": 1}
@@ -132,7 +133,10 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy,
     optimizer, rates = workflow.trainer.optimizer, []
     workflow.trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     workflow.run()
-    assert rates == pytest.approx([1e-3 * (1 - 2 / 3) ** 2])
+    done, planned = 2, 3  # epochs, each of as many steps
+    steps = workflow.trainer.state.epoch_length
+    expected = one_cycle(optimizer, planned * steps).lr_lambdas[0](done * steps)
+    assert rates == pytest.approx([1e-3 * expected])
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 3
     assert {"loss", "images_per_second", "lr"} <= workflow.trainer.state.metrics.keys()
     assert from_engine(["loss"], first=True)(workflow.trainer.state.output) > 0  # as --tracking mlflow asks for it

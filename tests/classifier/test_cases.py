@@ -36,7 +36,7 @@ def test_no_patient_is_on_two_sides_in_any_arm(arm, real_root, synthetic_root):
 def test_validation_is_real_and_the_same_in_every_arm_of_a_seed(real_root, synthetic_root):
     chosen = [read_training(real_root, synthetic_root, **flags(arm), **OPTIONS).validation for arm in ARMS]
     assert all(cases == chosen[0] for cases in chosen)
-    assert all(str(real_root) in case["image"] for case in chosen[0])
+    assert all(str(real_root) in case["axt2"] for case in chosen[0])
     seeds = [{"validation_fraction": 0.3, "seed": seed} for seed in range(5)]
     assert len({str(read_training(real_root, "", **flags(ARMS[0]), **seed).validation) for seed in seeds}) > 1
 
@@ -46,7 +46,7 @@ def test_an_arm_trains_on_what_its_name_says(real_root, synthetic_root):
     real, synthetic = len(by_arm[ARMS[0]]), len(by_arm[ARMS[1]])
     assert real == synthetic
     assert len(by_arm[ARMS[3]]) == real + synthetic
-    assert {str(synthetic_root) in case["image"] for case in by_arm[ARMS[1]]} == {True}
+    assert {str(synthetic_root) in case["axt2"] for case in by_arm[ARMS[1]]} == {True}
 
 
 def test_labels_are_pirads_else_isup_for_real_and_the_chosen_column_for_synthetic(real_root, synthetic_root):
