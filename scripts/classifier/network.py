@@ -18,12 +18,12 @@ STRIDE = 32  # EfficientNet halves every axis five times
 
 
 class LesionNet(nn.Module):
-    """Residual units of little stride, and the strongest answer of all places: volumes (B, C, X, Y, Z) to logits (B, 2).
+    """Units of little stride, and the strongest answer of all places: volumes (B, C, X, Y, Z) to logits (B, 2).
 
-    A lesion is small: of 10 mm it fills a thousandth of a volume around the gland. So the maps stay fine enough to hold
-    it (5 mm on the phantom's grid, 4 mm on that of 0.5×0.5×3 mm), each feature's largest value is taken where an average
-    would drown it among a thousand places, and norms look at one volume, the same in training and afterwards whatever
-    the batch.
+    A lesion is small: one of 10 mm fills a thousandth of the field around the gland. So the maps stay fine enough to
+    hold it (5 mm on the phantom's grid, 4 mm on that of 0.5×0.5×3 mm); of each feature the largest value is taken,
+    where an average would drown it among a thousand places; and norms look at one volume, the same in training and
+    afterwards.
 
     Args:
         in_channels: sequences.

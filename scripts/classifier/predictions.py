@@ -24,7 +24,7 @@ AS_TEXT = ("folder", "patient")
 
 
 class Collected:
-    """Handler of an evaluator: the predictions of a run over all ranks, sorted by folder, in `rows` when it is complete.
+    """Handler of an evaluator: the predictions of a run over all ranks, sorted by folder, in `frame` at its end.
 
     They are the same whatever the batch size or the number of ranks.
 

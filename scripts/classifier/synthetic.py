@@ -1,4 +1,4 @@
-"""Synthetic volumes to train on: which of the generator's output an arm may see, and whether they are like real ones."""
+"""Synthetic volumes to train on: which of the generator's output an arm may see, on the grid of the real ones."""
 
 from __future__ import annotations
 

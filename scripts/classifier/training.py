@@ -1,4 +1,4 @@
-"""What the classifier's training needs beyond MONAI: a start, seeds for every epoch, restart, weights to keep, an end."""
+"""What the classifier's training needs beyond MONAI: seeds for every epoch, restart, what to keep, when to end."""
 
 from __future__ import annotations
 
