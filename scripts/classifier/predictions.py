@@ -26,7 +26,8 @@ AS_TEXT = ("folder", "patient")
 class Collected:
     """Handler of an evaluator: the predictions of a run over all ranks, sorted by folder, in `frame` at its end.
 
-    They are the same whatever the batch size or the number of ranks.
+    They are the same whatever the batch size or the number of ranks. Probabilities that are NaN end the run with a
+    `UserError` that names the cases, before anything is made of them.
 
     Args:
         done: called on the first rank with `folder`, `patient`, `probability`, `label` of all cases.
@@ -53,6 +54,7 @@ class Collected:
         frame = pd.DataFrame(rows, columns=["folder", "patient", "probability", "label"])
         # A validation that has fewer cases than there are ranks repeats some.
         self.frame = frame.drop_duplicates("folder").sort_values("folder", ignore_index=True)
+        _check_finite(self.frame)  # on every rank
         if self.done is not None and idist.get_rank() == 0:
             self.done(engine, self.frame)
 
@@ -63,9 +65,6 @@ def save_predictions(path: str | os.PathLike[str], threshold: float = THRESHOLD)
     Args:
         path: the CSV file.
         threshold: a case is predicted to be positive where its probability reaches it.
-
-    Raises:
-        UserError: when the run is complete, where probabilities are NaN; nothing is written.
     """
 
     def write(engine: Engine, frame: pd.DataFrame) -> None:
@@ -76,15 +75,7 @@ def save_predictions(path: str | os.PathLike[str], threshold: float = THRESHOLD)
 
 
 def write_predictions(path: str | os.PathLike[str], frame: pd.DataFrame, threshold: float) -> None:
-    """Write predictions as CSV and as `.xlsx` beside it; a label that there is not is an empty cell.
-
-    Raises:
-        UserError: probabilities are NaN.
-    """
-    problems = Problems("probabilities")
-    for folder in frame.loc[~frame["probability"].between(0, 1), "folder"]:
-        problems.add(folder, "has none: it is NaN", "give --amp fp32, or other weights; these may have diverged")
-    problems.raise_if_any()
+    """Write predictions as CSV and as `.xlsx` beside it; a label that there is not is an empty cell."""
     known = frame["label"].where(frame["label"] != UNLABELLED).astype("Int64")
     predicted = (frame["probability"] >= threshold).astype(int)
     frame = frame.assign(threshold=threshold, prediction=predicted, label=known)[list(COLUMNS)]
@@ -95,6 +86,13 @@ def write_predictions(path: str | os.PathLike[str], frame: pd.DataFrame, thresho
         for column in (frame.columns.get_loc(name) + 1 for name in AS_TEXT):  # or Excel drops leading zeros
             for row in range(2, len(frame) + 2):
                 writer.sheets["Sheet1"].cell(row, column).number_format = "@"
+
+
+def _check_finite(frame: pd.DataFrame) -> None:
+    problems = Problems("probabilities")
+    for folder in frame.loc[~frame["probability"].between(0, 1), "folder"]:
+        problems.add(folder, "has none: it is NaN", "give --amp fp32, or other weights; these may have diverged")
+    problems.raise_if_any()
 
 
 def read_predictions(path: str | os.PathLike[str], skip_unlabelled: bool = False) -> pd.DataFrame:

@@ -147,7 +147,7 @@ def without_labels(root, folders):
 
 def test_cases_without_a_label_are_listed_and_left_out_on_request_alone(real_copy, synthetic_root, caplog):
     without_labels(real_copy, ["003", "016"])
-    with pytest.raises(UserError, match="(?s)003 +has no label.*016 +has no label.*--skip_unlabelled true"):
+    with pytest.raises(UserError, match=r"(?s)003 +has no label.*016 +has no label.*--skip_unlabelled true"):
         read_test(real_copy)
     caplog.set_level("WARNING")
     cases = read_training(real_copy, synthetic_root, **flags(ARMS[3]), **OPTIONS, skip_unlabelled=True)

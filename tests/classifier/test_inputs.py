@@ -63,7 +63,7 @@ def test_a_folder_that_cannot_be_understood_is_told(tmp_path):
 def test_sequences_on_different_grids_are_told(tmp_path):
     save(tmp_path / "p" / "axt2.nii.gz")
     save(tmp_path / "p" / "adc.nii.gz", (8, 8, 4))
-    with pytest.raises(UserError, match="p +its sequences lie on different grids"):
+    with pytest.raises(UserError, match=r"p +its sequences lie on different grids"):
         read_input(tmp_path, "", channels=["axt2", "adc"])
 
 

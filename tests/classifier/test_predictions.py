@@ -36,8 +36,9 @@ def test_what_is_written_is_read_again_and_names_stay_text_in_excel(tmp_path):
 
 
 def test_probabilities_that_are_nan_are_named_and_nothing_is_written(tmp_path):
-    with pytest.raises(UserError, match="(?s)000.*NaN.*002.*NaN.*--amp fp32"):
-        write_predictions(tmp_path / "predictions.csv", frame([np.nan, 0.5, np.nan], [0, 1, 1]), 0.5)
+    rows = [("000", np.nan, [0]), ("001", 0.5, [1]), ("002", np.nan, [1])]
+    with pytest.raises(UserError, match=r"(?s)000.*NaN.*002.*NaN.*--amp fp32"):
+        run(save_predictions(tmp_path / "predictions.csv"), [rows])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -45,7 +46,7 @@ def test_cases_without_a_label_are_named_and_left_out_on_request_alone(tmp_path)
     path = tmp_path / "predictions.csv"
     write_predictions(path, frame([0.1, 0.2, 0.3, 0.9], [0, UNLABELLED, UNLABELLED, 1]), 0.5)
     assert pd.read_csv(path)["label"].isna().tolist() == [False, True, True, False]
-    with pytest.raises(UserError, match="(?s)001 +has no label.*002 +has no label.*--skip_unlabelled true"):
+    with pytest.raises(UserError, match=r"(?s)001 +has no label.*002 +has no label.*--skip_unlabelled true"):
         read_predictions(path)
     assert read_predictions(path, skip_unlabelled=True)["folder"].tolist() == ["000", "003"]
     write_predictions(path, frame([0.1], [UNLABELLED]), 0.5)
