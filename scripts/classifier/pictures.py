@@ -45,7 +45,8 @@ def draw_curves(
     FigureCanvasAgg(figure)
     labels, scores = frame["label"].to_numpy(), frame["probability"].to_numpy()
     panels = figure.subplots(2, 2).ravel()
-    _draw_roc(panels[0], labels, scores, bootstrap_weights(labels, frame["patient"], seed)[:BAND_DRAWS], metrics)
+    drawn = bootstrap_weights(labels, frame["patient"], seed)[:BAND_DRAWS]
+    _draw_roc(panels[0], labels, scores, drawn, metrics, threshold)
     _draw_precision(panels[1], labels, scores, metrics)
     _draw_reliability(panels[2], labels, scores, metrics)
     _draw_probabilities(panels[3], labels, scores, threshold)
@@ -53,7 +54,9 @@ def draw_curves(
         figure.savefig(temporary, format="png", dpi=110)
 
 
-def _draw_roc(axes: Axes, labels: NDArray, scores: NDArray, drawn: NDArray, metrics: Mapping[str, Estimate]) -> None:
+def _draw_roc(
+    axes: Axes, labels: NDArray, scores: NDArray, drawn: NDArray, metrics: Mapping[str, Estimate], threshold: float
+) -> None:
     grid = np.linspace(0, 1, 101)
     bands = []
     for weights in drawn:
@@ -65,7 +68,7 @@ def _draw_roc(axes: Axes, labels: NDArray, scores: NDArray, drawn: NDArray, metr
     axes.plot(false_positive, true_positive, color=BLUE, label=f"ROC AUC {metrics['roc_auc']}")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle="--")
     point = 1 - metrics["specificity"].value, metrics["sensitivity"].value
-    axes.plot(*point, "o", color=RED, label="threshold chosen in validation")
+    axes.plot(*point, "o", color=RED, label=f"threshold {threshold:.2f}")
     _finish(axes, "ROC curve, with 95 % band", "1 - specificity", "sensitivity")
 
 
