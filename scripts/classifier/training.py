@@ -27,8 +27,6 @@ from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
 from scripts.engine.states import in_main_memory
 
-KEEP = ("best", "last")
-
 
 def start_at_share(network: nn.Module, cases: Sequence[Case], spatial_size: Sequence[int]) -> nn.Module:
     """Let a new network's first answer be the share of positives among the training cases, whatever it is shown.

@@ -141,7 +141,9 @@ def _scaling(channel: str) -> MapTransform:
     return ScaleIntensityRangePercentilesd(channel, lower=0, upper=highest, b_min=0, b_max=1, clip=True)
 
 
-def augmentation(probability: float, degrees: float, translation: Sequence[int], zoom: Sequence[float]) -> Compose:
+def augmentation(
+    probability: float, degrees: float, translation: Sequence[int], zoom: Sequence[float], padding: str = "border"
+) -> Compose:
     """Left-right flip, rotation in the axial plane, translation and zoom, each with the same probability.
 
     The four are joined into one interpolation.
@@ -151,8 +153,9 @@ def augmentation(probability: float, degrees: float, translation: Sequence[int],
         degrees: largest rotation either way.
         translation: largest shift in voxels along x, y, z.
         zoom: smallest and largest factor.
+        padding: what there is outside the volume: its `border`, repeated, or `zeros`.
     """
-    # Joined transforms forget their own mode of padding: MONAI then repeats the border, unless it is overridden.
+    # Joined transforms forget their own mode of padding.
     return Compose(
         [
             RandFlipd("image", prob=probability, spatial_axis=0),
@@ -162,7 +165,7 @@ def augmentation(probability: float, degrees: float, translation: Sequence[int],
             EnsureTyped("image", track_meta=False),
         ],
         lazy=True,
-        overrides={"image": {"padding_mode": "zeros"}},
+        overrides={"image": {"padding_mode": padding}},
     )
 
 

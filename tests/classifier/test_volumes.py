@@ -83,12 +83,13 @@ def test_rotation_is_in_the_axial_plane_and_keeps_the_size():
 
 
 @pytest.mark.parametrize("transform", [{"translation": [16, 16, 0]}, {"zoom": [0.5, 0.5]}])
-def test_outside_the_volume_there_is_nothing(transform):
+def test_outside_the_volume_its_border_goes_on_or_there_is_nothing(transform):
     still = {"translation": [0, 0, 0], "zoom": [1, 1]}
-    augment = augmentation(1.0, 0, **still | transform).set_random_state(seed=3)
-    result = augment({"image": torch.ones(1, 32, 32, 32)})["image"]
-    assert result.min() == 0
-    assert result.max() == 1
+    for padding, darkest in (("border", 1), ("zeros", 0)):
+        augment = augmentation(1.0, 0, **still | transform, padding=padding).set_random_state(seed=3)
+        result = augment({"image": torch.ones(1, 32, 32, 32)})["image"]
+        assert result.min().item() == pytest.approx(darkest)
+        assert result.max().item() == pytest.approx(1)
 
 
 def test_augmentation_depends_on_seed_epoch_and_case_alone(real_root):
