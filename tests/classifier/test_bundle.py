@@ -137,7 +137,7 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy,
     done, planned = 2, 3  # epochs, each of as many steps
     steps = workflow.trainer.state.epoch_length
     expected = one_cycle(optimizer, planned * steps).lr_lambdas[0](done * steps)
-    assert rates == pytest.approx([1e-3 * expected])
+    assert rates == pytest.approx([optimizer.defaults["lr"] * expected])
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 3
     assert {"loss", "images_per_second", "lr"} <= workflow.trainer.state.metrics.keys()
     assert from_engine(["loss"], first=True)(workflow.trainer.state.output) > 0  # as --tracking mlflow asks for it
@@ -184,7 +184,7 @@ def test_the_authors_protocol_validates_on_the_test_cases_and_keeps_the_last_epo
 def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):
     folder, options = copy
     before = (folder / "checkpoint.pt").read_bytes()
-    told = r"cases_digest was \w+, is \w+; lr was 0.001, is 0.5; seed was 0, is 1\. Give the values .* --resume false"
+    told = r"cases_digest was \w+, is \w+; lr was 0.003, is 0.5; seed was 0, is 1\. Give the values .* --resume false"
     with refused(rf"checkpoint\.pt .*: {told}"):
         start(configs, "train", "train", epochs=3, lr=0.5, seed=1, **options).run()
     assert (folder / "checkpoint.pt").read_bytes() == before
