@@ -61,8 +61,8 @@ WRITTEN = {
     ("ccella_ldm", "inference"): ["{case}/axt2.nii.gz", "{case}.png", "synthsheet_all.xlsx"],
     ("ccella_ldm", "evaluate"): ["metrics.json", "copies.csv"],
     ("classifier", "train"): [f"{ARM}/model.safetensors", f"{ARM}/checkpoint.pt", f"{ARM}/logs"],
-    ("classifier", "inference"): [f"{ARM}/predictions.csv"],
-    ("classifier", "evaluate"): [f"{ARM}/metrics.json"],
+    ("classifier", "inference"): [f"{ARM}/predictions.{kind}" for kind in ("csv", "xlsx")] + [f"{ARM}/saliency.png"],
+    ("classifier", "evaluate"): [f"{ARM}/metrics.json", f"{ARM}/curves.png"],
 }
 BUNDLES = sorted({bundle for bundle, _ in WRITTEN})
 

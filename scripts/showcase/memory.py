@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import T5Config, T5EncoderModel
 
-from scripts.classifier.network import efficientnet_b0
+from scripts.classifier.network import efficientnet_b0, lesion_net
 from scripts.cli.run import run
 from scripts.engine.precision import PRECISIONS, half_weights
 from scripts.networks.ccella import CCELLA
@@ -118,8 +118,8 @@ def _train_vae(dtype: torch.dtype | None, patch: tuple[int, int, int]) -> Step:
     return lambda: (step(), moments)
 
 
-def _train_classifier(dtype: torch.dtype | None, batch: int) -> Step:
-    network, images = efficientnet_b0(), torch.empty(batch, 1, 256, 256, 32)
+def _train_classifier(dtype: torch.dtype | None, batch: int, make: Callable[[], nn.Module] = lesion_net) -> Step:
+    network, images = make(), torch.empty(batch, 1, 256, 256, 32)
     return _trained(network, lambda: network(images).float().square().mean(), copies=2)
 
 
@@ -146,6 +146,8 @@ STEPS: dict[str, Callable[[torch.dtype | None], Step]] = {  # checkpointing: the
     "VAE training, a patch of 64×64×64": partial(_train_vae, patch=(64, 64, 64)),
     "classifier training, 16 volumes of 256×256×32": partial(_train_classifier, batch=16),
     "classifier training, 2 volumes": partial(_train_classifier, batch=2),
+    "classifier training, EfficientNet-B0, 16 volumes": partial(_train_classifier, batch=16, make=efficientnet_b0),
+    "classifier training, EfficientNet-B0, 2 volumes": partial(_train_classifier, batch=2, make=efficientnet_b0),
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -58,11 +60,14 @@ def test_an_arm_is_left_out_where_the_generator_predicts_one_class(tmp_path):
     write_dataset(tmp_path / "data", cases=24, seed=0, grid=GRIDS["demo"], test_fraction=0.25, workers=1)
     train = json.loads((tmp_path / "data" / "train.json").read_text())
 
+    def case_file(name: str) -> Path:
+        return tmp_path / "data" / name / "axt2.nii.gz"
+
     def predict(classes: list[int]) -> list[str]:
         for case, predicted in zip(train, classes, strict=True):
             name = case["folder"]
             Record(name, name, "train", 0, 7, case["pirads"][1], predicted, None, "train", []).write(volumes)
-            (volumes / name / "axt2.nii.gz").touch()
+            shutil.copy(case_file(name), volumes / name)
         write_sheet(volumes / SHEET, find_records(volumes))
         return [arm.name for arm in study.trainable_arms(tmp_path, seed=0)]
 
