@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -17,7 +18,8 @@ from scripts.common.problems import UserError
 from scripts.data.clinical import read_clinical, sheet_labels
 from scripts.data.datalists import is_positive, read_datalist
 from scripts.data.root import read_splits
-from scripts.prepare import prepare, split
+from scripts.exams.split import split
+from scripts.prepare import prepare
 
 GRID = {"size": (24, 24, 16), "spacing": (1.5, 1.5, 2.0)}
 PATTERNS = {"t2w": "t2.nii.gz", "adc": "adc.nii.gz", "dwi": "b*.nii.gz"}
@@ -70,7 +72,7 @@ def write_table(root, rows):
 
 
 def call(root, **options):
-    options = {**GRID, **PATTERNS, **COLUMNS, "test_fraction": 0.4, **options}
+    options = {**GRID, **PATTERNS, **COLUMNS, "test_fraction": 0.4, "workers": 1, **options}
     prepare(options.pop("table", str(root / "table.csv")), str(root / "exams"), str(root / "out"), **options)
 
 
@@ -132,6 +134,7 @@ def test_the_same_call_gives_the_same_bytes_and_the_order_of_rows_does_not_matte
     names = ("train.json", "test.json", "001/axt2.nii.gz")
     first = [(exams / "out" / name).read_bytes() for name in names]
     write_table(exams, ROWS[::-1])
+    shutil.rmtree(exams / "out")
     call(exams)
     assert [(exams / "out" / name).read_bytes() for name in names] == first
 
@@ -142,9 +145,9 @@ def test_lists_come_last_and_old_ones_go_first(exams, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("scripts.prepare.save_int16", full_disk)
+    monkeypatch.setattr("scripts.exams.finished.save_int16", full_disk)
     with pytest.raises(OSError, match="No space"):
-        call(exams)
+        call(exams, spacing=(1.5, 1.5, 2.5))
     assert not [name for name in ("train.json", "test.json", "clinical.xlsx") if (exams / "out" / name).exists()]
 
 
@@ -424,7 +427,7 @@ def test_the_table_may_say_the_split_and_where_each_exam_is_from(exams):
 def test_a_split_that_is_none_or_parts_a_patient_is_refused(exams):
     options = with_columns(exams, ["test", "train", "train", "Test", "train", ""], ["North"] * 5 + [""])
     refused(
-        exams, "002 is of a patient who has exams in train and in test", "004 the split is 'Test'",
+        exams, "patient A has exams in both train and test", "004 the split is 'Test'",
         "006 the split is None", "006 the institute is None", **options,
     )  # fmt: skip
 
