@@ -11,7 +11,7 @@ STORED = 2 * 4  # bytes of a latent's element: mean and deviation in float32
 EMBEDDED = 512 * 4096 * 2  # bytes of a report's embedding at most: tokens, width and float16 of Flan-T5-XXL
 
 BATCH = 8  # cases in a step of the diffusion model's training, as its config has it
-CARDS = (80, 48, 24, 16)  # GB of GPUs
+CARDS = (80, 48, 24, 16)  # GB of GPUs, as they are sold; of such 2**30 bytes each
 SPARE, BESIDE = 1.1, 1.0  # what is not counted: a tenth more, and a GiB
 
 # GiB at the reference grid in bf16 with the published networks, as docs/memory.md counts them: what does not depend on
@@ -61,7 +61,7 @@ def ldm_memory(grid: Grid, cases: int, checkpointing: bool = False, accumulate: 
 
 def ldm_options(grid: Grid, batch: int, card: float) -> str:
     """How a GPU of `card` GB trains the diffusion model on `batch` cases a step, as options; "" where it cannot."""
-    room = card * 1e9 / 2**30 / SPARE - BESIDE
+    room = card / SPARE - BESIDE
     if ldm_memory(grid, batch) <= room:
         return "as it is"
     for passes in (n for n in range(1, batch + 1) if batch % n == 0):

@@ -5,6 +5,7 @@ It holds names of exams, figures and slices, and no report text.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from scripts.exams.exam import NAMES
 from scripts.exams.figures import grid_in_words, in_words, one_t2w
 
 PAGE = "prepare.html"
+SHOWN = (
+    "The middle slice: the T2w; the DWI over it, from dark red to white; the ADC map over it, from blue to yellow (0 "
+    "to 3000e-6 mm²/s). The patient's left is on the right."
+)
 UNITS = {"axt2": "the scanner's units", "b1600": "the scanner's units", "adc": "1e-6 mm²/s"}
 
 
@@ -34,12 +39,19 @@ def write_page(output: Path, plan: Plan, lists: Mapping[str, Sequence[Case]], se
     )
     found = plan.found
     _decisions(page, plan)
+    cards, usual = _cards(lists, seen)
+    odd = [card for card in cards if card.told]
+    if odd:
+        page.section(f"Look at these first: {len(odd)} of which something is told").text(SHOWN).sheet(odd)
     _images(page, plan)
     section = page.section("Training and test list").text(found["split"])
     section.table(pd.DataFrame(found["lists"]).rename(columns=lambda name: name.replace("_", " ")))
     _reports(page, found["reports"])
     _costs(page, plan)
-    _sheet(page, lists, seen)
+    section = page.section("All other exams" if odd else "All exams").text(SHOWN)
+    for note in usual:
+        section.text(f"Of most exams it is told: {note}.")
+    section.sheet([card for card in cards if not card.told])
     page.write(output / PAGE)
 
 
@@ -82,7 +94,7 @@ def _images(page: Page, plan: Plan) -> None:
             _row(NAMES[name], f"spacing along {axis}, mm (grid: {step:g})", spacing[axis])
             for axis, step in zip("xyz", plan.spacing, strict=True)
         ]
-        rows.append(_row(NAMES[name], "share of the grid that it covers", found["coverage"][name]))
+        rows.append(_row(NAMES[name], "share of the grid that it covers", found["coverage"][name], "{:.0%}"))
         rows += [
             _row(NAMES[name], f"{percentile}th percentile, {UNITS[name]}".replace("1th", "1st"), spread)
             for percentile, spread in found["percentiles"][name].items()
@@ -98,14 +110,9 @@ def _images(page: Page, plan: Plan) -> None:
         section.text(f"The ADC maps came in different units: {counts} a grey level. All are stored in 1e-6 mm²/s.")
 
 
-def _row(image: str, figure: str, spread: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "image": image,
-        "": figure,
-        "median": f"{spread['median']:g}",
-        "lowest": f"{spread['lowest']:g} ({spread['lowest_exam']})",
-        "highest": f"{spread['highest']:g} ({spread['highest_exam']})",
-    }
+def _row(image: str, figure: str, spread: Mapping[str, Any], form: str = "{:g}") -> dict[str, str]:
+    ends = {end: f"{form.format(spread[end])} ({spread[end + '_exam']})" for end in ("lowest", "highest")}
+    return {"image": image, "": figure, "median": form.format(spread["median"])} | ends
 
 
 def _reports(page: Page, found: Mapping[str, Any]) -> None:
@@ -143,30 +150,25 @@ def _costs(page: Page, plan: Plan) -> None:
     section.table(pd.DataFrame(options, columns=["GPU", f"training the diffusion model on {batch} cases a step"]))
 
 
-def _sheet(page: Page, lists: Mapping[str, Sequence[Case]], seen: Mapping[str, Seen]) -> None:
-    """A card for each exam: first those of which something is told, and within both the training list first."""
-    told = {folder: list(one.notes) for folder, one in seen.items()}
+def _cards(lists: Mapping[str, Sequence[Case]], seen: Mapping[str, Seen]) -> tuple[list[Card], list[str]]:
+    """A card for each exam, the training list first, and what is told of most exams in the same words."""
+    told, usual = _told(seen)
+    cards = []
+    for name, cases in lists.items():
+        for case in cases:
+            folder, kind = case["folder"], "positive" if is_positive(case) else "negative"
+            cards.append(Card(folder, f"{name}, {kind}", seen[folder].picture, told[folder]))
+    return cards, usual
+
+
+def _told(seen: Mapping[str, Seen]) -> tuple[dict[str, list[str]], list[str]]:
+    """What is told of single exams; what is told of most in the same words marks none, and is given apart."""
+    counts = Counter(note for one in seen.values() for note in one.notes)
+    usual = [note for note, count in counts.items() if len(seen) > 2 and count > len(seen) / 2]
+    told = {folder: [note for note in one.notes if note not in usual] for folder, one in seen.items()}
     for folders in one_t2w(seen):
         for folder in folders:
             others = [other for other in folders if other != folder]
             more = f" and {len(others) - 1} more" if len(others) > 1 else ""
             told[folder].append(f"its T2w is the very same image as that of {others[0]}{more}")
-    cards = [
-        Card(
-            case["folder"],
-            f"{name}, {'positive' if is_positive(case) else 'negative'}",
-            one.picture,
-            told[case["folder"]],
-        )
-        for name, cases in lists.items()
-        for case in cases
-        for one in [seen[case["folder"]]]
-    ]
-    odd = [card for card in cards if card.told]
-    if odd:
-        page.section(f"Look at these first: {len(odd)} exams of which something is told").sheet(odd)
-    if len(odd) < len(cards):
-        page.section("All other exams" if odd else "All exams").text(
-            "The middle slice: the T2w; the DWI over it, from dark red to white; the ADC map over it, from blue to "
-            "yellow (0 to 3000e-6 mm²/s). The patient's left is on the right."
-        ).sheet([card for card in cards if not card.told])
+    return told, usual
