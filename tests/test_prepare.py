@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -17,9 +21,12 @@ from scripts.cli.run import run
 from scripts.common.problems import UserError
 from scripts.data.clinical import read_clinical, sheet_labels
 from scripts.data.datalists import is_positive, read_datalist
+from scripts.data.plan import read_plan
 from scripts.data.root import read_splits
+from scripts.exams import finished
 from scripts.exams.split import split
 from scripts.prepare import prepare
+from scripts.vae.volumes import list_volumes
 
 GRID = {"size": (24, 24, 16), "spacing": (1.5, 1.5, 2.0)}
 PATTERNS = {"t2w": "t2.nii.gz", "adc": "adc.nii.gz", "dwi": "b*.nii.gz"}
@@ -369,6 +376,178 @@ def test_the_command_line_fails_with_a_message_and_status_1(exams, capsys):
     assert caught.value.code == 1
     assert "003" in capsys.readouterr().err
     assert not (exams / "out").exists()
+
+
+# ---- stopped, in several processes, and given again ------------------------------------------------------------------
+
+
+def written(root):
+    """All that a run leaves, but for the times in its records."""
+    files = sorted(path for path in (root / "out").rglob("*") if path.is_file() and path.name != "prepared.json")
+    files = [path for path in files if path.suffix != ".xlsx"]  # which holds the time
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+
+
+def times(root):
+    return {path: path.stat().st_mtime_ns for path in sorted((root / "out").glob("*/*.nii.gz"))}
+
+
+def test_two_processes_write_what_one_does(exams):
+    call(exams)
+    first = written(exams)
+    shutil.rmtree(exams / "out")
+    call(exams, workers=2)
+    assert written(exams) == first
+    assert not list((exams / "out").rglob(".part-*"))
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_a_run_that_is_stopped_goes_on_with_what_is_not_finished(exams, monkeypatch, caplog, stop):
+    call(exams)
+    whole = written(exams)
+    shutil.rmtree(exams / "out")
+    real, calls = finished.save_int16, []
+
+    def stopping(path, *args):
+        calls.append(path)
+        if len(calls) == 8:  # within the third exam
+            raise stop
+        real(path, *args)
+
+    monkeypatch.setattr(finished, "save_int16", stopping)
+    with pytest.raises(UserError if stop is KeyboardInterrupt else stop):
+        call(exams)
+    assert not (exams / "out" / "train.json").exists()
+    assert len(list((exams / "out").glob("*/prepared.json"))) == 2
+    before = times(exams)
+    monkeypatch.setattr(finished, "save_int16", real)
+    with caplog.at_level(logging.INFO):
+        call(exams)
+    assert "2 of 6 exams are finished already" in caplog.text
+    assert written(exams) == whole
+    after = times(exams)
+    assert [path.parent.name for path in before if before[path] == after[path]] == ["001"] * 3 + ["002"] * 3
+
+
+def test_a_killed_run_leaves_nothing_half_written_and_no_process(exams):
+    code = (
+        "import sys, time; from scripts.exams import finished\n"
+        "real = finished.save_int16\n"
+        "def slow(path, *args):\n    real(path, *args); print(path, flush=True); time.sleep(0.3)\n"
+        "finished.save_int16 = slow\n"
+        "from scripts.cli.run import run; from scripts.prepare import prepare; run(prepare, sys.argv[1:])"
+    )
+    options = (
+        f"--table {exams}/table.csv --images_dir {exams}/exams --output_dir {exams}/out --t2w t2.nii.gz --workers 2 "
+    )
+    options += "--adc adc.nii.gz --size 24,24,16 --spacing 1.5,1.5,2.0 --pirads_column pirads --test_fraction 0.4"
+    program = subprocess.Popen([sys.executable, "-c", code, *options.split()], stdout=subprocess.PIPE, text=True)
+    for _ in range(3):
+        program.stdout.readline()
+    program.kill()
+    program.wait()
+    deadline = time.monotonic() + 30
+    while (rest := program.stdout.readline()) and time.monotonic() < deadline:  # ends with the last process
+        pass
+    assert not rest
+    for path in (exams / "out").glob("*/*.nii.gz"):
+        nib.load(path).get_fdata()
+    assert not (exams / "out" / "train.json").exists()
+    call(exams, dwi=None, patient_column=None)
+    assert len(read_splits(exams / "out")[0]) + len(read_splits(exams / "out")[1]) == 6
+
+
+def touch(root):
+    path = root / "exams" / "002" / "t2.nii.gz"
+    image = nib.load(path)
+    save(path, image.get_fdata() + 1, image.affine)
+
+
+def cut_output(root):
+    path = root / "out" / "002" / "adc.nii.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def spoil_record(root):
+    (root / "out" / "002" / "prepared.json").write_text('{"made_from": 1')
+
+
+@pytest.mark.parametrize("change", [touch, cut_output, spoil_record])
+def test_a_finished_exam_is_done_again_where_its_source_or_result_has_changed(exams, change):
+    call(exams)
+    before = times(exams)
+    change(exams)
+    changed = times(exams)
+    call(exams)
+    after = times(exams)
+    assert {path.parent.name for path in before if after[path] not in (before[path], changed[path])} == {"002"}
+    nib.load(exams / "out" / "002" / "adc.nii.gz").get_fdata()
+
+
+@pytest.mark.parametrize("options", [{"spacing": (1.5, 1.5, 2.5)}, {"adc_unit": 1e-6}, {"any_plane": True}])
+def test_another_setting_does_every_exam_again(exams, options):
+    call(exams)
+    before = times(exams)
+    call(exams, **options)
+    assert not [path for path, time_ in times(exams).items() if before[path] == time_]
+
+
+# ---- the plan and its page -------------------------------------------------------------------------------------------
+
+
+def test_the_plan_says_what_was_decided_and_what_from(exams):
+    call(exams)
+    plan = read_plan(exams / "out")
+    assert (plan.size, plan.spacing) == (GRID["size"], GRID["spacing"])
+    assert plan.sequences == ("axt2", "b1600", "adc")
+    train, test = plan.found["lists"]
+    assert train["exams"] + test["exams"] == 6
+    assert train["patients"] + test["patients"] == 5
+    assert train["positive"] + test["positive"] == 3
+    assert plan.found["reports"]["different"] == 5
+    assert plan.found["reports"]["words"]["longest"] == 6
+    assert plan.found["acquired_spacing_mm"]["axt2"]["z"]["median"] == 3.0
+    assert plan.found["bytes"]["latents"] == 6 * 3 * 8 * 4 * (6 * 6 * 4)
+    assert 0 < plan.found["coverage"]["adc"]["lowest"] <= 1
+
+
+def test_a_grid_edited_in_the_plan_is_taken_where_none_is_given(exams):
+    call(exams)
+    plan = json.loads((exams / "out" / "plan.json").read_text())
+    (exams / "out" / "plan.json").write_text(json.dumps(plan | {"size": [16, 16, 16], "spacing": [2, 2, 2]}))
+    with pytest.raises(UserError, match="size is 16×16×16, that of the images 24×24×16"):
+        list_volumes(exams / "out", ["train.json"], ["axt2"])
+    call(exams, size=None, spacing=None)
+    assert nib.load(exams / "out" / "001" / "axt2.nii.gz").shape == (16, 16, 16)
+    assert len(list_volumes(exams / "out", ["train.json", "test.json"], ["axt2"])) == 6
+    call(exams)  # what is given goes before
+    assert read_plan(exams / "out").size == GRID["size"]
+
+
+def test_the_page_shows_every_exam_and_no_report(exams):
+    call(exams)
+    page = (exams / "out" / "prepare.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 6
+    assert all(f"<b>{row[0]}</b>" in page for row in ROWS)
+    assert "its T2w is the very same image as that of 001 and 4 more" in page
+    assert "http" not in page
+    for name in ("prepare.html", "plan.json", "001/prepared.json"):
+        text = (exams / "out" / name).read_text()
+        assert not [report for _, report, *_ in ROWS if report and report in text], name
+
+
+def test_the_unit_of_an_adc_map_may_stand_in_the_table(exams):
+    in_unit(exams, "002", 1e-3)
+    table = pd.read_csv(exams / "table.csv", dtype=str)
+    table.assign(unit=["µm²/s", "10^-3 mm²/s", "", "1e-6", "", ""]).to_csv(exams / "table.csv", index=False)
+    call(exams, adc_unit_column="unit")
+    assert 2200 < nib.load(exams / "out" / "002" / "adc.nii.gz").get_fdata().max() < 2500
+    table.assign(unit=["mm²/s", "um2/s", "furlong", "", "", ""]).to_csv(exams / "table.csv", index=False)
+    shutil.rmtree(exams / "out")
+    refused(
+        exams, "001 adc is 6.3e+08e-6 mm²/s", "002 adc is 0.6", "003 the unit of the ADC map is 'furlong'",
+        "give another unit in the table", adc_unit_column="unit",
+    )  # fmt: skip
 
 
 # ---- the split -------------------------------------------------------------------------------------------------------
