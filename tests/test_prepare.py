@@ -2,97 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.spatial.transform import Rotation
 
 from scripts.cli.run import run
 from scripts.common.problems import UserError
 from scripts.data.clinical import read_clinical, sheet_labels
 from scripts.data.datalists import is_positive, read_datalist
-from scripts.data.plan import read_plan
 from scripts.data.root import read_splits
-from scripts.exams import finished
-from scripts.exams.split import split
 from scripts.prepare import prepare
-from scripts.vae.volumes import list_volumes
-
-GRID = {"size": (24, 24, 16), "spacing": (1.5, 1.5, 2.0)}
-PATTERNS = {"t2w": "t2.nii.gz", "adc": "adc.nii.gz", "dwi": "b*.nii.gz"}
-COLUMNS = {"pirads_column": "pirads", "patient_column": "patient"}
-SECRET = "Lesion in the left apex"
-POINT = np.array([6.0, -4.0, 9.0])  # RAS world, mm
-ROWS = [  # folder, report, pirads, patient
-    ("001", SECRET, "4", "A"),
-    ("002", "", "2", "A"),
-    ("003", SECRET + ", larger", "1", "B"),
-    ("004", "No lesion", "2", "C"),
-    ("005", "Right base", "5", "D"),
-    ("006", "Right mid", "3", "E"),
-]
-
-
-def affine_of(shape, spacing, angles, centre):
-    steps = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
-    return nib.affines.from_matvec(steps, np.asarray(centre) - steps @ (np.asarray(shape) - 1) / 2)
-
-
-def blob(shape, affine, peak):
-    """A bright ball around POINT, analytically at every voxel centre."""
-    points = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
-    return peak * np.exp(-(np.linalg.norm(points - POINT, axis=-1) ** 2) / (2 * 4.0**2))
-
-
-def save(path, values, affine):
-    nib.save(nib.Nifti1Image(values.astype(np.float32), affine), path)
+from small_exams import (
+    COLUMNS,
+    GRID,
+    POINT,
+    ROWS,
+    SECRET,
+    blob,
+    call,
+    in_unit,
+    refused,
+    save,
+    write_exams,
+    write_table,
+)
 
 
 @pytest.fixture
 def exams(tmp_path: Path) -> Path:
-    """Six small exams; T2w and diffusion lie oblique, each in its own way."""
-    t2_affine = affine_of((36, 36, 14), (1.0, 1.0, 3.0), (12, -6, 4), (2, 1, 7))
-    dwi_affine = affine_of((22, 24, 16), (2.0, 2.2, 3.2), (-7, 9, -15), (1, 3, 8))
-    for folder, *_ in ROWS:
-        exam = tmp_path / "exams" / folder
-        exam.mkdir(parents=True)
-        save(exam / "t2.nii.gz", blob((36, 36, 14), t2_affine, 900), t2_affine)
-        save(exam / "b1600.nii.gz", blob((22, 24, 16), dwi_affine, 110), dwi_affine)
-        save(exam / "adc.nii.gz", blob((22, 24, 16), dwi_affine, 2500), dwi_affine)
-    write_table(tmp_path, ROWS)
-    return tmp_path
-
-
-def write_table(root, rows):
-    columns = ["folder", "report", "pirads", "patient"]
-    pd.DataFrame(rows, columns=columns).to_csv(root / "table.csv", index=False)
-
-
-def call(root, **options):
-    options = {**GRID, **PATTERNS, **COLUMNS, "test_fraction": 0.4, "workers": 1, **options}
-    prepare(options.pop("table", str(root / "table.csv")), str(root / "exams"), str(root / "out"), **options)
-
-
-def refused(root, *words, **options):
-    """prepare refuses with all these words, writes nothing and quotes no report."""
-    with pytest.raises(UserError) as caught:
-        call(root, **options)
-    message = " ".join(str(caught.value).split())
-    for word in words:
-        assert word in message, message
-    assert SECRET not in message
-    assert not (root / "out").exists()
-    return message
+    return write_exams(tmp_path)
 
 
 def centroid(path):
@@ -178,12 +122,6 @@ def test_without_diffusion_and_with_a_given_centre(exams):
     assert "adc" not in read_datalist(exams / "out" / "train.json", exams / "out")[0]
 
 
-def in_unit(exams, folder, unit):
-    """The exam's ADC map in another unit, mm²/s of a grey level."""
-    image = nib.load(exams / "exams" / folder / "adc.nii.gz")
-    save(exams / "exams" / folder / "adc.nii.gz", image.get_fdata() * 1e-6 / unit, image.affine)
-
-
 def test_the_unit_of_adc_is_recognised_in_each_exam_and_told(exams, caplog):
     in_unit(exams, "002", 1e-3)
     in_unit(exams, "003", 1.0)
@@ -211,6 +149,20 @@ def test_adc_in_another_unit_than_the_given_one_is_refused(exams):
 def test_values_that_are_no_adc_in_any_unit_are_refused(exams):
     in_unit(exams, "003", 20e-6)  # the values of a high b-value
     refused(exams, "003 adc (adc.nii.gz) has 31.5", "not the DWI")
+
+
+def test_the_unit_of_an_adc_map_may_stand_in_the_table(exams):
+    in_unit(exams, "002", 1e-3)
+    table = pd.read_csv(exams / "table.csv", dtype=str)
+    table.assign(unit=["µm²/s", "10^-3 mm²/s", "", "1e-6", "", ""]).to_csv(exams / "table.csv", index=False)
+    call(exams, adc_unit_column="unit")
+    assert 2200 < nib.load(exams / "out" / "002" / "adc.nii.gz").get_fdata().max() < 2500
+    table.assign(unit=["mm²/s", "um2/s", "furlong", "", "", ""]).to_csv(exams / "table.csv", index=False)
+    shutil.rmtree(exams / "out")
+    refused(
+        exams, "001 adc is 6.3e+08e-6 mm²/s", "002 adc is 0.6", "003 the unit of the ADC map is 'furlong'",
+        "give another unit in the table", adc_unit_column="unit",
+    )  # fmt: skip
 
 
 def test_isup_is_the_label_where_pirads_is_empty(exams):
@@ -376,214 +328,6 @@ def test_the_command_line_fails_with_a_message_and_status_1(exams, capsys):
     assert caught.value.code == 1
     assert "003" in capsys.readouterr().err
     assert not (exams / "out").exists()
-
-
-# ---- stopped, in several processes, and given again ------------------------------------------------------------------
-
-
-def written(root):
-    """All that a run leaves, but for the times in its records."""
-    files = sorted(path for path in (root / "out").rglob("*") if path.is_file() and path.name != "prepared.json")
-    files = [path for path in files if path.suffix != ".xlsx"]  # which holds the time
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
-
-
-def times(root):
-    return {path: path.stat().st_mtime_ns for path in sorted((root / "out").glob("*/*.nii.gz"))}
-
-
-def test_two_processes_write_what_one_does(exams):
-    call(exams)
-    first = written(exams)
-    shutil.rmtree(exams / "out")
-    call(exams, workers=2)
-    assert written(exams) == first
-    assert not list((exams / "out").rglob(".part-*"))
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_a_run_that_is_stopped_goes_on_with_what_is_not_finished(exams, monkeypatch, caplog, stop):
-    call(exams)
-    whole = written(exams)
-    shutil.rmtree(exams / "out")
-    real, calls = finished.save_int16, []
-
-    def stopping(path, *args):
-        calls.append(path)
-        if len(calls) == 8:  # within the third exam
-            raise stop
-        real(path, *args)
-
-    monkeypatch.setattr(finished, "save_int16", stopping)
-    with pytest.raises(UserError if stop is KeyboardInterrupt else stop):
-        call(exams)
-    assert not (exams / "out" / "train.json").exists()
-    assert len(list((exams / "out").glob("*/prepared.json"))) == 2
-    before = times(exams)
-    monkeypatch.setattr(finished, "save_int16", real)
-    with caplog.at_level(logging.INFO):
-        call(exams)
-    assert "2 of 6 exams are finished already" in caplog.text
-    assert written(exams) == whole
-    after = times(exams)
-    assert [path.parent.name for path in before if before[path] == after[path]] == ["001"] * 3 + ["002"] * 3
-
-
-def test_a_killed_run_leaves_nothing_half_written_and_no_process(exams):
-    code = (
-        "import sys, time; from scripts.exams import finished\n"
-        "real = finished.save_int16\n"
-        "def slow(path, *args):\n    real(path, *args); print(path, flush=True); time.sleep(0.3)\n"
-        "finished.save_int16 = slow\n"
-        "from scripts.cli.run import run; from scripts.prepare import prepare; run(prepare, sys.argv[1:])"
-    )
-    options = (
-        f"--table {exams}/table.csv --images_dir {exams}/exams --output_dir {exams}/out --t2w t2.nii.gz --workers 2 "
-    )
-    options += "--adc adc.nii.gz --size 24,24,16 --spacing 1.5,1.5,2.0 --pirads_column pirads --test_fraction 0.4"
-    program = subprocess.Popen([sys.executable, "-c", code, *options.split()], stdout=subprocess.PIPE, text=True)
-    for _ in range(3):
-        program.stdout.readline()
-    program.kill()
-    program.wait()
-    deadline = time.monotonic() + 30
-    while (rest := program.stdout.readline()) and time.monotonic() < deadline:  # ends with the last process
-        pass
-    assert not rest
-    for path in (exams / "out").glob("*/*.nii.gz"):
-        nib.load(path).get_fdata()
-    assert not (exams / "out" / "train.json").exists()
-    call(exams, dwi=None, patient_column=None)
-    assert len(read_splits(exams / "out")[0]) + len(read_splits(exams / "out")[1]) == 6
-
-
-def touch(root):
-    path = root / "exams" / "002" / "t2.nii.gz"
-    image = nib.load(path)
-    save(path, image.get_fdata() + 1, image.affine)
-
-
-def cut_output(root):
-    path = root / "out" / "002" / "adc.nii.gz"
-    path.write_bytes(path.read_bytes()[:-9])
-
-
-def spoil_record(root):
-    (root / "out" / "002" / "prepared.json").write_text('{"made_from": 1')
-
-
-@pytest.mark.parametrize("change", [touch, cut_output, spoil_record])
-def test_a_finished_exam_is_done_again_where_its_source_or_result_has_changed(exams, change):
-    call(exams)
-    before = times(exams)
-    change(exams)
-    changed = times(exams)
-    call(exams)
-    after = times(exams)
-    assert {path.parent.name for path in before if after[path] not in (before[path], changed[path])} == {"002"}
-    nib.load(exams / "out" / "002" / "adc.nii.gz").get_fdata()
-
-
-@pytest.mark.parametrize("options", [{"spacing": (1.5, 1.5, 2.5)}, {"adc_unit": 1e-6}, {"any_plane": True}])
-def test_another_setting_does_every_exam_again(exams, options):
-    call(exams)
-    before = times(exams)
-    call(exams, **options)
-    assert not [path for path, time_ in times(exams).items() if before[path] == time_]
-
-
-# ---- the plan and its page -------------------------------------------------------------------------------------------
-
-
-def test_the_plan_says_what_was_decided_and_what_from(exams):
-    call(exams)
-    plan = read_plan(exams / "out")
-    assert (plan.size, plan.spacing) == (GRID["size"], GRID["spacing"])
-    assert plan.sequences == ("axt2", "b1600", "adc")
-    train, test = plan.found["lists"]
-    assert train["exams"] + test["exams"] == 6
-    assert train["patients"] + test["patients"] == 5
-    assert train["positive"] + test["positive"] == 3
-    assert plan.found["reports"]["different"] == 5
-    assert plan.found["reports"]["words"]["longest"] == 6
-    assert plan.found["acquired_spacing_mm"]["axt2"]["z"]["median"] == 3.0
-    assert plan.found["bytes"]["latents"] == 6 * 3 * 8 * 4 * (6 * 6 * 4)
-    assert 0 < plan.found["coverage"]["adc"]["lowest"] <= 1
-
-
-def test_a_grid_edited_in_the_plan_is_taken_where_none_is_given(exams):
-    call(exams)
-    plan = json.loads((exams / "out" / "plan.json").read_text())
-    (exams / "out" / "plan.json").write_text(json.dumps(plan | {"size": [16, 16, 16], "spacing": [2, 2, 2]}))
-    with pytest.raises(UserError, match="size is 16×16×16, that of the images 24×24×16"):
-        list_volumes(exams / "out", ["train.json"], ["axt2"])
-    call(exams, size=None, spacing=None)
-    assert nib.load(exams / "out" / "001" / "axt2.nii.gz").shape == (16, 16, 16)
-    assert len(list_volumes(exams / "out", ["train.json", "test.json"], ["axt2"])) == 6
-    call(exams)  # what is given goes before
-    assert read_plan(exams / "out").size == GRID["size"]
-
-
-def test_the_page_shows_every_exam_and_no_report(exams):
-    call(exams)
-    page = (exams / "out" / "prepare.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 6
-    assert all(f"<b>{row[0]}</b>" in page for row in ROWS)
-    assert "its T2w is the very same image as that of 001 and 4 more" in page
-    assert "http" not in page
-    for name in ("prepare.html", "plan.json", "001/prepared.json"):
-        text = (exams / "out" / name).read_text()
-        assert not [report for _, report, *_ in ROWS if report and report in text], name
-
-
-def test_the_unit_of_an_adc_map_may_stand_in_the_table(exams):
-    in_unit(exams, "002", 1e-3)
-    table = pd.read_csv(exams / "table.csv", dtype=str)
-    table.assign(unit=["µm²/s", "10^-3 mm²/s", "", "1e-6", "", ""]).to_csv(exams / "table.csv", index=False)
-    call(exams, adc_unit_column="unit")
-    assert 2200 < nib.load(exams / "out" / "002" / "adc.nii.gz").get_fdata().max() < 2500
-    table.assign(unit=["mm²/s", "um2/s", "furlong", "", "", ""]).to_csv(exams / "table.csv", index=False)
-    shutil.rmtree(exams / "out")
-    refused(
-        exams, "001 adc is 6.3e+08e-6 mm²/s", "002 adc is 0.6", "003 the unit of the ADC map is 'furlong'",
-        "give another unit in the table", adc_unit_column="unit",
-    )  # fmt: skip
-
-
-# ---- the split -------------------------------------------------------------------------------------------------------
-
-
-def cohort(n=200):
-    """Cases of n patients, some with two exams; a third of the patients is positive."""
-    return [
-        {"folder": f"{i}-{exam}", "patient": f"p{i}", "pirads": [0, 1] if i % 3 == 0 and exam == 0 else [1, 0]}
-        for i in range(n)
-        for exam in range(1 + i % 2)
-    ]
-
-
-def test_the_split_is_by_patient_and_stratified():
-    train, test = split(cohort(), 0.2, seed=0)
-    patients = [{case["patient"] for case in cases} for cases in (train, test)]
-    assert patients[0].isdisjoint(patients[1])
-    assert len(patients[1]) == 40
-    assert len({case["patient"] for case in test if is_positive(case)}) == round(67 * 0.2)
-    assert len(train) + len(test) == len(cohort())
-
-
-def test_the_split_depends_on_the_seed_and_not_on_the_order():
-    _, first = split(cohort(), 0.2, seed=0)
-    _, turned = split(cohort()[::-1], 0.2, seed=0)
-    _, other = split(cohort(), 0.2, seed=1)
-    folders = [{case["folder"] for case in cases} for cases in (first, turned, other)]
-    assert folders[0] == folders[1]
-    assert folders[0] != folders[2]
-
-
-@pytest.mark.parametrize(("n", "fraction", "expected"), [(1, 0.2, 0), (10, 0.0, 0), (6, 0.5, 3)])
-def test_small_cohorts_split_too(n, fraction, expected):
-    _, test = split(cohort(n), fraction, seed=0)
-    assert len({case["patient"] for case in test}) == expected
 
 
 # ---- bad input -------------------------------------------------------------------------------------------------------
