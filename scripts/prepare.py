@@ -14,15 +14,15 @@ from typing import Any
 
 from scripts.cli.run import run
 from scripts.common.problems import Problems, UserError
-from scripts.data.datalists import SEQUENCES, check_split, is_spacing
+from scripts.data.datalists import SEQUENCES, Case, check_split, is_spacing
 from scripts.data.grid import FACTOR, GRIDS, Grid
 from scripts.data.names import shown
 from scripts.data.plan import PLAN, Plan, read_plan, write_plan
 from scripts.data.root import LISTS
-from scripts.exams.check import Target
-from scripts.exams.exam import LISTED, read_exam
+from scripts.exams.check import Seen, Target
+from scripts.exams.exam import LISTED, Exam, read_exam
 from scripts.exams.figures import figures, summarise
-from scripts.exams.finished import finish, look
+from scripts.exams.finished import Looked, finish, look
 from scripts.exams.lists import withdraw, write_lists
 from scripts.exams.page import PAGE, write_page
 from scripts.exams.roster import check_patients, match, read_rows
@@ -137,6 +137,7 @@ def prepare(
         problems.add(Path(series).name, f"folder {shown(folder)} is no exam", "correct it or take its rows out")
     finder = Finder(folders, patterns, b_value, volume, choices)
     exams = [read_exam(row, finder, str(centre_world).lower(), institute, problems) for row in rows]
+    exams.sort(key=lambda exam: exam.folder)
     check_patients(rows, problems)
     if split_column is not None:
         check_split(*([exam.whose for exam in exams if exam.listed == name] for name in LISTED), problems=problems)
@@ -148,30 +149,43 @@ def prepare(
     for name in (*LISTS, PAGE):  # they are of the run before; merged lists hold its split
         (output / name).unlink(missing_ok=True)
     withdraw(output, exams, remove_withdrawn)
-    seen = {exam.folder: tells for exam, (tells, _, is_finished) in zip(exams, looked, strict=True) if is_finished}
-    if seen:
-        logger.info("%d of %d exams are finished already", len(seen), len(exams))
-    jobs = [(exam, tells) for exam, (tells, _, is_finished) in zip(exams, looked, strict=True) if not is_finished]
-    finished = _each(finish, jobs, target, workers, "resample")
-    seen |= {exam.folder: tells for (exam, _), tells in zip(jobs, finished, strict=True)}
-    exams.sort(key=lambda exam: exam.folder)
-    seen = {exam.folder: seen[exam.folder] for exam in exams}
-    cases = [exam.case(chosen) for exam in exams]
-    if split_column is None:
-        lists = dict(zip(LISTED, split(cases, test_fraction, seed), strict=True))
-        parted = f"By patient, {test_fraction:g} of those with and without a positive exam for testing; seed {seed}."
-    else:
-        listed = list(zip(exams, cases, strict=True))
-        lists = {name: [case for exam, case in listed if exam.listed == name] for name in LISTED}
-        parted = "As the table says it, by a column."
+    seen = _finished(exams, looked, target, workers)
+    lists, parted = _lists(exams, chosen, split_column is not None, test_fraction, seed)
     write_choices(output / CHOICES, ((exam.folder, folders[exam.folder], exam.images) for exam in exams))
-    found = figures(output, chosen, lists, seen, {"grid": why, "split": parted})
-    plan = Plan(chosen.size, chosen.spacing, tuple(key for key in SEQUENCES if key in exams[0].images), found=found)
+    sequences = tuple(key for key in SEQUENCES if all(key in exam.images for exam in exams))
+    plan = Plan(chosen.size, chosen.spacing, sequences, found=figures(output, chosen, lists, seen))
+    plan.found.update(grid=why, split=parted)
     write_plan(output, plan)
     write_page(output, plan, lists, seen)
     write_lists(output, lists, {exam.folder: exam for exam in exams})  # last, so that nothing cut off looks complete
     summarise(output, chosen, lists, seen)
     logger.info("%s: look through %s; later steps read %s", output, PAGE, PLAN)
+
+
+def _finished(exams: Sequence[Exam], looked: Sequence[Looked], target: Target, workers: int | None) -> dict[str, Seen]:
+    """Finish the exams that are not, and give what the images of each tell, in the exams' order."""
+    done = sum(is_finished for _, _, is_finished in looked)
+    if done:
+        logger.info("%d of %d exams are finished already", done, len(exams))
+    jobs = [(exam, seen) for exam, (seen, _, is_finished) in zip(exams, looked, strict=True) if not is_finished]
+    finished = iter(_each(finish, jobs, target, workers, "resample"))
+    return {
+        exam.folder: seen if is_finished else next(finished)
+        for exam, (seen, _, is_finished) in zip(exams, looked, strict=True)
+    }
+
+
+def _lists(
+    exams: Sequence[Exam], grid: Grid, as_listed: bool, test_fraction: float, seed: int
+) -> tuple[dict[str, list[Case]], str]:
+    """The cases of the training and of the test list, and in words what parts them."""
+    cases = [exam.case(grid) for exam in exams]
+    if as_listed:
+        listed = list(zip(exams, cases, strict=True))
+        lists = {name: [case for exam, case in listed if exam.listed == name] for name in LISTED}
+        return lists, "As the table says it, by a column."
+    parted = f"By patient, {test_fraction:g} of those with and without a positive exam for testing; seed {seed}."
+    return dict(zip(LISTED, split(cases, test_fraction, seed), strict=True)), parted
 
 
 def _each(function: Any, items: Sequence[Any], target: Target, workers: int | None, label: str) -> list[Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scripts.data.datalists import Case, is_positive, patient_of
+from scripts.data.datalists import SEQUENCES, Case, is_positive, patient_of
 from scripts.data.grid import Grid, by
 from scripts.data.tables import some
 from scripts.exams import costs
@@ -21,40 +21,36 @@ from scripts.reports.language import guess_language
 logger = logging.getLogger(__name__)
 
 
-def figures(
-    output: Path, grid: Grid, lists: Mapping[str, Sequence[Case]], seen: Mapping[str, Seen], how: Mapping[str, str]
-) -> dict[str, Any]:
+def figures(output: Path, grid: Grid, lists: Mapping[str, Sequence[Case]], seen: Mapping[str, Seen]) -> dict[str, Any]:
     """All that is counted, as `plan.json` has it under `found`.
 
     Args:
         output: the data root, whose images are written.
         lists: the cases of train and test.
         seen: what each exam's images tell.
-        how: why the grid and the split are what they are, in words.
     """
     cases = [case for part in lists.values() for case in part]
-    sequences = [name for name in next(iter(seen.values())).coverage]
+    # An edited series.csv may give an image to some exams alone.
+    having = {name: [folder for folder, one in seen.items() if name in one.coverage] for name in SEQUENCES}
+    having = {name: folders for name, folders in having.items() if folders}
+
+    def spread(value: Callable[[Seen, str], float]) -> dict[str, dict[str, Any]]:
+        return {name: _spread({one: value(seen[one], name) for one in folders}) for name, folders in having.items()}
+
     reports = {case["text"] for case in cases if not case["text_isnull"]}
     batch = min(costs.BATCH, max(1, len(lists["train"])))
     images = sum(path.stat().st_size for case in cases for path in (output / case["folder"]).glob("*.nii.gz"))
     return {
-        **how,
         "field_of_view_mm": list(grid.extent),
         "lists": [{"list": name} | balance(part) for name, part in lists.items()],
         "institutes": dict(Counter(case["dataset"] for case in cases).most_common()),
-        "coverage": {name: _spread({key: one.coverage[name] for key, one in seen.items()}) for name in sequences},
+        "coverage": spread(lambda one, name: one.coverage[name]),
         "acquired_spacing_mm": {
-            name: {
-                axis: _spread({key: one.spacing[name][i] for key, one in seen.items()}) for i, axis in enumerate("xyz")
-            }
-            for name in sequences
+            axis: spread(lambda one, name, i=i: one.spacing[name][i]) for i, axis in enumerate("xyz")
         },
         "percentiles": {
-            name: {
-                str(percentile): _spread({key: one.levels[name][i] for key, one in seen.items()})
-                for i, percentile in enumerate(PERCENTILES)
-            }
-            for name in sequences
+            str(percentile): spread(lambda one, name, i=i: one.levels[name][i])
+            for i, percentile in enumerate(PERCENTILES)
         },
         "adc_units": {f"{unit:g}": len(folders) for unit, folders in adc_units(seen).items()},
         "reports": {
@@ -65,7 +61,7 @@ def figures(
         },
         "bytes": {
             "images": images,
-            "latents": costs.latent_bytes(grid, len(cases) * len(sequences)),
+            "latents": costs.latent_bytes(grid, sum(map(len, having.values()))),
             "embeddings_at_most": costs.embedding_bytes(len(reports) + 1),
         },
         "suggested_batch_size": batch,

@@ -30,10 +30,10 @@ RECORD = "prepared.json"
 WAY = 1  # of making images out of sources; raised when the same sources give other images
 PERCENTILES = (1, 50, 99)
 
-Row = tuple[str, str, str]
+Looked = tuple[Seen, list[tuple[str, str, str]], bool]  # what is seen, the problems, and whether the exam is finished
 
 
-def look(exam: Exam, target: Target) -> tuple[Seen, list[Row], bool]:
+def look(exam: Exam, target: Target) -> Looked:
     """What an exam's images tell, all problems with them, and whether an earlier run has finished it."""
     seen = read_record(exam, target)
     if seen is not None:

@@ -89,15 +89,14 @@ def _images(page: Page, plan: Plan) -> None:
     """Spacing as acquired, share of the grid and grey levels, each with the exams at the two ends."""
     found, rows = plan.found, []
     for name in plan.found["coverage"]:
-        spacing = found["acquired_spacing_mm"][name]
         rows += [
-            _row(NAMES[name], f"spacing along {axis}, mm (grid: {step:g})", spacing[axis])
+            _row(NAMES[name], f"spacing along {axis}, mm (grid: {step:g})", found["acquired_spacing_mm"][axis][name])
             for axis, step in zip("xyz", plan.spacing, strict=True)
         ]
         rows.append(_row(NAMES[name], "share of the grid that it covers", found["coverage"][name], "{:.0%}"))
         rows += [
-            _row(NAMES[name], f"{percentile}th percentile, {UNITS[name]}".replace("1th", "1st"), spread)
-            for percentile, spread in found["percentiles"][name].items()
+            _row(NAMES[name], f"{percentile}th percentile, {UNITS[name]}".replace("1th", "1st"), spread[name])
+            for percentile, spread in found["percentiles"].items()
         ]
     section = page.section("The images as they were acquired").text(
         "Of each figure the median over all exams, and the two exams at its ends: an odd one is likely there. Where a "

@@ -35,7 +35,7 @@ def test_the_plan_says_what_was_decided_and_what_from(exams):
     assert train["positive"] + test["positive"] == 3
     assert plan.found["reports"]["different"] == 5
     assert plan.found["reports"]["words"]["longest"] == 6
-    assert plan.found["acquired_spacing_mm"]["axt2"]["z"]["median"] == 3.0
+    assert plan.found["acquired_spacing_mm"]["z"]["axt2"]["median"] == 3.0
     assert plan.found["bytes"]["latents"] == 6 * 3 * 8 * 4 * (6 * 6 * 4)
     assert 0 < plan.found["coverage"]["adc"]["lowest"] <= 1
 
