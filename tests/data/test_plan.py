@@ -7,6 +7,7 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from monai.bundle import ConfigParser
 
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import one_hot, write_datalist
@@ -48,6 +49,18 @@ def test_what_is_given_goes_before_the_plan_and_a_root_without_one_is_of_the_t2w
     assert planned_sequences(root, ["b1600"]) == planned_sequences(root, "b1600") == ["b1600"]
     assert planned_sequences(none, None) == ["axt2"]
     assert (planned_tokens(root, None), planned_tokens(root, 9), planned_tokens(none, None)) == (512, 9, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [("vae/configs/train", "planned"), ("vae/configs/inference", "planned"), ("vae/configs/evaluate", "planned"),
+     ("ccella_ldm/configs/train", "sequences")],
+)  # fmt: skip
+def test_the_bundles_take_their_sequences_from_the_plan(root, repo_root, config, name):
+    parser = ConfigParser()
+    parser.read_config(repo_root / "bundles" / f"{config}.yaml")
+    parser["dataset_dir"] = str(root)
+    assert parser.get_parsed_content(name) == ["axt2", "adc"]
 
 
 @pytest.mark.parametrize(
