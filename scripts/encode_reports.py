@@ -23,6 +23,7 @@ from tqdm import tqdm
 from scripts.cli.run import run
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import read_datalist, write_datalist
+from scripts.data.plan import planned_tokens
 from scripts.data.root import check_datalists
 from scripts.engine.processes import join
 from scripts.reports.coverage import tell_coverage
@@ -51,7 +52,8 @@ def encode_reports(
         data_dir: folder with `train.json` and `test.json` (one of them may be missing).
         encoder: folder of a text encoder in the Hugging Face format, or a name in the cache of `hf download`.
         padded: store the states of the padded positions too, as the authors do: needed with their checkpoints.
-        max_tokens: longer reports are cut; by default at as many as the encoder says it is for, at most 4096.
+        max_tokens: longer reports are cut; by default where `plan.json` says, and where that says nothing at as many
+            tokens as the encoder says it is for, at most 4096.
         truncation_side: "left" where the impression stands last, or "right".
         dtype: "bf16" or "fp32"; by default bf16 on a GPU, fp32 on the CPU.
         device: by default a GPU if the encoder fits into it, else the CPU.
@@ -72,7 +74,7 @@ def encode_reports(
         tell_absent([case for cases in lists.values() for case in cases])
     if device in (None, "cuda") and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    model = ReportEncoder(str(encoder), max_tokens, truncation_side, dtype, device)
+    model = ReportEncoder(str(encoder), planned_tokens(root, max_tokens), truncation_side, dtype, device)
 
     files = {text: _file_of(text, model, padded) for texts in reports.values() for text in texts} | {"": EMPTY_REPORT}
     if rank == 0:

@@ -16,7 +16,7 @@ FLOORS = (
     ("ldm",),
     ("vae",),
     ("evaluation", "public"),
-    ("phantom", "engine"),
+    ("exams", "phantom", "engine"),
     ("reports", "wording", "networks", "data"),
     ("dicom",),
     ("cli",),

@@ -4,86 +4,39 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.spatial.transform import Rotation
 
 from scripts.cli.run import run
 from scripts.common.problems import UserError
 from scripts.data.clinical import read_clinical, sheet_labels
 from scripts.data.datalists import is_positive, read_datalist
 from scripts.data.root import read_splits
-from scripts.prepare import prepare, split
-
-GRID = {"size": (24, 24, 16), "spacing": (1.5, 1.5, 2.0)}
-PATTERNS = {"t2w": "t2.nii.gz", "adc": "adc.nii.gz", "dwi": "b*.nii.gz"}
-COLUMNS = {"pirads_column": "pirads", "patient_column": "patient"}
-SECRET = "Lesion in the left apex"
-POINT = np.array([6.0, -4.0, 9.0])  # RAS world, mm
-ROWS = [  # folder, report, pirads, patient
-    ("001", SECRET, "4", "A"),
-    ("002", "", "2", "A"),
-    ("003", SECRET + ", larger", "1", "B"),
-    ("004", "No lesion", "2", "C"),
-    ("005", "Right base", "5", "D"),
-    ("006", "Right mid", "3", "E"),
-]
-
-
-def affine_of(shape, spacing, angles, centre):
-    steps = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
-    return nib.affines.from_matvec(steps, np.asarray(centre) - steps @ (np.asarray(shape) - 1) / 2)
-
-
-def blob(shape, affine, peak):
-    """A bright ball around POINT, analytically at every voxel centre."""
-    points = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
-    return peak * np.exp(-(np.linalg.norm(points - POINT, axis=-1) ** 2) / (2 * 4.0**2))
-
-
-def save(path, values, affine):
-    nib.save(nib.Nifti1Image(values.astype(np.float32), affine), path)
+from scripts.prepare import prepare
+from small_exams import (
+    COLUMNS,
+    GRID,
+    POINT,
+    ROWS,
+    SECRET,
+    blob,
+    call,
+    in_unit,
+    refused,
+    save,
+    write_exams,
+    write_table,
+)
 
 
 @pytest.fixture
 def exams(tmp_path: Path) -> Path:
-    """Six small exams; T2w and diffusion lie oblique, each in its own way."""
-    t2_affine = affine_of((36, 36, 14), (1.0, 1.0, 3.0), (12, -6, 4), (2, 1, 7))
-    dwi_affine = affine_of((22, 24, 16), (2.0, 2.2, 3.2), (-7, 9, -15), (1, 3, 8))
-    for folder, *_ in ROWS:
-        exam = tmp_path / "exams" / folder
-        exam.mkdir(parents=True)
-        save(exam / "t2.nii.gz", blob((36, 36, 14), t2_affine, 900), t2_affine)
-        save(exam / "b1600.nii.gz", blob((22, 24, 16), dwi_affine, 110), dwi_affine)
-        save(exam / "adc.nii.gz", blob((22, 24, 16), dwi_affine, 2500), dwi_affine)
-    write_table(tmp_path, ROWS)
-    return tmp_path
-
-
-def write_table(root, rows):
-    columns = ["folder", "report", "pirads", "patient"]
-    pd.DataFrame(rows, columns=columns).to_csv(root / "table.csv", index=False)
-
-
-def call(root, **options):
-    options = {**GRID, **PATTERNS, **COLUMNS, "test_fraction": 0.4, **options}
-    prepare(options.pop("table", str(root / "table.csv")), str(root / "exams"), str(root / "out"), **options)
-
-
-def refused(root, *words, **options):
-    """prepare refuses with all these words, writes nothing and quotes no report."""
-    with pytest.raises(UserError) as caught:
-        call(root, **options)
-    message = " ".join(str(caught.value).split())
-    for word in words:
-        assert word in message, message
-    assert SECRET not in message
-    assert not (root / "out").exists()
-    return message
+    return write_exams(tmp_path)
 
 
 def centroid(path):
@@ -132,6 +85,7 @@ def test_the_same_call_gives_the_same_bytes_and_the_order_of_rows_does_not_matte
     names = ("train.json", "test.json", "001/axt2.nii.gz")
     first = [(exams / "out" / name).read_bytes() for name in names]
     write_table(exams, ROWS[::-1])
+    shutil.rmtree(exams / "out")
     call(exams)
     assert [(exams / "out" / name).read_bytes() for name in names] == first
 
@@ -142,9 +96,9 @@ def test_lists_come_last_and_old_ones_go_first(exams, monkeypatch):
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("scripts.prepare.save_int16", full_disk)
+    monkeypatch.setattr("scripts.exams.finished.save_int16", full_disk)
     with pytest.raises(OSError, match="No space"):
-        call(exams)
+        call(exams, spacing=(1.5, 1.5, 2.5))
     assert not [name for name in ("train.json", "test.json", "clinical.xlsx") if (exams / "out" / name).exists()]
 
 
@@ -166,12 +120,6 @@ def test_without_diffusion_and_with_a_given_centre(exams):
     np.testing.assert_allclose(middle, POINT, atol=1e-4)
     assert not (exams / "out" / "001" / "adc.nii.gz").exists()
     assert "adc" not in read_datalist(exams / "out" / "train.json", exams / "out")[0]
-
-
-def in_unit(exams, folder, unit):
-    """The exam's ADC map in another unit, mm²/s of a grey level."""
-    image = nib.load(exams / "exams" / folder / "adc.nii.gz")
-    save(exams / "exams" / folder / "adc.nii.gz", image.get_fdata() * 1e-6 / unit, image.affine)
 
 
 def test_the_unit_of_adc_is_recognised_in_each_exam_and_told(exams, caplog):
@@ -201,6 +149,20 @@ def test_adc_in_another_unit_than_the_given_one_is_refused(exams):
 def test_values_that_are_no_adc_in_any_unit_are_refused(exams):
     in_unit(exams, "003", 20e-6)  # the values of a high b-value
     refused(exams, "003 adc (adc.nii.gz) has 31.5", "not the DWI")
+
+
+def test_the_unit_of_an_adc_map_may_stand_in_the_table(exams):
+    in_unit(exams, "002", 1e-3)
+    table = pd.read_csv(exams / "table.csv", dtype=str)
+    table.assign(unit=["µm²/s", "10^-3 mm²/s", "", "1e-6", "", ""]).to_csv(exams / "table.csv", index=False)
+    call(exams, adc_unit_column="unit")
+    assert 2200 < nib.load(exams / "out" / "002" / "adc.nii.gz").get_fdata().max() < 2500
+    table.assign(unit=["mm²/s", "um2/s", "furlong", "", "", ""]).to_csv(exams / "table.csv", index=False)
+    shutil.rmtree(exams / "out")
+    refused(
+        exams, "001 adc is 6.3e+08e-6 mm²/s", "002 adc is 0.6", "003 the unit of the ADC map is 'furlong'",
+        "give another unit in the table", adc_unit_column="unit",
+    )  # fmt: skip
 
 
 def test_isup_is_the_label_where_pirads_is_empty(exams):
@@ -368,42 +330,6 @@ def test_the_command_line_fails_with_a_message_and_status_1(exams, capsys):
     assert not (exams / "out").exists()
 
 
-# ---- the split -------------------------------------------------------------------------------------------------------
-
-
-def cohort(n=200):
-    """Cases of n patients, some with two exams; a third of the patients is positive."""
-    return [
-        {"folder": f"{i}-{exam}", "patient": f"p{i}", "pirads": [0, 1] if i % 3 == 0 and exam == 0 else [1, 0]}
-        for i in range(n)
-        for exam in range(1 + i % 2)
-    ]
-
-
-def test_the_split_is_by_patient_and_stratified():
-    train, test = split(cohort(), 0.2, seed=0)
-    patients = [{case["patient"] for case in cases} for cases in (train, test)]
-    assert patients[0].isdisjoint(patients[1])
-    assert len(patients[1]) == 40
-    assert len({case["patient"] for case in test if is_positive(case)}) == round(67 * 0.2)
-    assert len(train) + len(test) == len(cohort())
-
-
-def test_the_split_depends_on_the_seed_and_not_on_the_order():
-    _, first = split(cohort(), 0.2, seed=0)
-    _, turned = split(cohort()[::-1], 0.2, seed=0)
-    _, other = split(cohort(), 0.2, seed=1)
-    folders = [{case["folder"] for case in cases} for cases in (first, turned, other)]
-    assert folders[0] == folders[1]
-    assert folders[0] != folders[2]
-
-
-@pytest.mark.parametrize(("n", "fraction", "expected"), [(1, 0.2, 0), (10, 0.0, 0), (6, 0.5, 3)])
-def test_small_cohorts_split_too(n, fraction, expected):
-    _, test = split(cohort(n), fraction, seed=0)
-    assert len({case["patient"] for case in test}) == expected
-
-
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -424,7 +350,7 @@ def test_the_table_may_say_the_split_and_where_each_exam_is_from(exams):
 def test_a_split_that_is_none_or_parts_a_patient_is_refused(exams):
     options = with_columns(exams, ["test", "train", "train", "Test", "train", ""], ["North"] * 5 + [""])
     refused(
-        exams, "002 is of a patient who has exams in train and in test", "004 the split is 'Test'",
+        exams, "patient A has exams in both train and test", "004 the split is 'Test'",
         "006 the split is None", "006 the institute is None", **options,
     )  # fmt: skip
 

@@ -46,7 +46,12 @@ def _check_metaimage(path: Path, content: bytes) -> list[str]:
     found = re.search(rb"^\s*ElementDataFile\s*=\s*(.*?)\s*?\n", content, re.MULTILINE)
     if found is None:
         raise ImageError("cannot be read: its header does not end", DAMAGED)
-    fields = _fields(content[: found.start()], "=")
+    head = content[: found.start()]
+    if any(
+        line.strip() and b"=" not in line for line in head.split(b"\n")
+    ):  # ITK takes the line behind it for its rest
+        raise ImageError("has a line in its header that says nothing", DAMAGED)
+    fields = _fields(head, "=")
     if not fields.keys() & ORIENTATION:
         raise ImageError("has no orientation", FROM_DICOM)
     if not fields.keys() & POSITION:
@@ -94,7 +99,9 @@ def _check_nrrd(path: Path, content: bytes) -> list[str]:
 
 
 def _fields(head: bytes, sign: str) -> dict[str, str]:
-    lines = (line.partition(sign) for line in head.decode("utf-8", "replace").splitlines())
+    lines = (
+        line.partition(sign) for line in head.decode("utf-8", "replace").split("\n")
+    )  # as ITK does, and no other way
     return {name.strip(): value.strip() for name, found, value in lines if found}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from scripts.common.problems import DAMAGED, FROM_DICOM, ImageError
 from scripts.data.grid import by
 
-AGREEMENT = 1.0  # mm that sform and qform may lie apart at a corner
+AGREEMENT = 0.1  # mm that sform and qform may lie apart at a corner
 SPARE = 512  # bytes that a writer may pad a file with
 
 NO_PLACE = "does not say where it lies in the patient (no sform or qform)"
@@ -107,7 +107,7 @@ def _check_header(image: nib.Nifti1Pair) -> list[str]:
         apart = nib.affines.apply_affine(sform, corners) - nib.affines.apply_affine(qform, corners)
         furthest = np.linalg.norm(apart, axis=1).max()
         if not furthest <= AGREEMENT:
-            notes.append(f"has a sform and a qform that lie {furthest:.0f} mm apart; the sform is used")
+            notes.append(f"has a sform and a qform that lie {furthest:.1f} mm apart; the sform is used")
     elif sform is not None:
         zooms, steps = header.get_zooms()[:3], nib.affines.voxel_sizes(sform)
         if not np.allclose(zooms, steps, rtol=0.01):

@@ -16,6 +16,7 @@ from scripts.common.problems import Problems, UserError, collected
 from scripts.data.clinical import check_sheet, read_clinical
 from scripts.data.datalists import Case, check_headers, check_split, is_positive, read_datalist
 from scripts.data.names import shown
+from scripts.data.plan import PLAN, check_plan, read_plan
 
 DATALISTS = ("train.json", "test.json")
 MERGED = ("train_merged.json", "test_merged.json")  # the same cases, `text` being the path of the report's embedding
@@ -72,6 +73,7 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
 def check_datalists(root: str | os.PathLike[str], problems: Problems) -> None:
     """`check_root` for the command that writes the merged datalists: old ones may be there that do not fit any more."""
     root = Path(root)
+    _check_plan(root, problems)
     paths = [root / name for name in DATALISTS]
     if all(path.is_file() for path in paths):
         unread = Problems("entries")
@@ -80,6 +82,22 @@ def check_datalists(root: str | os.PathLike[str], problems: Problems) -> None:
             _check_together(root, train, test, problems)
         else:
             check_split(train, test, problems=problems)
+
+
+def _check_plan(root: Path, problems: Problems) -> None:
+    """Hold the plan, where there is one, against the datalists' cases."""
+    try:
+        plan = read_plan(root)
+    except UserError as error:
+        problems.add_error(PLAN, error)
+        return
+    if plan is not None:
+        unread = Problems("entries")
+        lists = [root / name for name in DATALISTS if (root / name).is_file()]
+        cases = [
+            case for path in lists for case in read_datalist(path, root, keys=(), check_files=False, problems=unread)
+        ]
+        check_plan(plan, cases, problems)
 
 
 def _check_merged(root: Path, plain: str, merged: str, problems: Problems) -> None:

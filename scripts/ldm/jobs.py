@@ -20,6 +20,7 @@ from scripts.common.problems import Problems
 from scripts.data.grid import Grid, grid_affine, read_grid
 from scripts.data.images import refuse_overwriting
 from scripts.data.outputs import MARK, Record, check_not_a_data_root, find_records, read_record
+from scripts.data.plan import planned_tokens
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import case_seed
 from scripts.ldm.sources import Source, find_empty_path, listed_sources, typed_source
@@ -118,7 +119,7 @@ def make_jobs(
             recipe.authors,
             text_encoder=text_encoder,
             padded=padded_reports,
-            max_tokens=max_tokens,
+            max_tokens=planned_tokens(root, max_tokens),
             truncation_side=truncation_side,
             folder=output_dir,
             problems=problems,

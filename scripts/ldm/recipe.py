@@ -16,6 +16,7 @@ from scripts.common.identity import file_identity
 from scripts.common.problems import Problems, UserError
 from scripts.data.grid import by
 from scripts.data.images import SCANNER_UNITS
+from scripts.data.plan import Plan, read_plan
 from scripts.ldm.guidance import Guidance
 from scripts.ldm.latent_scale import per_channel
 from scripts.ldm.schedule import Schedule, check_prediction, make_scheduler
@@ -89,6 +90,7 @@ def make_recipe(
     channels: Sequence[str],
     size: Sequence[int] | None,
     spacing: Sequence[float] | None,
+    dataset_dir: str | os.PathLike[str] | None = None,
     scheduler: str,
     steps: int,
     step_spacing: str = "uniform",
@@ -110,6 +112,7 @@ def make_recipe(
         network_config: the arguments of `CCELLA` as the config gives them.
         channels: of `trained_sequences`.
         size, spacing, timestep_shift: None takes what the weights were trained on; the others as in inference.yaml.
+        dataset_dir: whose plan tells size and spacing where the weights do not; the reference's without one.
         guidance_class: None is `guidance_report`.
         guidance_model: weights of the network that guidance pulls away from, instead of from answers without condition.
 
@@ -119,9 +122,11 @@ def make_recipe(
     header = read_header(model_file)
     if not Path(vae_file).is_file():
         raise UserError(f"VAE weights {vae_file} are missing: {WHERE}")
+    plan = read_plan(dataset_dir) if dataset_dir else None
+    plan = plan or Plan(REFERENCE_SIZE, REFERENCE_SPACING, ())
     trained = header.meta.get("latent_shape")
-    trained_size = [FACTOR * n for n in trained[-3:]] if trained else REFERENCE_SIZE
-    trained_spacing = header.meta.get("spacing") or REFERENCE_SPACING
+    trained_size = [FACTOR * n for n in trained[-3:]] if trained else plan.size
+    trained_spacing = header.meta.get("spacing") or plan.spacing
     shift = header.meta.get("timestep_shift", 1.0) if timestep_shift is None else timestep_shift
     size, spacing, sequences = size or trained_size, spacing or trained_spacing, ensure_tuple(channels)
     problems = Problems("inference")

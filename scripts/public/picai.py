@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from scripts.common.problems import Problems, UserError
 from scripts.data.tables import cell_name
 from scripts.public.exams import Focus, PublicExam
 from scripts.public.masks import Prostate, foci, read_labels
-from scripts.public.tables import check_folder, check_options, number, read_columns, write_exams
+from scripts.public.tables import check_folder, check_options, gather, number, read_columns, write_exams
 
 SEQUENCES = ("t2w", "adc", "hbv")
 COLUMNS = ("patient_id", "study_id", "patient_age", "psa", "prostate_volume", "case_ISUP", "case_csPCa", "center")
@@ -23,8 +21,6 @@ LESIONS = tuple(f"csPCa_lesion_delineations/human_expert/{name}" for name in ("r
 GLANDS = tuple(f"anatomical_delineations/whole_gland/AI/{name}" for name in ("Bosma22b", "Guerbet23", ""))
 ZONES = tuple(f"anatomical_delineations/zonal_pz_tz/AI/{name}" for name in ("HeviAI23", "Yuan23", "BDay23"))
 NOT_SHOWN, NOT_KNOWN = "of which no mask shows the cancer", "of which a mask shows a cancer that the marksheet denies"
-
-Left = defaultdict[str, list[str]]
 
 
 def picai(
@@ -60,47 +56,35 @@ def picai(
     labels = Path(labels_dir)
     table = read_columns(marksheet or labels / "clinical_information" / "marksheet.csv", COLUMNS)
     images = {path.name.removesuffix("_t2w.mha"): path for path in sorted(Path(images_dir).rglob("*_t2w.mha"))}
-    problems, left_out, exams = Problems("picai"), Left(list), []
     rows = [(f"{cell_name(row['patient_id'])}_{cell_name(row['study_id'])}", row) for row in table.to_dict("records")]
-    for folder, row in tqdm(rows, "findings", disable=None):
-        if folder not in images:
-            left_out["whose images are not there"].append(folder)
-            continue
-        exam = _exam(row, folder, images[folder], labels, problems, left_out)
-        if exam is not None:
-            exams.append(exam)
+    exams, left_out = gather("picai", rows, partial(_exam, images=images, labels=labels))
     left_out["that the marksheet does not know"] += images.keys() - {folder for folder, _ in rows}
-    problems.raise_if_any()
     write_exams(exams, output_dir, test_centres=test_centres, wordings=wordings, seed=seed, left_out=left_out)
 
 
 def _exam(
-    row: Mapping[str, Any], folder: str, t2w: Path, labels: Path, problems: Problems, left_out: Left
-) -> PublicExam | None:
-    """One exam; None where it has to be left out or something is wrong with it."""
-    images = {f"{name}.mha": [t2w.with_name(f"{folder}_{name}.mha")] for name in SEQUENCES}
-    for (file,) in images.values():
+    folder: str, row: Mapping[str, Any], problems: Problems, *, images: Mapping[str, Path], labels: Path
+) -> PublicExam | str:
+    """One exam, or why it is left out."""
+    if (t2w := images.get(folder)) is None:
+        return "whose images are not there"
+    files = {f"{name}.mha": [t2w.with_name(f"{folder}_{name}.mha")] for name in SEQUENCES}
+    for (file,) in files.values():
         if not file.is_file():
             problems.add(folder, f"{file.name} is missing", f"put it beside {t2w.name}")
     age, psa, volume, grade = (number(row[name], name, folder, problems) for name in COLUMNS[2:6])
     significant = {"YES": True, "NO": False}.get(str(row["case_csPCa"]).strip().upper())
     if significant is None:
-        problems.add(folder, "case_csPCa is neither YES nor NO", "give the marksheet as it was downloaded")
-        return None
+        raise UserError("case_csPCa is neither YES nor NO; give the marksheet as it was downloaded")
     grade = int(grade) if grade is not None else 2 if significant else 0
-    try:
-        prostate, lesions = _masks(labels, folder, grade)
-    except UserError as error:
-        problems.add(folder, str(error))
-        return None
+    prostate, lesions = _masks(labels, folder, grade)
     if bool(lesions) != significant:
-        left_out[NOT_SHOWN if significant else NOT_KNOWN].append(folder)
-        return None
+        return NOT_SHOWN if significant else NOT_KNOWN
     return PublicExam(
         folder=folder,
         patient=cell_name(row["patient_id"]),
         centre=str(row["center"] or "unknown"),
-        images=images,
+        images=files,
         foci=lesions,
         isup=grade,
         gland_ml=round(prostate.millilitres, 1) if prostate else volume,

@@ -19,7 +19,7 @@ from scripts.data.tables import cell_flag
 from scripts.public.exams import Focus, Point, PublicExam
 from scripts.public.masks import Labels, Prostate, focus, read_labels
 from scripts.public.series import Series, read_series
-from scripts.public.tables import check_options, read_columns, write_exams
+from scripts.public.tables import check_options, gather, read_columns, write_exams
 from scripts.wording.findings import Place, Side, Zone
 
 FINDINGS = ("ProxID", "fid", "pos", "zone", "ClinSig")
@@ -68,23 +68,15 @@ def prostatex(
     for row in read_columns(images_table, IMAGES).to_dict("records"):
         series[str(row["ProxID"])].append(row)
     there = read_series(images_dir)
-    problems, left_out, exams = Problems("prostatex"), defaultdict(list), []
-    for name in sorted(rows):
+
+    def read(name: str, found: Sequence[Mapping[str, Any]], _: Problems) -> PublicExam | str:
         chosen = _choose(series[name], there)
         if "t2w" not in chosen:
-            left_out["whose T2w is not there"].append(name)
-            continue
-        try:
-            glands = Path(glands_dir) / f"{name}.nii.gz" if glands_dir else None
-            exam = _exam(name, rows[name], chosen, there, glands)
-        except UserError as error:
-            problems.add(name, str(error))
-            continue
-        if exam is None:
-            left_out["whose only significant finding is in the seminal vesicles"].append(name)
-        else:
-            exams.append(exam)
-    problems.raise_if_any()
+            return "whose T2w is not there"
+        exam = _exam(name, found, chosen, there, Path(glands_dir) / f"{name}.nii.gz" if glands_dir else None)
+        return exam or "whose only significant finding is in the seminal vesicles"
+
+    exams, left_out = gather("prostatex", sorted(rows.items()), read)
     write_exams(exams, output_dir, test_centres=test_centres, wordings=wordings, seed=seed, left_out=left_out)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from tqdm import tqdm
@@ -16,13 +16,14 @@ from tqdm import tqdm
 from scripts.common.files import atomic
 from scripts.common.problems import Problems, UserError
 from scripts.data.names import shown
+from scripts.data.report_cells import is_placeholder
 from scripts.data.tables import read_table
 from scripts.phantom.dataset import LESION_COLUMNS
 from scripts.public.exams import PublicExam, reports
 
-logger = logging.getLogger(__name__)
+Case = TypeVar("Case")
 
-EMPTY = ("", "n/a", "na", "nan", "none")
+logger = logging.getLogger(__name__)
 
 
 def read_columns(path: str | os.PathLike[str], names: Sequence[str]) -> pd.DataFrame:
@@ -40,13 +41,41 @@ def read_columns(path: str | os.PathLike[str], names: Sequence[str]) -> pd.DataF
 
 def number(cell: Any, name: str, case: str, problems: Problems) -> float | None:
     """A number out of a cell; None where it is empty or not available."""
-    if cell is None or str(cell).strip().lower() in EMPTY:
+    if cell is None or is_placeholder(cell):
         return None
     try:
         return float(cell)
     except ValueError:
         problems.add(case, f"{name} is {shown(cell)}", "give the table as it was downloaded")
         return None
+
+
+def gather(
+    title: str, cases: Iterable[tuple[str, Case]], read: Callable[[str, Case, Problems], PublicExam | str]
+) -> tuple[list[PublicExam], dict[str, list[str]]]:
+    """The exams of a data set, and those that are left out: the reason -> which.
+
+    Args:
+        title: of the table of problems.
+        cases: the name of each, and what is known of it.
+        read: gives the exam, or why it is left out; may note problems, or raise one as `UserError`.
+
+    Raises:
+        UserError: everything that is wrong with the exams.
+    """
+    problems, left_out, exams = Problems(title), defaultdict(list), []
+    for name, case in tqdm(cases, "findings", disable=None):
+        try:
+            exam = read(name, case, problems)
+        except UserError as error:
+            problems.add(name, str(error))
+        else:
+            if isinstance(exam, PublicExam):
+                exams.append(exam)
+            else:
+                left_out[exam].append(name)
+    problems.raise_if_any()
+    return exams, left_out
 
 
 def check_options(wordings: int, seed: int) -> None:

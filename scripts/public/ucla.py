@@ -6,21 +6,20 @@ There are surfaces of the prostate and of each target, but not of its zones, so 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from tqdm import tqdm
 
 from scripts.common.problems import Problems, UserError
 from scripts.public.exams import Focus, PublicExam
 from scripts.public.masks import Prostate, axes_mm, focus
 from scripts.public.series import Series, latest, read_series
 from scripts.public.surfaces import grid_around, inside, read_stl, volume_ml
-from scripts.public.tables import check_options, number, read_columns, write_exams
+from scripts.public.tables import check_options, gather, number, read_columns, write_exams
 
 UID, VOLUME, SCORE = "seriesInstanceUID_MR", "ROI Volume (cc)", "UCLA Score (Similar to PIRADS v2)"
 NAME = re.compile(r"(?P<patient>.+)-(?:ProstateSurface|Target(?P<target>\d+))-seriesUID-(?P<uid>[\d.]+)\.stl", re.I)
@@ -77,30 +76,25 @@ def ucla(
     studies = defaultdict(list)
     for one in series.values():
         studies[one.study].append(one)
-    problems, left_out, exams, counts = Problems("ucla"), defaultdict(list), [], defaultdict(int)
-    for uid, files in tqdm(
-        sorted(surfaces.items(), key=lambda item: (item[1].patient, item[0])), "findings", disable=None
-    ):
+
+    def read(folder: str, uid: str, problems: Problems) -> PublicExam | str:
         if uid not in series:
-            left_out["whose surface is of another image than the MRI that is there (most are of ultrasound)"].append(
-                files.patient
-            )
-            continue
-        counts[files.patient] += 1
-        folder = f"{files.patient}_{counts[files.patient]}"
-        images = {"t2w": series[uid], "adc": latest(studies[series[uid].study], adc)}
-        images["dwi"] = latest(studies[series[uid].study], dwi)
-        try:
-            exam = _exam(folder, files, images, rows[uid], problems)
-        except UserError as error:
-            problems.add(folder, str(error))
-            continue
-        if exam is None:
-            left_out["of which no target has a score of 1 to 5"].append(folder)
-        else:
-            exams.append(exam)
-    problems.raise_if_any()
+            return "whose surface is of another image than the MRI that is there (most are of ultrasound)"
+        study = studies[series[uid].study]
+        images = {"t2w": series[uid], "adc": latest(study, adc), "dwi": latest(study, dwi)}
+        exam = _exam(folder, surfaces[uid], images, rows[uid], problems)
+        return exam or "of which no target has a score of 1 to 5"
+
+    exams, left_out = gather("ucla", _named(surfaces, series), read)
     write_exams(exams, output_dir, test_centres=test_centres, wordings=wordings, seed=seed, left_out=left_out)
+
+
+def _named(surfaces: Mapping[str, Surfaces], series: Mapping[str, Series]) -> Iterator[tuple[str, str]]:
+    """Exams' names and their UIDs: a patient's are numbered; those without an image have the patient's name alone."""
+    counts = Counter()
+    for uid, files in sorted(surfaces.items(), key=lambda item: (item[1].patient, item[0])):
+        counts[files.patient] += uid in series
+        yield (f"{files.patient}_{counts[files.patient]}" if uid in series else files.patient), uid
 
 
 def _surfaces(stl_dir: Path) -> dict[str, Surfaces]:

@@ -18,10 +18,10 @@ import pandas as pd
 from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.data.outputs import find_records
+from scripts.data.page import Page
 from scripts.evaluation.class_metrics import Figure, as_text, markdown
 from scripts.evaluation.generated import REAL
 from scripts.networks.variants import VARIANTS
-from scripts.showcase.page import Page
 from scripts.showcase.stages import (
     DEMO_LDM,
     DEMO_T5,

@@ -22,9 +22,9 @@ from scripts.data.grid import GRIDS
 from scripts.data.images import load_volume
 from scripts.data.montage import montage
 from scripts.data.outputs import images_of, read_record
+from scripts.data.page import Page
 from scripts.phantom.analyser import Analysis, analyse
 from scripts.phantom.imaging import make_case
-from scripts.showcase.page import Page
 from scripts.showcase.stages import DEMO_LDM, DEMO_T5_FILES, DEMO_VAE, Stage, bundle, run_stages
 
 DIFFICULTY = 0.0  # of the phantoms that the shipped weights have learnt from

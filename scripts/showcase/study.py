@@ -22,8 +22,8 @@ from scripts.data.datalists import SEQUENCES
 from scripts.data.images import load_volume
 from scripts.data.montage import montage
 from scripts.data.outputs import find_records
+from scripts.data.page import Page, Section
 from scripts.evaluation.class_metrics import Figure, as_text
-from scripts.showcase.page import Page, Section
 from scripts.showcase.stages import Stage, bundle, choose_size, module, run_stages
 
 VALIDATION = 0.2  # share of the training patients that an arm's best epoch is chosen on

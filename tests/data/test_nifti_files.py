@@ -110,7 +110,7 @@ def test_one_of_several_volumes_is_chosen_by_its_number(tmp_path):
         read_volume(path, volume=4)
 
 
-@pytest.mark.parametrize(("moved", "words"), [(0.5, None), (30.0, "30 mm apart")])
+@pytest.mark.parametrize(("moved", "words"), [(0.05, None), (0.5, "0.5 mm apart"), (30.0, "30.0 mm apart")])
 def test_a_sform_and_a_qform_that_disagree_are_told(tmp_path, moved, words):
     def change(image):
         other = AFFINE.copy()

@@ -9,6 +9,7 @@ import tiny
 from generating import infer, make_authors_weights, make_weights, recipe_options, root_cause
 from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
+from scripts.data.plan import Plan, write_plan
 from scripts.ldm.recipe import DECISIVE, make_recipe
 from scripts.vae.network import maisi_vae, save_vae
 
@@ -109,6 +110,20 @@ def test_answer_and_spacing_of_the_steps_are_those_of_weights_and_options(place,
     older = make_recipe(**given)
     assert older.schedule.prediction == "noise"  # of DDPM
     assert older.settings["model"] != even.settings["model"]
+
+
+def test_the_plan_tells_the_size_where_the_weights_do_not(place, tmp_path):
+    path = tmp_path / "model.pt"
+    make_authors_weights(path)
+    write_plan(tmp_path, Plan((64, 64, 32), (1.0, 1.0, 2.0), ("axt2",)))
+    given = recipe_options(place, path) | {"guidance_report": 1, "dataset_dir": tmp_path}
+    recipe = make_recipe(**given)
+    assert (recipe.size, recipe.spacing) == ((64, 64, 32), (1.0, 1.0, 2.0))
+    assert make_recipe(**given | {"size": [32, 32, 32]}).size == (32, 32, 32)
+    assert make_recipe(**given | {"dataset_dir": tmp_path / "none"}).size == (256, 256, 128)
+    make_weights(tmp_path / "model.safetensors", **place.meta)
+    trained = make_recipe(**given | {"model_file": tmp_path / "model.safetensors"})
+    assert trained.size == tuple(4 * n for n in place.meta["latent_shape"][-3:])
 
 
 def test_another_vae_is_refused(place, tmp_path):

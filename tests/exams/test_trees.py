@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scripts.common.problems import UserError
-from scripts.data.trees import check_tree, exam_folders, exam_name, patient_folder
+from scripts.exams.trees import check_tree, exam_folders, exam_name, patient_folder
 
 
 def test_studies_are_named_by_patient_and_study(tmp_path):

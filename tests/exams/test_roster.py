@@ -12,8 +12,8 @@ import pytest
 
 from scripts.common.problems import Problems, UserError
 from scripts.data.names import alike, clean
-from scripts.data.roster import check_patients, match, read_rows
-from scripts.data.trees import exam_folders
+from scripts.exams.roster import check_patients, match, read_rows
+from scripts.exams.trees import exam_folders
 
 COLUMNS = {"folder": "folder", "report": "report", "pirads": "pirads", "patient": "patient"}
 

@@ -3,7 +3,7 @@
 import pandas as pd
 from PIL import Image
 
-from scripts.showcase.page import Page
+from scripts.data.page import Page
 
 
 def test_page_holds_pictures_and_escapes_text(tmp_path):

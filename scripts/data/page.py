@@ -1,11 +1,13 @@
-"""One self-contained HTML page of pictures, tables and words: what `make demo` and `make study` end with."""
+"""One self-contained HTML page of pictures, tables and words: what `prepare`, `make demo` and `make study` end with."""
 
 from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import jinja2
 import pandas as pd
@@ -29,6 +31,12 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
   table { border-collapse: collapse; font-size: .93rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
   th, td { padding: .35rem .8rem; border-bottom: 1px solid #dfe4e8; text-align: left; vertical-align: top; }
   th { border-bottom: 2px solid #b9c2ca; }
+  .sheet { display: flex; flex-wrap: wrap; justify-content: center; gap: .5rem; margin: 1rem calc(50% - 48vw) 1.6rem; }
+  .card { background: #0d0f12; color: #c9d0d6; border-radius: 5px; padding: 4px; font-size: .8rem; width: min-content;
+          content-visibility: auto; contain-intrinsic-size: auto 390px auto 160px; }
+  .card img { display: block; } .card b { font-weight: 600; color: #fff; }
+  .card p { margin: .15rem 2px; line-height: 1.3; overflow-wrap: anywhere; }
+  .marked { outline: 2px solid #e0a030; } .marked .told { color: #f2c766; }
 </style></head><body>
 <h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p>
 {% for section in page.sections %}
@@ -36,6 +44,17 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
 {% for block in section.blocks %}
 {% if block.kind == "text" %}<p>{{ block.text }}</p>
 {% elif block.kind == "quote" %}<blockquote>{{ block.text }}</blockquote>
+{% elif block.kind == "sheet" %}
+<div class="sheet">
+{% for card in block.cards %}
+<div class="card{{ " marked" if card.told }}">
+<img alt="{{ card.title }}" src="data:image/jpeg;base64,{{ card.picture }}">
+<p><b>{{ card.title }}</b> {{ card.text }}</p>
+{% for line in card.told %}<p class="told">{{ line }}</p>{% endfor %}
+
+</div>
+{% endfor %}
+</div>
 {% elif block.kind == "figure" %}
 <figure><img alt="{{ block.text }}" src="data:image/png;base64,{{ block.picture }}">
 <figcaption>{{ block.text }}</figcaption></figure>
@@ -52,14 +71,24 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
 )
 
 
+class Card(NamedTuple):
+    """A small picture of a contact sheet, a JPEG in base64, with title, a few words, and what is told of it."""
+
+    title: str
+    text: str
+    picture: str
+    told: Sequence[str] = ()
+
+
 @dataclass
 class Block:
-    """One piece of a section; `kind` is text, quote, figure or table."""
+    """One piece of a section; `kind` is text, quote, figure, table or sheet."""
 
     kind: str
     text: str = ""
     picture: str = ""
     table: pd.DataFrame | None = None
+    cards: Sequence[Card] = ()
 
 
 @dataclass
@@ -89,6 +118,11 @@ class Section:
         """Add a table; floating point numbers are shown with three significant digits."""
         shown = frame.map(lambda cell: f"{cell:.3g}" if isinstance(cell, float) else cell)
         self.blocks.append(Block("table", table=shown))
+        return self
+
+    def sheet(self, cards: Sequence[Card]) -> Section:
+        """Add a contact sheet of small pictures, as wide as the window; those of which something is told are marked."""
+        self.blocks.append(Block("sheet", cards=list(cards)))
         return self
 
 

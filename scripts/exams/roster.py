@@ -15,8 +15,9 @@ from scripts.common.problems import Problems
 from scripts.data.names import alike, clean, is_folder_name, others_alike, shown
 from scripts.data.report_cells import is_no_text, is_placeholder
 from scripts.data.tables import cell_name, read_table, some
-from scripts.data.trees import TREES, exam_name, patient_folder
+from scripts.exams.trees import TREES, exam_name, patient_folder
 
+NAMES = ("folder", "report", "pirads", "isup", "patient", "split", "institute", "adc_unit")
 ZEROS = "Excel drops leading zeros: format the column as Text and type the name again"
 ONE_WAY = "write it in one way; capitals alone tell no two names apart, nor do look-alike letters, spaces and dashes"
 PATIENT = "write the patient's pseudonym as text"
@@ -32,7 +33,7 @@ def read_rows(path: Path, columns: Mapping[str, str | None], tree: str, problems
 
     Args:
         path: the table.
-        columns: its columns by our names: folder, report, pirads, isup, patient, split, institute, x, y, z.
+        columns: its columns by our names: folder, report, pirads, isup, patient, split, institute, adc_unit, x, y, z.
         tree: of `trees.TREES`.
         problems: where to note what is wrong with single rows.
 
@@ -51,7 +52,7 @@ def read_rows(path: Path, columns: Mapping[str, str | None], tree: str, problems
     if table.empty:
         problems.add(path.name, "has no row", "give one row an exam")
     frame = pd.DataFrame({ours: table[theirs] for ours, theirs in wanted.items()}, dtype=object)
-    frame = frame.reindex(columns=["folder", "report", "pirads", "isup", "patient", "split", "institute", *"xyz"])
+    frame = frame.reindex(columns=[*NAMES, *"xyz"])
     if "patient" not in wanted and tree != TREES[0]:
         frame["patient"] = frame["folder"].map(patient_folder)
     frame["folder"] = frame["folder"].map(lambda cell: exam_name(cell, tree))

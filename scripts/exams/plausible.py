@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -10,7 +13,28 @@ ADC_UNIT = 1e-6  # mm²/s, the unit of adc on disk
 ADC_UNITS = (1e-6, 1e-3, 1.0)  # mm²/s of a grey level, as scanners and programs write maps
 # What the 99th percentile of tissue's ADC can be, in 1e-6 mm²/s; free water at body temperature has 3000.
 ADC_PLAUSIBLE = (300, 10_000)
+UNITS_IN_WORDS = "µm²/s, 1e-3 mm²/s, mm²/s, or mm²/s of a grey level as a number"
 LIKE_DWI = 0.8  # correlation that an ADC map has with the DWI of its exam only if it is a DWI itself
+
+
+def read_unit(cell: object) -> float | None:
+    """The mm²/s of a grey level out of a table's cell: a number, a power of ten, a unit, or both; None where none is.
+
+    >>> read_unit("µm²/s"), read_unit("10^-3 mm2/s"), read_unit("1e-6"), read_unit(0.001)
+    (1e-06, 0.001, 1e-06, 0.001)
+    """
+    text = unicodedata.normalize("NFKC", str(cell)).casefold().replace("μ", "u").replace("−", "-")
+    text = re.sub(r"[\s\^*·×()]+", "", text).replace("mm2/sec", "mm2/s").replace("um2/sec", "um2/s")
+    scale = next((factor for unit, factor in (("um2/s", 1e-6), ("mm2/s", 1.0)) if text.endswith(unit)), None)
+    number = text if scale is None else text[: -len("mm2/s")]
+    if power := re.fullmatch(r"(1?x?)10(-\d+)", number):
+        number = f"1e{power[2]}"
+    try:
+        value = float(number.replace(",", ".")) if number else 1.0
+    except ValueError:
+        return None
+    value = float(f"{value * (scale or 1.0):.6g}")
+    return value if 0 < value < float("inf") and (number or scale) else None
 
 
 def adc_level(adc: MetaTensor) -> float:

@@ -10,7 +10,7 @@ from monai.utils import optional_import
 
 from scripts.common.problems import ImageError, Problems
 from scripts.data.readers import read_volume
-from scripts.data.sources import Source, chosen, find, read_choices, write_choices
+from scripts.exams.sources import Source, chosen, find, read_choices, write_choices
 
 needs_dicom = pytest.mark.skipif(not optional_import("pydicom")[1], reason="the extra [readers] is not installed")
 IMAGES = ("axt2", "b1600", "adc")
