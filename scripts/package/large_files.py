@@ -1,0 +1,68 @@
+"""Files above 25 MB, which the Model Zoo does not take: `large_files.yml` says where they are, and their hash and size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from scripts.common.problems import Problems
+
+LIMIT = 25_000_000  # bytes
+NAME = "large_files.yml"
+
+
+def write_large_files(folder: Path, urls: Mapping[str, str]) -> list[str]:
+    """Write the list of a package's large files, where it has any; give their places.
+
+    Args:
+        urls: of files, or of folders that hold them, by their places in the package.
+
+    Raises:
+        UserError: files of which nobody knows where they can be fetched from.
+    """
+    large = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size > LIMIT]
+    places = [path.relative_to(folder).as_posix() for path in large]
+    problems = Problems("large files")
+    entries = []
+    for path, place in zip(large, places, strict=True):
+        url = _url(place, urls)
+        if url is None:
+            what = f"has {path.stat().st_size / 1e6:.0f} MB, and is not taken by the Model Zoo above {LIMIT / 1e6:.0f}"
+            problems.add(
+                place, what, "say under large_files of the facts where you put it, before you share the package"
+            )
+        entries.append({"path": place, "url": url, "hash_val": _sha256(path), "hash_type": "sha256"})
+    problems.raise_if_any()
+    if entries:
+        sizes = {place: path.stat().st_size for path, place in zip(large, places, strict=True)}
+        # Apart from the list, each entry of which MONAI hands to its downloader as it is.
+        text = yaml.safe_dump({"large_files": entries, "sizes": sizes}, sort_keys=False)
+        (folder / NAME).write_text(text, encoding="utf-8")
+    return places
+
+
+def read_large_files(folder: Path) -> list[str]:
+    """The places of a package's large files."""
+    path = folder / NAME
+    return [entry["path"] for entry in yaml.safe_load(path.read_text())["large_files"]] if path.is_file() else []
+
+
+def _url(place: str, urls: Mapping[str, str]) -> str | None:
+    """Its own, or that of the nearest folder above it."""
+    if place in urls:
+        return urls[place]
+    for parent in Path(place).parents:
+        if (above := urls.get(parent.as_posix())) is not None:
+            return f"{above.rstrip('/')}/{Path(place).relative_to(parent).as_posix()}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
