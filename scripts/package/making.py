@@ -17,7 +17,7 @@ from scripts.common.problems import UserError
 from scripts.package.card import Card, read_card
 from scripts.package.code import own_name, reached, renamed
 from scripts.package.configs import WORKFLOWS, Config, folded
-from scripts.package.contents import KINDS, MODEL_PT, TEXT_ENCODER, VAE, Contents, Kind, write_contents
+from scripts.package.contents import KINDS, TEXT_ENCODER, Contents, Kind, write_contents
 from scripts.package.large_files import write_large_files
 from scripts.package.metadata import make_metadata
 from scripts.package.page import make_page
