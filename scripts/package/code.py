@@ -2,7 +2,7 @@
 
 Two packages in one process would see each other's `scripts`: Python keeps one module of a name, whichever bundle came
 first. So each package brings its modules under a name that no other has, `<bundle>_scripts`, written into imports and
-`_target_` strings when it is made. What names a module that is not brought along stays as it is: it means the repository.
+`_target_` strings when it is made. The name of a module that is not brought along stays: it means the repository.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def read(files: Sequence[str | os.PathLike[str]]) -> Config:
 def folded(base: Path, overlays: Sequence[str | os.PathLike[str]], values: Mapping[str, Any]) -> tuple[str, Config]:
     """A config with overlays and then values folded in, as YAML and as what that holds.
 
-    What base and overlays have in common keeps its words of comment. What overlays say for other workflows alone is left
-    out: an id that the base does not have, and that nothing in the result refers to. Values count where the base has them.
+    Comments stay, but inside of parts that overlays replace. What overlays say for other workflows alone is left out:
+    an id that the base does not have, and that nothing in the result refers to. So are values that the base lacks.
     """
     own, merged = read([base]), read([base, *overlays])
     merged |= {name: value for name, value in values.items() if name in own}

@@ -1,7 +1,7 @@
 """What a package holds beside code and configs: weights that were checked against each other, and what they say.
 
-Nothing is trusted to fit because its file lies in the right place: each network is built as the package's configs build
-it and takes its weights strictly, and a generator's weights say which VAE and which text encoder they were trained with.
+Nothing is trusted to fit because its file lies in the right place: each network is built as the package's configs do
+and takes its weights strictly, and a generator's weights say which VAE and which text encoder they were trained with.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ def _add_vae(contents: Contents, parser: ConfigParser, trained: str | None, weig
     own = vae_fingerprint(vae)
     if trained not in (None, own):
         raise UserError(
-            f"{weights} was trained on latents of VAE {trained}, and {file} is VAE {own}: what it makes would decode to "
-            "nothing. Give the VAE that encoded the training images (--vae_file)"
+            f"{weights} was trained on latents of VAE {trained}, and {file} is VAE {own}: what it makes would decode "
+            "to nothing. Give the VAE that encoded the training images (--vae_file)"
         )
     contents.write[VAE] = lambda target: save_vae(vae, target)
 
@@ -148,9 +148,8 @@ def _generator_format(network: CCELLA, prediction: str) -> tuple[dict[str, Any],
     changes = {"inputs#text_encoding#num_channels": config["input_dim"]}
     for side, word in (("inputs#image", "latent"), ("outputs#pred", prediction)):
         channels = {str(number): f"{word} {number}" for number in range(config["in_channels"])}
-        changes |= {
-            f"{side}#num_channels": config["in_channels"], f"{side}#spatial_shape": shape, f"{side}#channel_def": channels
-        }  # fmt: skip
+        told = {"num_channels": config["in_channels"], "spatial_shape": shape, "channel_def": channels}
+        changes |= {f"{side}#{name}": value for name, value in told.items()}
     absent = [] if variant.adapter else ["text_encoding", "text_mask"]
     absent += [] if variant.class_vector == "own" else ["pirads"]
     return changes, absent + ([] if variant.class_vector else ["class_keep"])

@@ -1,4 +1,4 @@
-"""Files above 25 MB, which the Model Zoo does not take: `large_files.yml` says where they are, and their hash and size."""
+"""Files above 25 MB, which the Model Zoo does not take: `large_files.yml` says where they are, their hash and size."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ def write_large_files(folder: Path, urls: Mapping[str, str]) -> list[str]:
     for path, place in zip(large, places, strict=True):
         url = _url(place, urls)
         if url is None:
-            what = f"has {path.stat().st_size / 1e6:.0f} MB, and is not taken by the Model Zoo above {LIMIT / 1e6:.0f}"
-            problems.add(
-                place, what, "say under large_files of the facts where you put it, before you share the package"
-            )
+            what = f"has {path.stat().st_size / 1e6:.0f} MB; above {LIMIT / 1e6:.0f} the Model Zoo takes none"
+            problems.add(place, what, "put it somewhere, and say under large_files of the facts where")
         entries.append({"path": place, "url": url, "hash_val": _sha256(path), "hash_type": "sha256"})
     problems.raise_if_any()
     if entries:

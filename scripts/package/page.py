@@ -16,7 +16,7 @@ def make_page(card: Card, meta: Mapping[str, Any], commands: Sequence[tuple[str,
     """The card as markdown: what it is, how to use it, data, licences, figures, limits, copies, how to cite it."""
     facts = card.facts
     sections = [
-        (facts["title"], f"{meta['description']}.\n\n{facts['intended_use']}\n\nVersion {facts['version']}, by {facts['authors']}."),
+        (facts["title"], f"{meta['description']}.\n\n{facts['intended_use']}\n\n{_made_by(facts)}"),
         ("Use", _use(meta, commands, list(large))),
         ("Data", facts["data"]),
         ("Licences", _licences(facts)),
@@ -32,6 +32,10 @@ def make_page(card: Card, meta: Mapping[str, Any], commands: Sequence[tuple[str,
     return f"# {sections[0][0]}\n\n{sections[0][1].strip()}\n\n{rest}\n"
 
 
+def _made_by(facts: Mapping[str, Any]) -> str:
+    return f"Version {facts['version']}, by {facts['authors']}."
+
+
 def _use(meta: Mapping[str, Any], commands: Sequence[tuple[str, str]], large: Sequence[str]) -> str:
     versions = {"monai": meta["monai_version"], "torch": meta["pytorch_version"], "numpy": meta["numpy_version"]}
     pins = " ".join(f"{name}=={number}" for name, number in {**versions, **meta["required_packages_version"]}.items())
@@ -42,9 +46,10 @@ def _use(meta: Mapping[str, Any], commands: Sequence[tuple[str, str]], large: Se
         lines += [f"# {what}", command]
     lines.append("```")
     told = f"In this folder, with Python 3.10 or newer and MONAI {meta['monai_version']} or newer:"
+    code = meta["code"]
     after = (
-        f"Every value at the top of a config is an option of the same name. The code lies in `{meta['code']['folder']}`, "
-        f"a name that no other bundle has; its fingerprint is {meta['code']['fingerprint']}."
+        "Every value at the top of a config is an option of the same name. The code lies in "
+        f"`{code['folder']}`, a name that no other bundle has; its fingerprint is {code['fingerprint']}."
     )
     if large:
         after += f" Large files are fetched by the second line: {', '.join(large)}."
