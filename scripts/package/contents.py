@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
+from scripts.common.public_weights import ENCODER_FILES
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import load_weights
 from scripts.reports.encoder import PADDED, ReportEncoder
@@ -28,8 +29,6 @@ from scripts.vae.network import load_vae, save_vae, vae_fingerprint
 MODEL, MODEL_PT, VAE, TEXT_ENCODER = (
     f"models/{name}" for name in ("model.safetensors", "model.pt", "vae.safetensors", "text_encoder")
 )
-# Of a text encoder's folder what `load_text_model` reads: not the same weights again for other frameworks.
-ENCODER_FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from scripts.common.problems import Problems
+from scripts.common.public_weights import file_digest
 
 LIMIT = 25_000_000  # bytes
 NAME = "large_files.yml"
@@ -32,7 +32,7 @@ def write_large_files(folder: Path, urls: Mapping[str, str]) -> list[str]:
         if url is None:
             what = f"has {path.stat().st_size / 1e6:.0f} MB; above {LIMIT / 1e6:.0f} the Model Zoo takes none"
             problems.add(place, what, "put it somewhere, and say under large_files of the facts where")
-        entries.append({"path": place, "url": url, "hash_val": _sha256(path), "hash_type": "sha256"})
+        entries.append({"path": place, "url": url, "hash_val": file_digest(path, "sha256"), "hash_type": "sha256"})
     problems.raise_if_any()
     if entries:
         sizes = {place: path.stat().st_size for path, place in zip(large, places, strict=True)}
@@ -56,11 +56,3 @@ def _url(place: str, urls: Mapping[str, str]) -> str | None:
         if (above := urls.get(parent.as_posix())) is not None:
             return f"{above.rstrip('/')}/{Path(place).relative_to(parent).as_posix()}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -18,6 +18,7 @@ from torch import nn
 
 from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
+from scripts.common.public_weights import tell_other
 from scripts.common.tensors import write_tensors
 from scripts.engine.precision import half_weights
 from scripts.vae.layers import GroupNorm, Upsample
@@ -104,6 +105,7 @@ def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.dev
     path = Path(path)
     if not path.is_file():
         raise UserError(f"VAE weights {path} are missing: {WHERE}")
+    tell_other(path)
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever the broken bytes lead the reader to
