@@ -20,7 +20,12 @@ from scripts.reports.encoder import ReportEncoder
 from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
 
 COPIES = "share nearer to a training case than real ones"
-CCELLA_DEF = {"_target_": "scripts.networks.ccella.CCELLA", "variant": "@variant", **SIZES}
+CCELLA_DEF = {
+    "_target_": "scripts.networks.ccella.CCELLA",
+    "variant": "@variant",
+    "in_channels": 4,
+    "out_channels": 4,
+} | SIZES
 OVERLAYS = {
     "vae": {"network_def": tiny.VAE_DEF, "patch": [16, 16, 16]},
     "ccella_ldm": {"network_def": CCELLA_DEF, "vae_def": tiny.VAE_DEF, "steps": 2},

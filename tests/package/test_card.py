@@ -15,7 +15,7 @@ def test_facts_and_figures_are_read(tmp_path):
     card = read_card(write_card(tmp_path), generates=True)
     assert card.facts["title"] == FACTS["title"]
     assert card.figures["distances / generated / frechet"]["value"] == 12.5
-    assert list(card.copies.values())[0]["value"] == 0.0
+    assert next(iter(card.copies.values()))["value"] == 0.0
     assert card.licence is None
 
 

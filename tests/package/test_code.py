@@ -54,7 +54,10 @@ def test_the_module_of_a_name(package):
 
 def test_names_are_changed_where_their_module_is_brought_along():
     modules = ["scripts", "scripts.one", "scripts.one.a"]
-    text = "from scripts.one import a\nfrom scripts.one.a import f\nimport scripts.one.a as x\n# my scripts. run scripts.two\n"
+    text = (
+        "from scripts.one import a\nfrom scripts.one.a import f\nimport scripts.one.a as x\n"
+        "# my scripts. run scripts.two\n"
+    )
     assert renamed(text, modules, "mine_scripts") == (
         "from mine_scripts.one import a\nfrom mine_scripts.one.a import f\nimport mine_scripts.one.a as x\n"
         "# my scripts. run scripts.two\n"
