@@ -8,15 +8,10 @@ from monai.bundle import ConfigParser
 
 import tiny
 from generating import make_authors_weights, make_weights
-from packages import OVERLAYS, make_sources
+from packages import OVERLAYS
 from scripts.package.configs import folded
 from scripts.package.contents import KINDS, MODEL, MODEL_PT, VAE, write_contents
 from scripts.vae.network import maisi_vae, save_vae
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    return make_sources(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture

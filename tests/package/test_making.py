@@ -20,11 +20,10 @@ import torch
 from jsonschema import validate
 from monai.bundle import ConfigParser, ckpt_export, create_workflow, load, verify_net_in_out
 
-from packages import COPIES, FACTS, OVERLAYS, make_sources, write_card
+from packages import COPIES, FACTS, OVERLAYS, write_card
 from scripts.cli.bundle import CODE
 from scripts.common.identity import code_fingerprint
 from scripts.package import large_files
-from scripts.package.__main__ import make
 from scripts.package.large_files import write_large_files
 from scripts.package.making import is_package
 from scripts.package.zipping import zip_package
@@ -36,35 +35,6 @@ ALONE = (
     "import runpy, sys; sys.modules['scripts'] = None; "
     "runpy.run_module('monai.bundle', run_name='__main__', alter_sys=True)"
 )
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    return make_sources(tmp_path_factory.mktemp("sources"))
-
-
-@pytest.fixture(scope="module")
-def build(sources, repo_root):
-    """Makes a package of a bundle: gives its folder."""
-
-    def run(bundle: str, output: Path, **changes: object) -> Path:
-        given = {"card": str(sources.card), **sources.paths[bundle]} | changes
-        overlays = (str(sources.root / f"{bundle}.json"),)
-        make(bundle=str(repo_root / "bundles" / bundle), output_dir=str(output), overlays=overlays, **given)
-        return output / str(changes.get("name") or bundle)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def packages(build, tmp_path_factory) -> Path:
-    """The folder that holds a package of each bundle, unpacked from its zip."""
-    made, unpacked = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("unpacked")
-    for bundle in NAMES:
-        build(bundle, made)
-        with zipfile.ZipFile(made / f"{bundle}_v1.2.0.zip") as archive:
-            archive.extractall(unpacked)
-    return unpacked
 
 
 def run_alone(config: Path, cwd: Path, **values: object) -> subprocess.CompletedProcess:

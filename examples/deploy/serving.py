@@ -1,0 +1,54 @@
+"""What the operators do, without MONAI Deploy: a package's own inference, on one image or one report.
+
+Packages are those of `python -m scripts.package make`; nothing else of the repository is needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.bundle import create_workflow
+
+
+def run(package: Path, **values: Any) -> None:
+    """Run a package's `inference` in this process, with these values of its config."""
+    workflow = create_workflow(
+        config_file=str(package / "configs" / "inference.json"), workflow_type="infer", logging_file=False, **values
+    )
+    workflow.run()
+    workflow.finalize()
+
+
+def classify(package: Path, voxels: np.ndarray, affine: np.ndarray) -> float:
+    """The probability of the positive class of one T2w volume.
+
+    Args:
+        package: of the classifier.
+        voxels: (X, Y, Z) as the scanner's units have them.
+        affine: (4, 4) to mm, RAS.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "axt2.nii.gz"
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), affine), image)
+        # The label stands for none: inference only carries it through.
+        run(package, cases=[{"folder": "exam", "image": str(image), "label": 0}], output_dir=folder)
+        (table,) = Path(folder).rglob("predictions.csv")
+        with table.open(encoding="utf-8") as file:
+            (row,) = csv.DictReader(file)
+    return float(row["probability"])
+
+
+def generate(package: Path, report: Path, output_dir: Path) -> Path:
+    """A volume from a file that holds a report: `<output_dir>/<name of the file>/axt2.nii.gz`, and a picture beside it.
+
+    Args:
+        package: of the generator.
+        report: a text file; its name is that of the case, and so should not be a patient's.
+    """
+    run(package, report_file=str(report), case_name=report.stem, output_dir=str(output_dir))
+    return output_dir / report.stem
