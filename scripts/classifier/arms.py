@@ -117,7 +117,7 @@ def compare(predictions: dict[Arm, pd.DataFrame], *, seed: int = 0) -> pd.DataFr
     """One row an arm: figures with intervals, and paired tests against the arm trained on real volumes only.
 
     Args:
-        predictions: `folder`, `probability`, `label` of every arm on the same test cases.
+        predictions: of every arm on the same test cases, as `read_predictions` gives them.
         seed: of the bootstrap intervals.
 
     Raises:
@@ -132,11 +132,19 @@ def compare(predictions: dict[Arm, pd.DataFrame], *, seed: int = 0) -> pd.DataFr
         if not frame[["folder", "label"]].equals(reference[["folder", "label"]]):
             problems.add(arm.name, "was tested on other cases or labels than the rest", "run its inference again")
     problems.raise_if_any()
-    result = table({a.name: class_metrics(f["label"], f["probability"], seed=seed) for a, f in aligned.items()})
+    result = table({arm.name: _figures(frame, seed) for arm, frame in aligned.items()})
     result.insert(0, "trained on", [str(arm) for arm in aligned])
     result.insert(1, "n", len(reference))
     result.index.name = "arm"
     return result.join(_paired_tests(aligned)) if ARMS[0] in aligned else result
+
+
+def _figures(frame: pd.DataFrame, seed: int) -> dict[str, Estimate]:
+    """At the threshold that the arm's own validation cases have chosen; intervals over patients."""
+    threshold = float(frame["threshold"].iloc[0])
+    return class_metrics(
+        frame["label"], frame["probability"], threshold=threshold, seed=seed, patients=frame["patient"]
+    )
 
 
 def _paired_tests(aligned: dict[Arm, pd.DataFrame]) -> pd.DataFrame:

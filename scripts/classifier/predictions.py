@@ -1,92 +1,145 @@
-"""A classifier's predictions: collected over all ranks while it runs, kept as CSV, and judged."""
+"""A classifier's predictions: collected over all ranks while it runs, and kept as CSV and as an Excel table."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import pandas as pd
 from ignite.engine import Engine, Events
+from sklearn.metrics import roc_curve
 
 from scripts.common.files import atomic
-from scripts.common.problems import UserError
+from scripts.common.problems import Problems, UserError
 from scripts.data.tables import read_table
-from scripts.evaluation.class_metrics import as_json, class_metrics, markdown, table
 
-COLUMNS = ("folder", "probability", "prediction", "label")
-THRESHOLD = 0.5
+COLUMNS = ("folder", "patient", "probability", "threshold", "prediction", "label")
+THRESHOLD = 0.5  # where no validation case has chosen another
+UNLABELLED = -1  # the label of a case that has none, while it runs
+AS_TEXT = ("folder", "patient")
 
 
-class SavePredictions:
-    """Handler of an evaluator: writes one CSV row a case when the run is complete; rank 0 writes for all.
+class Collected:
+    """Handler of an evaluator: the predictions of a run over all ranks, sorted by folder, in `frame` at its end.
 
-    Rows are sorted by folder, so the file is the same whatever the batch size or the number of ranks.
+    They are the same whatever the batch size or the number of ranks.
 
     Args:
-        path: the CSV file.
+        done: called on the first rank with `folder`, `patient`, `probability`, `label` of all cases.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, done: Callable[[Engine, pd.DataFrame], None] | None = None) -> None:
+        self.done = done
         self.rows: list[tuple[Any, ...]] = []
+        self.frame: pd.DataFrame | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with `engine`, whose postprocessing leaves `pred` as (2,) probabilities."""
         engine.add_event_handler(Events.STARTED, lambda _: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._gather)
 
     def _collect(self, engine: Engine) -> None:
         for case, output in zip(engine.state.batch, engine.state.output, strict=True):
-            probability = float(output["pred"][1])
-            self.rows.append((case["folder"], probability, int(probability >= THRESHOLD), int(case["label"])))
+            label = int(case["label"].reshape(-1)[-1])  # also where it has become one-hot
+            self.rows.append((case["folder"], case["patient"], float(output["pred"][1]), label))
 
-    def _write(self, engine: Engine) -> None:
+    def _gather(self, engine: Engine) -> None:
         rows = [row for part in idist.all_gather(self.rows) for row in part]
-        if idist.get_rank() == 0:
-            with atomic(self.path) as part:
-                pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("folder").to_csv(part, index=False)
-            engine.logger.info(f"wrote {len(rows)} predictions to {self.path}")
+        frame = pd.DataFrame(rows, columns=["folder", "patient", "probability", "label"])
+        # A validation that has fewer cases than there are ranks repeats some.
+        self.frame = frame.drop_duplicates("folder").sort_values("folder", ignore_index=True)
+        if self.done is not None and idist.get_rank() == 0:
+            self.done(engine, self.frame)
 
 
-def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a CSV of predictions: `folder` (str), `probability` (0..1), `prediction` and `label` (0 or 1).
+def save_predictions(path: str | os.PathLike[str], threshold: float = THRESHOLD) -> Collected:
+    """A handler that writes one row a case, as CSV and as an Excel table beside it, when the run is complete.
+
+    Args:
+        path: the CSV file.
+        threshold: a case is predicted to be positive where its probability reaches it.
 
     Raises:
-        UserError: the file is missing, or is not what `SavePredictions` writes.
+        UserError: when the run is complete, where probabilities are NaN; nothing is written.
+    """
+
+    def write(engine: Engine, frame: pd.DataFrame) -> None:
+        write_predictions(path, frame, threshold)
+        engine.logger.info(f"wrote {len(frame)} predictions to {path}")
+
+    return Collected(write)
+
+
+def write_predictions(path: str | os.PathLike[str], frame: pd.DataFrame, threshold: float) -> None:
+    """Write predictions as CSV and as `.xlsx` beside it; a label that there is not is an empty cell.
+
+    Raises:
+        UserError: probabilities are NaN.
+    """
+    problems = Problems("probabilities")
+    for folder in frame.loc[~frame["probability"].between(0, 1), "folder"]:
+        problems.add(folder, "has none: it is NaN", "give --amp fp32, or other weights; these may have diverged")
+    problems.raise_if_any()
+    known = frame["label"].where(frame["label"] != UNLABELLED).astype("Int64")
+    predicted = (frame["probability"] >= threshold).astype(int)
+    frame = frame.assign(threshold=threshold, prediction=predicted, label=known)[list(COLUMNS)]
+    with atomic(path) as part:
+        frame.to_csv(part, index=False)
+    with atomic(Path(path).with_suffix(".xlsx")) as part, pd.ExcelWriter(part, engine="openpyxl") as writer:
+        frame.to_excel(writer, index=False)
+        for column in (frame.columns.get_loc(name) + 1 for name in AS_TEXT):  # or Excel drops leading zeros
+            for row in range(2, len(frame) + 2):
+                writer.sheets["Sheet1"].cell(row, column).number_format = "@"
+
+
+def read_predictions(path: str | os.PathLike[str], skip_unlabelled: bool = False) -> pd.DataFrame:
+    """Read a CSV of predictions of labelled cases.
+
+    Args:
+        path: what `write_predictions` wrote.
+        skip_unlabelled: leave out cases without a label instead of refusing them.
+
+    Returns:
+        `folder`, `patient` (str), `probability`, `threshold` (0..1), `prediction`, `label` (0 or 1).
+
+    Raises:
+        UserError: the file is missing or is not what it should be; cases without a label, all of them named.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no predictions there; run the classifier bundle's inference first, with the same arm")
     frame = read_table(path)
-    if tuple(frame.columns) != COLUMNS or frame.empty or frame.isna().any(axis=None):
+    if tuple(frame.columns) != COLUMNS or frame.empty or frame.drop(columns="label").isna().any(axis=None):
         raise UserError(f"{path}: is not a table of {', '.join(COLUMNS)}; run inference again")
+    problems = Problems(str(path))
+    for folder in frame.loc[frame["label"].isna(), "folder"]:
+        problems.add(folder, "has no label", "fill it in, or leave out such cases with --skip_unlabelled true")
+    if not skip_unlabelled:
+        problems.raise_if_any()
+    frame = frame.dropna(subset="label").reset_index(drop=True)
+    if frame.empty:
+        raise UserError(f"{path}: no case has a label; there is nothing to judge")
     try:
-        return frame.astype({"probability": float, "prediction": int, "label": int})
+        return frame.astype({"probability": float, "threshold": float, "prediction": int, "label": int})
     except ValueError:
         raise UserError(f"{path}: holds cells that are not numbers; run inference again") from None
 
 
-def evaluate(predictions: str | os.PathLike[str], output: str | os.PathLike[str], *, seed: int = 0) -> dict[str, Any]:
-    """Judge one arm's predictions: print a table, write it as JSON.
+def best_threshold(labels: pd.Series, probabilities: pd.Series) -> float:
+    """Where sensitivity + specificity is highest (Youden, Cancer 1950), halfway to the next lower probability.
+
+    It depends on the ranks of positives among negatives alone, and so not on the share of positives, nor on where a
+    network that never saw a balanced set puts its probabilities.
 
     Args:
-        predictions: CSV of inference.
-        output: JSON file to write.
-        seed: of the bootstrap intervals.
-
-    Returns:
-        What the JSON file holds: every figure as value, low, high, n.
-
-    Raises:
-        UserError: there are no predictions, or they are broken.
+        labels: 0 and 1, both of them.
+        probabilities: of validation cases.
     """
-    frame = read_predictions(predictions)
-    metrics = class_metrics(frame["label"], frame["probability"], threshold=THRESHOLD, seed=seed)
-    result = as_json(metrics)
-    with atomic(output) as part:
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(markdown(table({Path(predictions).parent.name: metrics}).T))
-    return result
+    false_positive, true_positive, thresholds = roc_curve(labels, probabilities, drop_intermediate=False)
+    best = int(np.argmax(true_positive - false_positive))
+    lower = thresholds[best + 1] if best + 1 < len(thresholds) else 0.0
+    return float(np.clip((thresholds[best] + lower) / 2, 0, 1)) if np.isfinite(thresholds[best]) else THRESHOLD

@@ -19,7 +19,9 @@ import torch
 from monai.data import CacheDataset, MetaTensor
 from monai.transforms import (
     Compose,
+    ConcatItemsd,
     CropForegroundd,
+    DeleteItemsd,
     EnsureTyped,
     LoadImaged,
     MapTransform,
@@ -28,18 +30,21 @@ from monai.transforms import (
     RandFlipd,
     RandRotated,
     RandZoomd,
-    ResizeWithPadOrCropd,
+    ScaleIntensityRanged,
     ScaleIntensityRangePercentilesd,
 )
+from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import Case
 from scripts.data.grid import SPACING_TOLERANCE, Grid, grid_affine, resample
-from scripts.data.images import CheckImaged, ImageTransforms, check_voxels
+from scripts.data.images import QUANTITATIVE, SCANNER_UNITS, CheckImaged, ImageTransforms, check_voxels
 from scripts.engine.loading import Draw, ShuffledEpochs, data_loader
 
-STRIDE = 32  # EfficientNet halves every axis five times
+HIGHEST = {"axt2": 98.0}  # percentile that becomes 1, as the authors have it; a lesion is among the brightest of others
+USUAL_HIGHEST = 99.5
 
 
 class ToSpacingd(MapTransform):
@@ -62,35 +67,78 @@ class ToSpacingd(MapTransform):
         return result
 
 
-def preprocessing(spacing: Sequence[float], spatial_size: Sequence[int]) -> Compose:
-    """From a case with the path `image` to a volume (1, *spatial_size), float32 in 0..1.
+class CropAroundd(MapTransform):
+    """Cut a box of voxels out of volumes (1, X, Y, Z) around a place, with zeros where it leaves them.
 
-    RAS, the wanted spacing, crop to the foreground (above 0), percentiles 0..98 to 0..1, pad or crop around the centre.
+    The place is `centre` of the case, in mm of the world (RAS), where there is one; else the volumes' middle.
+    """
+
+    def __init__(self, keys: Sequence[str] | str, spatial_size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.spatial_size = np.asarray(spatial_size, dtype=int)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Give `data` with volumes (1, *spatial_size)."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            result[key] = self._cut(result[key], data.get("centre"))
+        return result
+
+    def _cut(self, volume: MetaTensor, centre: Sequence[float] | None) -> Tensor:
+        shape = np.asarray(volume.shape[1:])
+        first = (shape - self.spatial_size) // 2  # below 0 where there is less than the box
+        if centre is not None:
+            place = np.linalg.solve(np.asarray(volume.affine, dtype=np.float64), [*centre, 1.0])[:3]
+            first = np.rint(place - (self.spatial_size - 1) / 2).astype(int)
+        sides = np.stack([-first, first + self.spatial_size - shape], axis=1)
+        return F.pad(volume.as_tensor(), sides[::-1].ravel().tolist())  # cuts where a side is below 0
+
+
+def preprocessing(
+    spacing: Sequence[float], spatial_size: Sequence[int], channels: Sequence[str] = ("axt2",)
+) -> Compose:
+    """From a case with a path for each channel to `image` (channels, *spatial_size), float32 in 0..1.
+
+    RAS, the wanted spacing, crop to the foreground (of the first channel above 0), percentiles 0..98 (T2w) or 0..99.5
+    (high b) to 0..1, ADC by its own scale, pad or crop around `centre` in mm, else around the middle.
 
     Args:
         spacing: mm along x, y, z.
         spatial_size: voxels along x, y, z.
+        channels: sequences, in the order in which the network sees them.
 
     Raises:
-        UserError: the network cannot take this size; when applied: an image is missing, broken, constant or not finite.
+        UserError: sizes are none; when applied: an image is missing, broken, constant or not finite.
     """
-    if len(spatial_size) != 3 or min(spatial_size) < STRIDE:
-        raise UserError(f"spatial_size {list(spatial_size)}: EfficientNet-B0 needs three axes of {STRIDE} or more")
+    if len(spatial_size) != 3 or min(spatial_size) < 1:
+        raise UserError(f"spatial_size {list(spatial_size)}: give three whole numbers above 0")
     if len(spacing) != 3 or min(spacing) <= 0:
         raise UserError(f"spacing {list(spacing)}: give three positive numbers in mm")
+    channels = list(channels)
     return ImageTransforms(
         [
-            LoadImaged("image", reader="NibabelReader", ensure_channel_first=True),
-            Orientationd("image", axcodes="RAS", labels=None),
-            EnsureTyped("image", dtype=torch.float32),
-            CheckImaged("image", spatial_size=None, factor=1),
-            ToSpacingd("image", spacing),
-            CropForegroundd("image", source_key="image", start_coord_key=None, end_coord_key=None, allow_smaller=True),
-            ScaleIntensityRangePercentilesd("image", lower=0, upper=98, b_min=0, b_max=1, clip=True),
-            ResizeWithPadOrCropd("image", spatial_size),
+            LoadImaged(channels, reader="NibabelReader", ensure_channel_first=True),
+            Orientationd(channels, axcodes="RAS", labels=None),
+            EnsureTyped(channels, dtype=torch.float32),
+            CheckImaged(channels, spatial_size=None, factor=1),
+            ToSpacingd(channels, spacing),
+            CropForegroundd(
+                channels, source_key=channels[0], start_coord_key=None, end_coord_key=None, allow_smaller=True
+            ),
+            *(_scaling(channel) for channel in channels),
+            CropAroundd(channels, spatial_size),
+            ConcatItemsd(channels, name="image"),
+            DeleteItemsd([*channels, "centre"]),
             EnsureTyped("image", dtype=torch.float32, track_meta=False),
         ]
     )
+
+
+def _scaling(channel: str) -> MapTransform:
+    if channel in QUANTITATIVE:
+        return ScaleIntensityRanged(channel, a_min=0, a_max=SCANNER_UNITS[channel], b_min=0, b_max=1, clip=True)
+    highest = HIGHEST.get(channel, USUAL_HIGHEST)
+    return ScaleIntensityRangePercentilesd(channel, lower=0, upper=highest, b_min=0, b_max=1, clip=True)
 
 
 def augmentation(probability: float, degrees: float, translation: Sequence[int], zoom: Sequence[float]) -> Compose:
@@ -125,7 +173,7 @@ class VolumeDataset(Dataset):
     worker or the rank.
 
     Args:
-        data: cases with `folder`, `image` (path) and `label`.
+        data: cases with `folder`, a path for each channel and `label`.
         transform: preprocessing.
         augment: random transform after it; none for validation and test.
         seed: of the augmentation.
@@ -161,7 +209,7 @@ class VolumeDataset(Dataset):
         return len(self.data)
 
     def __getitem__(self, place: int | Draw) -> Case:
-        """A case with `image` (1, X, Y, Z) and `label` (1,); a plain index gives it without augmentation."""
+        """A case with `image` (channels, X, Y, Z) and `label` (1,); a plain index gives it without augmentation."""
         if not isinstance(place, Draw):
             return self.volumes[place]
         case = dict(self.volumes[place.index])

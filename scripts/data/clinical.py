@@ -20,13 +20,19 @@ OPTIONAL_COLUMNS = ("Label", "patient")
 
 
 def sheet_labels(frame: pd.DataFrame) -> pd.Series:
-    """The label of every row, PosPIRADS or else PosISUP, as bool by folder."""
-    labels = frame["PosPIRADS"].fillna(frame["PosISUP"]).astype(bool)
-    return labels.set_axis(frame["folder"])
+    """The label of every row that has one, PosPIRADS or else PosISUP, as bool by folder."""
+    labels = frame["PosPIRADS"].fillna(frame["PosISUP"]).set_axis(frame["folder"])
+    return labels.dropna().astype(bool)
 
 
-def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = None) -> pd.DataFrame:
+def read_clinical(
+    path: str | os.PathLike[str], *, problems: Problems | None = None, need_labels: bool = True
+) -> pd.DataFrame:
     """Read the clinical sheet.
+
+    Args:
+        problems: where to note problems instead of raising them.
+        need_labels: a row without a label is a problem.
 
     Returns:
         `folder` (str), `PosPIRADS` and `PosISUP` (Int64, may be NA), `Label` (str, may be NA), and `patient` (str)
@@ -45,7 +51,7 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
         for name in table.columns.difference([*SHEET_COLUMNS, *OPTIONAL_COLUMNS]):
             noted.add(path.name, f"has the unknown column {shown(name)}", "remove or rename it")
         records = zip(table.index, table.to_dict("records"), strict=True)
-        rows = [_check_row(record, f"{path.name} row {row}", noted) for row, record in records]
+        rows = [_check_row(record, f"{path.name} row {row}", noted, need_labels) for row, record in records]
         columns = [*SHEET_COLUMNS, "Label", *(["patient"] if "patient" in table else [])]
         frame = pd.DataFrame(rows, columns=columns, index=table.index)
         for folder, same in frame.groupby("folder").groups.items():
@@ -56,7 +62,7 @@ def read_clinical(path: str | os.PathLike[str], *, problems: Problems | None = N
     return frame.astype({"PosPIRADS": "Int64", "PosISUP": "Int64"})
 
 
-def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[str, Any]:
+def _check_row(row: Mapping[str, Any], place: str, problems: Problems, need_labels: bool) -> dict[str, Any]:
     retype = "format the column as Text and type it again"
     folder = cell_name(row["folder"])
     checked: dict[str, Any] = {"folder": folder if is_folder_name(folder) else None, "Label": row.get("Label")}
@@ -67,7 +73,7 @@ def _check_row(row: Mapping[str, Any], place: str, problems: Problems) -> dict[s
         checked[name] = None if row[name] is None else cell_flag(row[name])
         if row[name] is not None and checked[name] is None:
             problems.add(case, f"{name} is {shown(row[name])}", "write 0, 1 or leave it empty")
-    if row["PosPIRADS"] is None and row["PosISUP"] is None:
+    if need_labels and row["PosPIRADS"] is None and row["PosISUP"] is None:
         problems.add(case, "PosPIRADS and PosISUP are both empty", "fill one of them with 0 or 1")
     if checked["Label"] is not None and checked["Label"] not in LABEL_VALUES:
         problems.add(case, f"Label is {shown(checked['Label'])}", f"write one of {', '.join(LABEL_VALUES)}")

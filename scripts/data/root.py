@@ -29,6 +29,7 @@ def read_splits(
     check_files: bool = True,
     names: tuple[str, str] = DATALISTS,
     problems: Problems | None = None,
+    need_labels: bool = True,
 ) -> tuple[list[Case], list[Case]]:
     """Read and check a data root: both datalists, no patient in both, and the clinical sheet against them.
 
@@ -38,6 +39,7 @@ def read_splits(
         check_files: look at every image's header too (`check_headers`).
         names: the datalists; `MERGED` once reports are embedded.
         problems: where to note problems instead of raising them.
+        need_labels: every case must have a label in the sheet.
 
     Returns:
         The training and the test cases, with `patient` from the sheet where only the sheet tells it.
@@ -50,7 +52,7 @@ def read_splits(
         train, test = (read_datalist(root / name, root, keys=keys, check_files=False, problems=noted) for name in names)
         if check_files:
             check_headers([*train, *test], noted)
-        _check_together(root, train, test, noted)
+        _check_together(root, train, test, noted, need_labels)
         if not noted and not train and not test:
             noted.add(root.name, "holds no case", "prepare exams or make a phantom first")
     return train, test
@@ -99,11 +101,13 @@ def _check_merged(root: Path, plain: str, merged: str, problems: Problems) -> No
         problems.add(merged, what, "embed the reports again (python -m scripts.encode_reports)")
 
 
-def _check_together(root: Path, train: Sequence[Case], test: Sequence[Case], problems: Problems) -> None:
+def _check_together(
+    root: Path, train: Sequence[Case], test: Sequence[Case], problems: Problems, need_labels: bool = True
+) -> None:
     """Check the clinical sheet, its labels and patients, against the cases, and that no patient is in both lists."""
     cases = [*train, *test]
     try:
-        frame = read_clinical(root / "clinical.xlsx", problems=problems)
+        frame = read_clinical(root / "clinical.xlsx", problems=problems, need_labels=need_labels)
     except UserError as error:
         problems.add("clinical.xlsx", str(error))
     else:

@@ -1,7 +1,8 @@
 """How good a two-class prediction is, each figure with its 95 % interval.
 
-Shares of cases have Wilson intervals, means over cases t-intervals; areas under curves have percentile intervals of a
-seeded bootstrap that draws the positives and the negatives separately, so that every draw holds both.
+Shares of cases have Wilson intervals, means over cases t-intervals; what is read off curves has percentile intervals of
+a seeded bootstrap. It draws patients with all their exams, positive and negative ones separately; a patient is positive
+when any exam is. Where patients have several exams, which are no cases of their own, all figures have such intervals.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, ttest_1samp
-from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from scripts.common.files import atomic
 from scripts.common.problems import UserError
@@ -59,7 +60,12 @@ def mean(values: ArrayLike) -> Estimate:
 
 
 def class_metrics(
-    labels: ArrayLike, probabilities: ArrayLike, *, threshold: float = 0.5, seed: int = 0
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    threshold: float = 0.5,
+    seed: int = 0,
+    patients: ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """Accuracy, sensitivity, specificity, PPV, NPV, ROC AUC and average precision.
 
@@ -69,21 +75,102 @@ def class_metrics(
             are then those of the one operating point.
         threshold: class 1 is predicted where the probability reaches it.
         seed: of the bootstrap.
+        patients: (N,) names; without them every case is a patient.
 
     Raises:
         UserError: no cases, lengths that differ, labels that are not 0 or 1, probabilities that are not in 0..1.
     """
     truth, score = _checked(labels, probabilities)
-    predicted = score >= threshold
-    tn, fp, fn, tp = confusion_matrix(truth, predicted, labels=[0, 1]).ravel().tolist()
-    return {
-        "accuracy": wilson(tp + tn, len(truth)),
-        "sensitivity": wilson(tp, tp + fn),
-        "specificity": wilson(tn, tn + fp),
-        "ppv": wilson(tp, tp + fp),
-        "npv": wilson(tn, tn + fn),
-        **_areas(truth, score, seed),
+    drawn = bootstrap_weights(truth, patients, seed)
+    single = patients is None or len(np.unique(patients)) == len(truth)
+    shares = {
+        name: wilson(int((hit & among).sum()), int(among.sum())) if single else _drawn_share(hit, among, drawn)
+        for name, (hit, among) in _shares(truth == 1, score >= threshold).items()
     }
+    return shares | _areas(truth, score, drawn)
+
+
+def _shares(truth: NDArray, predicted: NDArray) -> dict[str, tuple[NDArray, NDArray]]:
+    """Which cases (N,) count as hits, and among which."""
+    right = truth == predicted
+    return {
+        "accuracy": (right, np.ones_like(right)),
+        "sensitivity": (right, truth),
+        "specificity": (right, ~truth),
+        "ppv": (right, predicted),
+        "npv": (right, ~predicted),
+    }
+
+
+def probability_metrics(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    fixed: float = 0.9,
+    seed: int = 0,
+    patients: ArrayLike | None = None,
+) -> dict[str, Estimate]:
+    """How far probabilities can be trusted, and what the ROC curve allows for.
+
+    The Brier score is the mean squared distance of probability and label; guessing the share p of positives gives
+    p(1 - p). `sensitivity_at_specificity` is the highest sensitivity that any threshold reaches without leaving the
+    fixed specificity, and the reverse: properties of the curve, not of a threshold that was chosen beforehand.
+
+    Args:
+        labels, probabilities, seed, patients: see `class_metrics`.
+        fixed: the specificity, and the sensitivity, that is kept.
+
+    Raises:
+        UserError: see `class_metrics`.
+    """
+    truth, score = _checked(labels, probabilities)
+    drawn = bootstrap_weights(truth, patients, seed)
+    whole = np.ones((1, len(truth)))
+    squares = (score - truth) ** 2
+    result = {"brier": _drawn(brier_score_loss(truth, score), drawn @ squares / drawn.sum(1), len(truth))}
+    at = {"sensitivity_at_specificity": _sensitivity_at, "specificity_at_sensitivity": _specificity_at}
+    for name, figure in at.items():
+        counted = int((truth == (1 if name.startswith("sensitivity") else 0)).sum())
+        if 0 < counted < len(truth):
+            value, draws = (figure(truth, score, weights, fixed) for weights in (whole, drawn))
+            result[f"{name}_{fixed:g}"] = _drawn(float(value[0]), draws, counted)
+        else:
+            result[f"{name}_{fixed:g}"] = Estimate(np.nan, np.nan, np.nan, counted)
+    return result
+
+
+def bootstrap_weights(truth: NDArray, patients: ArrayLike | None, seed: int) -> NDArray[np.float64]:
+    """How often each draw takes each case (draws, N): as often as its patient.
+
+    Args:
+        truth: (N,) of 0 and 1.
+        patients: (N,) names; None where every case is a patient.
+        seed: of the draws.
+    """
+    names = np.arange(len(truth)) if patients is None else np.asarray(patients)
+    _, patient = np.unique(names, return_inverse=True)
+    positive = np.zeros(patient.max() + 1, dtype=bool)
+    np.logical_or.at(positive, patient, truth == 1)
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((BOOTSTRAP_DRAWS, len(positive)))
+    for group in (positive, ~positive):
+        if size := int(group.sum()):
+            weights[:, group] = rng.multinomial(size, np.full(size, 1 / size), size=BOOTSTRAP_DRAWS)
+    return weights[:, patient]
+
+
+def _drawn(value: float, draws: NDArray, n: int) -> Estimate:
+    """A figure with the percentile interval of its draws; those that lack a class count for nothing."""
+    low, high = np.nanquantile(draws, (0.025, 0.975)) if np.isfinite(draws).any() else (np.nan, np.nan)
+    return Estimate(float(value), float(low), float(high), n)
+
+
+def _drawn_share(hit: NDArray, among: NDArray, drawn: NDArray) -> Estimate:
+    n = int(among.sum())
+    if n == 0:
+        return Estimate(np.nan, np.nan, np.nan, 0)
+    with np.errstate(invalid="ignore"):
+        return _drawn((hit & among).sum() / n, drawn @ (hit & among) / (drawn @ among), n)
 
 
 def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -97,24 +184,31 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.in
     return truth.astype(np.int64), score
 
 
-def _areas(truth: NDArray, score: NDArray, seed: int) -> dict[str, Estimate]:
+def _areas(truth: NDArray, score: NDArray, drawn: NDArray) -> dict[str, Estimate]:
     """ROC AUC and average precision with their bootstrap intervals; undefined without both classes."""
-    positives, negatives = int(truth.sum()), int(len(truth) - truth.sum())
-    if not positives or not negatives:
+    if len(np.unique(truth)) < 2:
         undefined = Estimate(np.nan, np.nan, np.nan, len(truth))
         return {"roc_auc": undefined, "average_precision": undefined}
-    rng = np.random.default_rng(seed)
-    # How often each draw takes each case.
-    weights = np.empty((BOOTSTRAP_DRAWS, len(truth)))
-    for group, size in ((truth == 1, positives), (truth == 0, negatives)):
-        weights[:, group] = rng.multinomial(size, np.full(size, 1 / size), size=BOOTSTRAP_DRAWS)
-    low, high = np.quantile(weighted_areas(truth, score, weights), (0.025, 0.975), axis=1)
+    auc, precision = weighted_areas(truth, score, drawn)
     return {
-        "roc_auc": Estimate(float(roc_auc_score(truth, score)), float(low[0]), float(high[0]), len(truth)),
-        "average_precision": Estimate(
-            float(average_precision_score(truth, score)), float(low[1]), float(high[1]), len(truth)
-        ),
+        "roc_auc": _drawn(roc_auc_score(truth, score), auc, len(truth)),
+        "average_precision": _drawn(average_precision_score(truth, score), precision, len(truth)),
     }
+
+
+def weighted_curves(truth: NDArray, score: NDArray, weights: NDArray) -> tuple[NDArray, NDArray]:
+    """Sums of weights of the positives and of the negatives (draws, points) at or above each score that there is.
+
+    Args:
+        truth, score: (N,).
+        weights: (draws, N).
+    """
+    order = np.argsort(-score, kind="stable")
+    # Equal scores are one point of the curve: the last of each group.
+    ends = np.flatnonzero(np.diff(score[order], append=-np.inf))
+    hits = np.cumsum(weights[:, order] * truth[order], axis=1)[:, ends]
+    falls = np.cumsum(weights[:, order] * (1 - truth[order]), axis=1)[:, ends]
+    return hits, falls
 
 
 def weighted_areas(truth: NDArray, score: NDArray, weights: NDArray) -> NDArray[np.float64]:
@@ -122,17 +216,30 @@ def weighted_areas(truth: NDArray, score: NDArray, weights: NDArray) -> NDArray[
 
     Args:
         truth, score: (N,).
-        weights: (draws, N), with some weight on both classes in every draw.
+        weights: (draws, N); a draw without some weight on both classes comes out as NaN.
     """
-    order = np.argsort(-score, kind="stable")
-    # Equal scores are one point of the curve: the last of each group.
-    ends = np.flatnonzero(np.diff(score[order], append=-np.inf))
-    hits = np.cumsum(weights[:, order] * truth[order], axis=1)[:, ends]
-    falls = np.cumsum(weights[:, order] * (1 - truth[order]), axis=1)[:, ends]
+    hits, falls = weighted_curves(truth, score, weights)
     steps = np.diff(hits, axis=1, prepend=0)
-    auc = ((hits - steps / 2) * np.diff(falls, axis=1, prepend=0)).sum(1) / (hits[:, -1] * falls[:, -1])
-    precision = hits / np.maximum(hits + falls, 1e-12)
-    return np.stack([auc, (steps * precision).sum(1) / hits[:, -1]])
+    with np.errstate(invalid="ignore"):
+        auc = ((hits - steps / 2) * np.diff(falls, axis=1, prepend=0)).sum(1) / (hits[:, -1] * falls[:, -1])
+        precision = hits / np.maximum(hits + falls, 1e-12)
+        return np.stack([auc, (steps * precision).sum(1) / hits[:, -1]])
+
+
+def _sensitivity_at(truth: NDArray, score: NDArray, weights: NDArray, specificity: float) -> NDArray[np.float64]:
+    """The highest sensitivity (draws,) of the thresholds that keep a specificity."""
+    hits, falls = weighted_curves(truth, score, weights)
+    with np.errstate(invalid="ignore"):
+        kept = falls <= (1 - specificity) * falls[:, -1:] + 1e-9
+        return np.where(kept, hits, 0).max(axis=1) / hits[:, -1]
+
+
+def _specificity_at(truth: NDArray, score: NDArray, weights: NDArray, sensitivity: float) -> NDArray[np.float64]:
+    """The highest specificity (draws,) of the thresholds that keep a sensitivity."""
+    hits, falls = weighted_curves(truth, score, weights)
+    with np.errstate(invalid="ignore"):
+        kept = hits >= sensitivity * hits[:, -1:] - 1e-9
+        return 1 - np.where(kept, falls, np.inf).min(axis=1) / falls[:, -1]
 
 
 def as_json(estimates: dict[str, Estimate]) -> dict[str, Figure]:

@@ -72,7 +72,9 @@ def predictions(seed, labels=(0, 1) * 10):
     return pd.DataFrame(
         {
             "folder": [f"{i:03d}" for i in range(len(labels))],
+            "patient": [f"P{i:03d}" for i in range(len(labels))],
             "probability": probability,
+            "threshold": 0.5,
             "prediction": (probability >= 0.5).astype(int),
             "label": labels,
         }

@@ -11,11 +11,12 @@ import torch
 from ignite.engine import Events
 from monai.bundle import create_workflow
 from monai.bundle.scripts import verify_metadata, verify_net_in_out
-from monai.handlers import from_engine
+from monai.handlers import ROCAUC, from_engine
 from safetensors.torch import load_file
 
-from scripts.classifier.training import load_weights
+from scripts.classifier.weights import load_weights, read_header, threshold_of
 from scripts.common.problems import UserError
+from scripts.engine.steps import one_cycle
 
 ARM = "ds_enb0_r1_s1_l1"
 TINY = {"spacing": [5, 5, 10], "spatial_size": [32, 32, 32], "batch_size": 8, "real": 1, "synthetic": 1}
@@ -26,10 +27,10 @@ def configs(repo_root):
     return repo_root / "bundles/classifier/configs"
 
 
-def start(configs, name, kind, **options):
+def start(configs, name, kind, overlay="demo", **options):
     files = [str(configs / f"{name}.yaml")]
     if name != "evaluate":
-        files.append(str(configs / "demo.yaml"))
+        files.append(str(configs / f"{overlay}.yaml"))
     options = {"bundle_root": str(configs.parent), "synthetic_labels": 1, **options}
     return create_workflow(config_file=files, workflow_type=kind, logging_file=False, **options)
 
@@ -91,13 +92,14 @@ def test_loading_processes_change_no_weight(trained, configs, tmp_path):
     assert alone["best_metric"] == two["best_metric"]
 
 
-def test_the_best_weights_are_kept_where_no_checkpoint_is_written_in_their_epoch(trained, configs, tmp_path):
+def test_the_best_weights_are_kept_where_no_checkpoint_is_written_in_their_epoch(
+    trained, configs, tmp_path, monkeypatch
+):
     """Two more epochs that validation finds worse, and the only checkpoint after the last of them."""
     _, options = trained
     workflow = start(configs, "train", "train", epochs=3, **{**options, "models_dir": str(tmp_path)})
-    validator, found = workflow.evaluator, []
-    best = iter([0.9, 0.1, 0.2])
-    validator.add_event_handler(Events.EPOCH_COMPLETED, lambda: validator.state.metrics.update(val_auc=next(best)))
+    found, best = [], iter([0.9, 0.1, 0.2])
+    monkeypatch.setattr(ROCAUC, "compute", lambda _: next(best))
 
     def note(engine):
         if engine.state.epoch == 1:
@@ -132,10 +134,51 @@ def test_a_finished_training_given_more_epochs_follows_the_longer_schedule(copy,
     optimizer, rates = workflow.trainer.optimizer, []
     workflow.trainer.add_event_handler(Events.EPOCH_STARTED, lambda: rates.append(optimizer.param_groups[0]["lr"]))
     workflow.run()
-    assert rates == pytest.approx([1e-3 * (1 - 2 / 3) ** 2])
+    done, planned = 2, 3  # epochs, each of as many steps
+    steps = workflow.trainer.state.epoch_length
+    expected = one_cycle(optimizer, planned * steps).lr_lambdas[0](done * steps)
+    assert rates == pytest.approx([1e-3 * expected])
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["epoch"] == 3
     assert {"loss", "images_per_second", "lr"} <= workflow.trainer.state.metrics.keys()
     assert from_engine(["loss"], first=True)(workflow.trainer.state.output) > 0  # as --tracking mlflow asks for it
+
+
+def test_a_training_that_validation_finds_no_better_ends_and_stays_ended(trained, configs, tmp_path, monkeypatch):
+    _, options = trained
+    found = iter([0.5, 0.9, 0.1, 0.9, 0.95])
+    monkeypatch.setattr(ROCAUC, "compute", lambda _: next(found))
+    options = {**options, "models_dir": str(tmp_path), "epochs": 9, "patience": 2}
+
+    def train():
+        start(configs, "train", "train", **options).run()
+        return torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)
+
+    ended = train()
+    assert (ended["epoch"], ended["best_metric_epoch"]) == (4, 2)
+    again = train()
+    assert again["epoch"] == 4
+    assert all(torch.equal(ended["network"][name], again["network"][name]) for name in ended["network"])
+
+
+def test_the_threshold_is_that_of_the_best_epochs_validation(trained, configs, tmp_path):
+    folder, _ = trained
+    state = torch.load(folder / ARM / "checkpoint.pt", weights_only=True)
+    assert float(read_header(folder / ARM / "model.safetensors")["threshold"]) == state["threshold"]
+    assert threshold_of(folder / ARM / "model.safetensors") == state["threshold"] != 0.5
+    assert threshold_of(folder / ARM / "model.safetensors", given=0.3) == 0.3
+
+
+def test_the_authors_protocol_validates_on_the_test_cases_and_keeps_the_last_epoch(trained, configs, tmp_path):
+    _, options = trained
+    options = {**options, "models_dir": str(tmp_path), "epochs": 2, "val_interval": 1}
+    workflow = start(configs, "train", "train", overlay="authors", **options)
+    validated = [case["folder"] for case in workflow.evaluator.data_loader.dataset.data]
+    assert validated == [f"{number:03d}" for number in range(14, 20)]
+    workflow.run()
+    last = torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)["network"]
+    kept = load_file(tmp_path / ARM / "model.safetensors")
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+    assert threshold_of(tmp_path / ARM / "model.safetensors") == 0.5  # test cases choose none
 
 
 def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):
@@ -184,6 +227,20 @@ def test_inference_and_evaluate_judge_the_real_test_cases(trained, configs, real
     assert json.loads((tmp_path / ARM / "metrics.json").read_text())["accuracy"]["n"] == 6
 
 
+def test_any_folder_of_volumes_is_predicted_without_labels(trained, configs, real_root, tmp_path):
+    folder, _ = trained
+    for number in (0, 3):
+        shutil.copy(real_root / f"{number:03d}" / "axt2.nii.gz", tmp_path / f"exam {number}.nii.gz")
+    common = {**TINY, "models_dir": str(folder), "output_dir": str(tmp_path / "out"), "dataset_dir": "nowhere"}
+    start(configs, "inference", "infer", input=str(tmp_path), threshold=0.0, **common).run()
+    written = sorted(path.name for path in (tmp_path / "out" / ARM).iterdir())
+    assert written == ["predictions.csv", "predictions.xlsx", "saliency.png"]
+    frame = pd.read_csv(tmp_path / "out" / ARM / "predictions.csv")
+    assert frame["folder"].tolist() == ["exam 0", "exam 3"]
+    assert frame["label"].isna().all()
+    assert frame["prediction"].tolist() == [1, 1]
+
+
 def test_missing_weights_and_predictions_say_what_to_do(configs, real_root, tmp_path):
     options = {**TINY, "dataset_dir": str(real_root), "models_dir": str(tmp_path), "output_dir": str(tmp_path)}
     with pytest.raises(RuntimeError) as error:
@@ -207,6 +264,20 @@ def test_weights_of_another_network_are_refused(trained):
     folder, _ = trained
     with pytest.raises(UserError, match="no weights of this network"):
         load_weights(torch.nn.Linear(2, 2), folder / ARM / "model.safetensors")
+
+
+def test_weights_of_other_channels_or_another_grid_are_refused(trained, configs, real_root, tmp_path, refused):
+    folder, _ = trained
+    file = folder / ARM / "model.safetensors"
+    seen = {"channels": ["axt2"], "centre": "foreground", "spacing": [5, 5, 10], "spatial_size": [32, 32, 32]}
+    assert {name: json.loads(read_header(file)[name]) for name in seen} == seen
+    shutil.copytree(real_root / "000", tmp_path / "volumes" / "000")
+    shutil.copy(real_root / "000" / "axt2.nii.gz", tmp_path / "volumes" / "000" / "adc.nii.gz")
+    options = {**TINY, "models_dir": str(folder), "output_dir": str(tmp_path), "input": str(tmp_path / "volumes")}
+    with refused(r'was trained with channels \["axt2"\], not \["adc", "axt2"\].*the values of its training'):
+        start(configs, "inference", "infer", channels=["adc", "axt2"], **options).run()
+    with refused(r"spatial_size \[32, 32, 32\], not \[32, 32, 16\]"):
+        start(configs, "inference", "infer", **{**options, "spatial_size": [32, 32, 16]}).run()
 
 
 def test_metadata_fits_the_schema(repo_root, configs, tmp_path):

@@ -1,11 +1,13 @@
 import json
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
 from scripts.classifier.arms import ARMS
-from scripts.classifier.cases import read_test, read_training
+from scripts.classifier.cases import OneClassError, read_test, read_training
 from scripts.common.problems import UserError
 from scripts.data.datalists import patient_of
 
@@ -36,7 +38,7 @@ def test_no_patient_is_on_two_sides_in_any_arm(arm, real_root, synthetic_root):
 def test_validation_is_real_and_the_same_in_every_arm_of_a_seed(real_root, synthetic_root):
     chosen = [read_training(real_root, synthetic_root, **flags(arm), **OPTIONS).validation for arm in ARMS]
     assert all(cases == chosen[0] for cases in chosen)
-    assert all(str(real_root) in case["image"] for case in chosen[0])
+    assert all(str(real_root) in case["axt2"] for case in chosen[0])
     seeds = [{"validation_fraction": 0.3, "seed": seed} for seed in range(5)]
     assert len({str(read_training(real_root, "", **flags(ARMS[0]), **seed).validation) for seed in seeds}) > 1
 
@@ -46,7 +48,7 @@ def test_an_arm_trains_on_what_its_name_says(real_root, synthetic_root):
     real, synthetic = len(by_arm[ARMS[0]]), len(by_arm[ARMS[1]])
     assert real == synthetic
     assert len(by_arm[ARMS[3]]) == real + synthetic
-    assert {str(synthetic_root) in case["image"] for case in by_arm[ARMS[1]]} == {True}
+    assert {str(synthetic_root) in case["axt2"] for case in by_arm[ARMS[1]]} == {True}
 
 
 def test_labels_are_pirads_else_isup_for_real_and_the_chosen_column_for_synthetic(real_root, synthetic_root):
@@ -127,3 +129,80 @@ def test_missing_folders_and_volumes_are_told(real_root, synthetic_copy, tmp_pat
 def test_a_validation_part_without_both_classes_is_refused(fraction, real_root):
     with pytest.raises(UserError, match="validation_fraction"):
         read_training(real_root, "", **flags(ARMS[0]), validation_fraction=fraction, seed=0)
+
+
+# ---- labels, grids, and what validation looks at ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_copy(real_root, tmp_path):
+    return shutil.copytree(real_root, tmp_path / "real")
+
+
+def without_labels(root, folders):
+    sheet = pd.read_excel(root / "clinical.xlsx", dtype={"folder": str})
+    sheet.loc[sheet["folder"].isin(folders), ["PosPIRADS", "PosISUP"]] = None
+    sheet.to_excel(root / "clinical.xlsx", index=False)
+
+
+def test_cases_without_a_label_are_listed_and_left_out_on_request_alone(real_copy, synthetic_root, caplog):
+    without_labels(real_copy, ["003", "016"])
+    with pytest.raises(UserError, match="(?s)003 +has no label.*016 +has no label.*--skip_unlabelled true"):
+        read_test(real_copy)
+    caplog.set_level("WARNING")
+    cases = read_training(real_copy, synthetic_root, **flags(ARMS[3]), **OPTIONS, skip_unlabelled=True)
+    assert "003" not in {case["folder"] for part in cases for case in part}  # nor what was made from its report
+    assert "left out, without a label (2): 003, 016" in caplog.text
+    assert "016" not in {case["folder"] for case in read_test(real_copy, skip_unlabelled=True)}
+
+
+def test_synthetic_volumes_on_another_grid_are_told(real_root, synthetic_copy):
+    other = next(case["folder"] for case in read_training(real_root, "", **flags(ARMS[0]), **OPTIONS).train)
+    path = synthetic_copy / other / "axt2.nii.gz"
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:8], image.affine), path)
+    with pytest.raises(UserError, match=rf"{other} +has 8×16×8 voxels of 5×5×10 mm, the real cases 16×16×8 of 5×5×10"):
+        read_training(real_root, synthetic_copy, **flags(ARMS[1]), **OPTIONS)
+
+
+def test_sequences_that_were_not_generated_are_told(real_copy, synthetic_copy):
+    for split in ("train", "test"):
+        cases = json.loads((real_copy / f"{split}.json").read_text())
+        for case in cases:
+            shutil.copy(real_copy / case["folder"] / "axt2.nii.gz", real_copy / case["folder"] / "adc.nii.gz")
+            case["adc"] = f"./{case['folder']}/adc.nii.gz"
+        (real_copy / f"{split}.json").write_text(json.dumps(cases))
+    both = {**OPTIONS, "channels": ["adc", "axt2"]}
+    train = read_training(real_copy, "", **flags(ARMS[0]), **both).train
+    assert list(train[0]) == ["folder", "patient", "adc", "axt2", "label"]
+    with pytest.raises(UserError, match=r"adc\.nii\.gz is missing.*other channels"):
+        read_training(real_copy, synthetic_copy, **flags(ARMS[1]), **both)
+
+
+def test_real_cases_without_a_sequence_are_told(real_root):
+    with pytest.raises(UserError, match=r"000 .*b1600"):
+        read_test(real_root, channels=["axt2", "b1600"])
+
+
+def test_as_the_authors_did_nothing_is_held_out_and_the_test_cases_validate(real_root, synthetic_root):
+    cases = read_training(real_root, synthetic_root, **flags(ARMS[3]), **OPTIONS, validate_on="test")
+    tested = [case["folder"] for case in read_test(real_root)]
+    assert [case["folder"] for case in cases.validation] == tested
+    assert len(cases.train) == 28
+    assert not set(tested) & {case["folder"] for case in cases.train}
+    with pytest.raises(UserError, match="training, test"):
+        read_training(real_root, "", **flags(ARMS[0]), **OPTIONS, validate_on="both")
+
+
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_cases_of_one_class_are_refused(real_copy, part):
+    sheet = pd.read_excel(real_copy / "clinical.xlsx", dtype={"folder": str})
+    for split in ("train", "test"):
+        if part == "training" or split == "test":
+            cases = json.loads((real_copy / f"{split}.json").read_text())
+            own = sheet["folder"].isin([case["folder"] for case in cases])
+            sheet.loc[own, ["PosPIRADS", "PosISUP"]] = [1, None]
+            (real_copy / f"{split}.json").write_text(json.dumps([case | {"pirads": [0, 1]} for case in cases]))
+    sheet.to_excel(real_copy / "clinical.xlsx", index=False)
+    with pytest.raises(OneClassError, match=f"{part} cases.*both classes"):
+        read_training(real_copy, "", **flags(ARMS[0]), **OPTIONS, validate_on="test")

@@ -1,14 +1,61 @@
-"""The classifier's network starts without an opinion."""
+"""The classifier's networks start without an opinion, and see a small lesion wherever it is."""
 
+import pytest
 import torch
+from monai.networks.utils import eval_mode
 
-from scripts.classifier.network import efficientnet_b0
+from scripts.classifier.network import check_size, efficientnet_b0, last_maps, lesion_net
+from scripts.classifier.training import start_at_share
+from scripts.common.problems import UserError
+
+SMALL = {"widths": (8, 8), "strides": (2, 2)}
 
 
-def test_first_predictions_are_near_one_half():
+@pytest.mark.parametrize("make", [efficientnet_b0, lesion_net])
+def test_first_predictions_are_near_one_half(make):
     torch.manual_seed(0)
-    network = efficientnet_b0()
+    network = make(in_channels=2)
     with torch.no_grad():
-        logits = network(torch.rand(4, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)))
+        logits = network(torch.rand(4, 2, 32, 32, 32, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (4, 2)
     assert (logits[:, 1] - logits[:, 0]).abs().max() < 2
+    assert last_maps(network) in dict(network.named_modules())
+
+
+def test_a_first_answer_is_the_share_of_positives():
+    torch.manual_seed(0)
+    cases = [{"label": [1]}, *[{"label": [0]}] * 9]
+    network = start_at_share(lesion_net(**SMALL), cases, [16, 16, 16])
+    network.output.weight.data.zero_()
+    assert network(torch.rand(1, 1, 16, 16, 16)).softmax(1)[0, 1].item() == pytest.approx(0.1)
+
+
+def test_where_a_lesion_lies_does_not_matter():
+    """Moved by whole steps of the last maps, away from the border, it gives the same answer."""
+    torch.manual_seed(0)
+    network = lesion_net(**SMALL)
+    network.output.weight.data.normal_()
+    answers = []
+    for place in (24, 32):
+        volume = torch.zeros(1, 1, 64, 64, 64)
+        volume[:, :, place : place + 3, place : place + 3, 28:31] = 1
+        with eval_mode(network):
+            answers.append(network(volume))
+    assert torch.allclose(*answers, rtol=1e-3)
+    with eval_mode(network):
+        assert not torch.allclose(answers[0], network(torch.zeros(1, 1, 64, 64, 64)), rtol=0.1)
+
+
+def test_an_answer_depends_on_no_other_volume_of_the_batch():
+    torch.manual_seed(0)
+    network = lesion_net(**SMALL)
+    volumes = torch.rand(3, 1, 16, 16, 16)
+    network.train()
+    network.dropout.p = 0.0
+    assert torch.allclose(network(volumes)[:1], network(volumes[:1]), atol=1e-5)
+
+
+def test_a_size_that_efficientnet_cannot_halve_five_times_is_refused():
+    check_size(lesion_net(**SMALL), [16, 16, 8])
+    with pytest.raises(UserError, match=r"\[64, 64, 16\].*32 or more"):
+        check_size(efficientnet_b0(), [64, 64, 16])

@@ -19,7 +19,7 @@ SIZE = [32, 32, 32]
 
 def save(path, array, spacing):
     nib.save(nib.Nifti1Image(array.astype(np.float32), np.diag([*spacing, 1.0])), path)
-    return {"folder": "case", "image": str(path), "label": np.array([1])}
+    return {"folder": "case", "axt2": str(path), "label": np.array([1])}
 
 
 def test_a_volume_comes_out_at_the_size_in_0_to_1(real_root):
@@ -62,13 +62,13 @@ def test_broken_volumes_are_told_with_their_case(array, message, tmp_path):
 def test_all_broken_volumes_are_told_at_once(tmp_path, cache_rate):
     values = (np.full((8, 8, 8), np.nan), np.arange(512.0).reshape(8, 8, 8), np.full((8, 8, 8), 7.0))
     cases = [save(tmp_path / f"{n}.nii.gz", v, (1, 1, 1)) | {"folder": f"case{n}"} for n, v in enumerate(values)]
-    with pytest.raises(UserError, match=r"(?s)case0/image.*NaN.*case2/image.*constant") as caught:
+    with pytest.raises(UserError, match=r"(?s)case0/axt2.*NaN.*case2/axt2.*constant") as caught:
         VolumeDataset(cases, preprocessing([1, 1, 1], SIZE), cache_rate=cache_rate)
     assert "case1" not in str(caught.value)
 
 
-def test_sizes_that_the_network_cannot_take_are_refused():
-    for spacing, size in (([1, 1, 1], [64, 64, 16]), ([1, 1], SIZE), ([1, 0, 1], SIZE)):
+def test_sizes_that_are_none_are_refused():
+    for spacing, size in (([1, 1, 1], [64, 64, 0]), ([1, 1], SIZE), ([1, 0, 1], SIZE)):
         with pytest.raises(UserError):
             preprocessing(spacing, size)
 

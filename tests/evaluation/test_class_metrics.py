@@ -11,9 +11,11 @@ from scripts.evaluation.class_metrics import (
     Estimate,
     as_json,
     as_text,
+    bootstrap_weights,
     class_metrics,
     markdown,
     mean,
+    probability_metrics,
     table,
     weighted_areas,
     wilson,
@@ -118,3 +120,49 @@ def test_areas_of_weighted_cases_are_scikit_learns_also_with_equal_scores():
 )
 def test_figures_as_text(estimate, percent, text):
     assert as_text(as_json({"it": estimate})["it"], percent) == text
+
+
+def test_exams_of_one_patient_are_drawn_together():
+    truth, patients = np.array([1, 0, 0, 1, 0]), ["b", "b", "a", "c", "d"]
+    weights = bootstrap_weights(truth, patients, seed=0)
+    assert np.array_equal(weights[:, 0], weights[:, 1])
+    assert np.all(weights[:, [0, 3]].sum(1) == 2)  # two positive patients, drawn among themselves
+    assert np.all(weights[:, [2, 4]].sum(1) == 2)
+    assert np.array_equal(bootstrap_weights(truth, None, 1), bootstrap_weights(truth, list("vwxyz"), 1))
+
+
+def test_repeating_every_exam_makes_no_interval_narrower():
+    """As it would if exams were taken for patients of their own."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    scores = np.clip(0.3 * labels + rng.uniform(0, 0.7, 40), 0, 1)
+    once = class_metrics(labels, scores, patients=np.arange(40))
+    repeated = {"labels": np.tile(labels, 4), "probabilities": np.tile(scores, 4)}
+    patients = class_metrics(**repeated, patients=np.tile(np.arange(40), 4))
+    exams = class_metrics(**repeated)
+    for name in ("roc_auc", "accuracy"):
+        widths = [found[name].high - found[name].low for found in (once, patients, exams)]
+        assert patients[name].value == pytest.approx(once[name].value)
+        assert widths[1] == pytest.approx(widths[0], rel=0.15)
+        assert widths[2] < 0.65 * widths[0]
+
+
+def test_brier_is_the_mean_squared_distance():
+    found = probability_metrics(LABELS, SCORES)["brier"]
+    assert found.value == pytest.approx(np.mean((np.array(SCORES) - LABELS) ** 2))
+    assert found.low < found.value < found.high
+
+
+def test_sensitivity_at_a_specificity_and_the_reverse_are_read_off_the_curve():
+    # Falling: 1 1 0 0 1 0 1 0 0 0 of the labels.
+    at = probability_metrics(LABELS, SCORES, fixed=0.75)
+    assert at["sensitivity_at_specificity_0.75"].value == pytest.approx(2 / 4)  # one of six negatives may be wrong
+    assert at["specificity_at_sensitivity_0.75"].value == pytest.approx(4 / 6)
+    perfect = probability_metrics([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9])
+    assert perfect["sensitivity_at_specificity_0.9"][:3] == (1, 1, 1)
+
+
+def test_one_class_leaves_points_of_the_curve_undefined():
+    found = probability_metrics([1, 1], [0.5, 0.6])
+    assert np.isnan(found["sensitivity_at_specificity_0.9"].value)
+    assert found["brier"].value == pytest.approx((0.25 + 0.16) / 2)
