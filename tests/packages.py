@@ -13,7 +13,8 @@ import yaml
 
 import tiny
 from generating import SIZE, SIZES, SPACING, make_weights
-from scripts.classifier.network import efficientnet_b0
+from scripts.classifier.network import lesion_net
+from scripts.classifier.weights import header
 from scripts.common.tensors import write_tensors
 from scripts.phantom.tiny_t5 import make as make_encoder
 from scripts.reports.encoder import ReportEncoder
@@ -29,8 +30,11 @@ CCELLA_DEF = {
 OVERLAYS = {
     "vae": {"network_def": tiny.VAE_DEF, "patch": [16, 16, 16]},
     "ccella_ldm": {"network_def": CCELLA_DEF, "vae_def": tiny.VAE_DEF, "steps": 2},
-    "classifier": {"spatial_size": [32, 32, 32], "spacing": [2.5, 2.5, 2.5]},
-}
+    "classifier": {
+        "spatial_size": [32, 32, 32], "spacing": [2.5, 2.5, 2.5], "channels": ["axt2"],
+        "network_def": {"_target_": "scripts.classifier.network.lesion_net", "widths": [8], "strides": [2]},
+    },
+}  # fmt: skip
 FACTS: dict[str, Any] = {
     "title": "A tiny model for tests",
     "version": "1.2.0",
@@ -73,7 +77,8 @@ def make_sources(root: Path) -> SimpleNamespace:
         latent_shape=[4, *(n // 4 for n in SIZE)], spacing=list(SPACING),
         vae_fingerprint=vae_fingerprint(vae), encoder_fingerprint=ReportEncoder(root / "t5", device="cpu").fingerprint,
     )  # fmt: skip
-    write_tensors(root / "classifier.safetensors", efficientnet_b0().state_dict(), {})
+    seen = header({name: OVERLAYS["classifier"][name] for name in ("channels", "spatial_size", "spacing")})
+    write_tensors(root / "classifier.safetensors", lesion_net(widths=[8], strides=[2]).state_dict(), seen)
     for bundle, values in OVERLAYS.items():
         (root / f"{bundle}.json").write_text(json.dumps(values))
     given: Mapping[str, dict[str, str]] = {

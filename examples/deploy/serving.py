@@ -33,11 +33,11 @@ def classify(package: Path, voxels: np.ndarray, affine: np.ndarray) -> float:
         affine: (4, 4) to mm, RAS.
     """
     with tempfile.TemporaryDirectory() as folder:
-        image = Path(folder) / "axt2.nii.gz"
-        nib.save(nib.Nifti1Image(voxels.astype(np.float32), affine), image)
-        # The label stands for none: inference only carries it through.
-        run(package, cases=[{"folder": "exam", "image": str(image), "label": 0}], output_dir=folder)
-        (table,) = Path(folder).rglob("predictions.csv")
+        exam, out = Path(folder) / "exam", Path(folder) / "out"
+        exam.mkdir()
+        nib.save(nib.Nifti1Image(voxels.astype(np.float32), affine), exam / "axt2.nii.gz")
+        run(package, input=str(exam.parent), output_dir=str(out))
+        (table,) = out.rglob("predictions.csv")
         with table.open(encoding="utf-8") as file:
             (row,) = csv.DictReader(file)
     return float(row["probability"])

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.bundle import ConfigParser
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -155,27 +154,19 @@ def _generator_format(network: CCELLA, prediction: str) -> tuple[dict[str, Any],
 
 
 def collect_classifier(parser: ConfigParser) -> Contents:
-    """The classifier; its first weights tell how many sequences it reads.
-
-    Raises:
-        UserError: the weights are missing, or of another network.
-    """
+    """The classifier, whose weights say which sequences they look at, and on which grid."""
     path = Path(parser.get_parsed_content("model_file"))
-    network: nn.Module = parser.get_parsed_content("network_def")
-    try:
-        state = load_file(path)
-        network.load_state_dict(state)
-    except (OSError, SafetensorError):
-        raise UserError(f"weights {path} are missing or damaged: train the classifier, or give --weights") from None
-    except RuntimeError:
-        raise UserError(f"{path} holds no weights of this network: list the overlays of its training") from None
+    network: nn.Module = parser.get_parsed_content("network")  # with its checks of what the weights say
     contents = Contents()
     contents.add_file(MODEL, path)
-    contents.add_state(MODEL_PT, state)
-    contents.changes = {
-        "inputs#image#num_channels": next(network.parameters()).shape[1],
-        "inputs#image#spatial_shape": list(parser.get_parsed_content("spatial_size")),
+    contents.add_state(MODEL_PT, network.state_dict())
+    channels = parser.get_parsed_content("channels")
+    told = {
+        "num_channels": len(channels),
+        "spatial_shape": list(parser.get_parsed_content("spatial_size")),
+        "channel_def": {str(number): name for number, name in enumerate(channels)},
     }
+    contents.changes = {f"inputs#image#{name}": value for name, value in told.items()}
     return contents
 
 
@@ -200,7 +191,7 @@ KINDS = {
     ),
     "classifier": Kind(
         "model_file", {"model_file": _in_package(MODEL)}, collect_classifier, generates=False,
-        commands=(("probabilities of the test cases of a data root", f"{RUN} --dataset_dir DATA --output_dir OUT"),),
+        commands=(("probabilities of all volumes in a folder", f"{RUN} --input VOLUMES --output_dir OUT"),),
     ),
 }  # fmt: skip
 

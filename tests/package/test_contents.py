@@ -69,7 +69,14 @@ def test_inputs_and_outputs_are_those_of_the_weights(collect):
     assert changes["inputs#text_encoding#num_channels"] == 16
     assert changes["inputs#image#spatial_shape"] == ["2*n"] * 3
     assert changes["outputs#pred#channel_def"]["0"] == "velocity 0"
-    assert collect("classifier").changes["inputs#image#spatial_shape"] == [32, 32, 32]
+    changes = collect("classifier").changes
+    assert changes["inputs#image#spatial_shape"] == [32, 32, 32]
+    assert changes["inputs#image#channel_def"] == {"0": "axt2"}
+
+
+def test_a_classifier_of_another_grid_is_refused(collect, refused):
+    with refused("was trained with spacing"):
+        collect("classifier", spacing=[1.0, 1.0, 1.0])
 
 
 def test_the_published_vae_becomes_ours(collect, sources, tmp_path):

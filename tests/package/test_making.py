@@ -119,9 +119,8 @@ def test_from_a_report_to_a_probability_with_nothing_but_the_packages(packages, 
     assert done.returncode == 0, done.stderr
     assert "Zzyzx" not in done.stdout + done.stderr
     assert np.isfinite(nib.load(tmp_path / "volumes" / "report" / "axt2.nii.gz").get_fdata()).all()
-    cases = "[{'folder':'report','image':'volumes/report/axt2.nii.gz','label':0}]"
     done = run_alone(
-        packages / "classifier" / "configs" / "inference.json", tmp_path, cases=cases, output_dir="classes"
+        packages / "classifier" / "configs" / "inference.json", tmp_path, input="volumes", output_dir="classes"
     )
     assert done.returncode == 0, done.stderr
     (predictions,) = (tmp_path / "classes").rglob("predictions.csv")
@@ -218,7 +217,7 @@ def test_another_folder_is_not_replaced_and_an_earlier_version_is(build, tmp_pat
         ("vae", {"name": "my-vae"}, "name is 'my-vae'"),
         ("vae", {"text_encoder": "t5"}, "--text_encoder"),
         ("vae", {"card": "nowhere.yaml"}, "nowhere.yaml is missing"),
-        ("classifier", {"weights": "nowhere.safetensors"}, "nowhere.safetensors are missing"),
+        ("classifier", {"weights": "nowhere.safetensors"}, "nowhere.safetensors: no weights there"),
     ],
 )
 def test_wrong_options_are_told_and_nothing_is_written(build, tmp_path, refused, bundle, changes, told):
