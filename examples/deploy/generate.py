@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from monai.deploy.core import Application
+
 from operators import GeneratorOperator
 
 

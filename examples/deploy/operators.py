@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import ExecutionContext, Fragment, Image, InputContext, Operator, OperatorSpec, OutputContext
+
 from serving import classify, generate
 
 

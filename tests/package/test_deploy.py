@@ -73,6 +73,7 @@ def test_the_affine_is_that_of_the_series(example, tmp_path):
         DICOMSeriesSelectorOperator,
         DICOMSeriesToVolumeOperator,
     )
+
     from operators import affine_of
 
     class App(Application):
