@@ -21,7 +21,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-LONGEST = ("test_bundles.py", "test_training.py", "test_workflows.py", "test_inference.py", "test_run.py")
+LONGEST = (
+    "test_bundles.py",
+    "test_training.py",
+    "test_making.py",
+    "test_workflows.py",
+    "test_inference.py",
+    "test_run.py",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -61,7 +61,7 @@ def _licences(facts: Mapping[str, Any]) -> str:
     code = f"{where}" if facts["weights_licence"] == APACHE else "[LICENSE_CODE](../LICENSE_CODE)"
     return (
         f"| what | licence |\n|---|---|\n| weights | {facts['weights_licence']}, {where} |\n"
-        f"| code | {APACHE}, {code} |\n| data | {_line(facts['data_licence'])}, [data_license.txt](data_license.txt) |"
+        f"| code | {APACHE}, {code} |\n| data | {_line(facts['data_licence'])} ([data_license.txt](data_license.txt)) |"
     )
 
 
