@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import ExecutionContext, Fragment, Image, InputContext, Operator, OperatorSpec, OutputContext
 
-from serving import classify, generate
+from serving import affine_of, classify, generate
 
 
 class ClassifierOperator(Operator):
@@ -44,18 +43,6 @@ class ClassifierOperator(Operator):
         }
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / "probability.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-
-
-def affine_of(about: Mapping[str, Any]) -> np.ndarray:
-    """The affine (4, 4) of (X, Y, Z) voxels to mm, RAS, from the metadata of the SDK's image.
-
-    Version 4.0.0 gives the columns of pixels the spacing of the rows, and the rows that of the columns; where they
-    differ, its affine is wrong. Directions are right, so that they are kept and the spacings put in again.
-    """
-    affine = np.array(about["nifti_affine_transform"], dtype=np.float64)
-    for axis, name in enumerate(("col_pixel_spacing", "row_pixel_spacing")):
-        affine[:3, axis] *= float(about[name]) / np.linalg.norm(affine[:3, axis])
-    return affine
 
 
 class GeneratorOperator(Operator):

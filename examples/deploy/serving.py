@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def classify(package: Path, voxels: np.ndarray, affine: np.ndarray) -> float:
         with table.open(encoding="utf-8") as file:
             (row,) = csv.DictReader(file)
     return float(row["probability"])
+
+
+def affine_of(about: Mapping[str, Any]) -> np.ndarray:
+    """The affine (4, 4) of (X, Y, Z) voxels to mm, RAS, from the metadata of the SDK's image.
+
+    Version 4.0.0 gives the columns of pixels the spacing of the rows, and the rows that of the columns; where they
+    differ, its affine is wrong. Directions are right, so that they are kept and the spacings put in again.
+    """
+    affine = np.array(about["nifti_affine_transform"], dtype=np.float64)
+    for axis, name in enumerate(("col_pixel_spacing", "row_pixel_spacing")):
+        affine[:3, axis] *= float(about[name]) / np.linalg.norm(affine[:3, axis])
+    return affine
 
 
 def generate(package: Path, report: Path, output_dir: Path) -> Path:

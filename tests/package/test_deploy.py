@@ -64,30 +64,16 @@ def test_a_dicom_series_becomes_a_probability(packages, example, tmp_path):
     assert dicom_files.SECRET not in done.stdout + done.stderr + json.dumps(told)
 
 
-@needs_sdk
-def test_the_affine_is_that_of_the_series(example, tmp_path):
-    """Of pixels that are not square."""
-    from monai.deploy.core import Application
-    from monai.deploy.operators import (
-        DICOMDataLoaderOperator,
-        DICOMSeriesSelectorOperator,
-        DICOMSeriesToVolumeOperator,
-    )
+def test_the_affine_of_pixels_that_are_not_square_is_put_right(example):
+    """Directions as the SDK gives them, the spacings of rows and columns exchanged."""
+    from serving import affine_of
 
-    from operators import affine_of
-
-    class App(Application):
-        def compose(self) -> None:
-            """Nothing: its operators are called here."""
-
-    dicom_files.write_series(tmp_path)
-    app = App()
-    study = DICOMDataLoaderOperator(app, input_folder=tmp_path, name="files").load_data_to_studies(tmp_path)
-    rules = {"selections": [{"name": "T2w", "conditions": {"SeriesDescription": "(?i)t2"}}]}
-    series = DICOMSeriesSelectorOperator(app, name="series").filter(rules, study)
-    image = DICOMSeriesToVolumeOperator(app, name="volume").convert_to_image(series)
-    assert affine_of(image.metadata()) == pytest.approx(dicom_files.AFFINE, abs=1e-4)
-    assert np.array_equal(image.asnumpy().transpose(2, 1, 0), dicom_files.VOXELS)
+    column, row = dicom_files.SPACING[:2]
+    given = dicom_files.AFFINE @ np.diag([row / column, column / row, 1.0, 1.0])
+    about = {"nifti_affine_transform": given, "row_pixel_spacing": str(row), "col_pixel_spacing": str(column)}
+    assert affine_of(about) == pytest.approx(dicom_files.AFFINE)
+    right = about | {"nifti_affine_transform": dicom_files.AFFINE}
+    assert affine_of(right) == pytest.approx(dicom_files.AFFINE)
 
 
 @needs_sdk
