@@ -348,8 +348,8 @@ def test_metadata_follow_the_official_schema(place, bundle):
 @pytest.mark.parametrize(
     ("bundle", "network", "config", "options"),
     [
-        ("vae", "reconstructor", "inference", {"n": 4}),
-        ("ccella_ldm", "latent_denoiser", "train", {}),
+        ("vae", "network_def", "inference", {}),
+        ("ccella_ldm", "latent_denoiser", "inference", {}),
         ("classifier", "network_def", "inference", {}),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 # From the roof down. A folder may import what stands below it, and its own files.
 FLOORS = (
     ("commands", "showcase"),
+    ("package",),
     ("classifier",),
     ("ldm",),
     ("vae",),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
+import logging
+import os
 import pydoc
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -14,8 +18,12 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from scripts.cli.options import nearest
 from scripts.cli.values import read_schema, settle_values
+from scripts.common.identity import code_fingerprint
 from scripts.common.problems import Problems, UserError
 
+logger = logging.getLogger(__name__)
+
+CODE = "code"  # of a package's metadata: the folder of its modules, and their fingerprint
 RESERVED = ("_disabled_", "_mode_", "_requires_", "_desc_")  # MONAI's own keys of any component
 
 
@@ -39,8 +47,21 @@ def start() -> None:
             given = frame.f_locals.get("_args", {})  # with what stands in an args file, without the config files
             check_ids(frame.f_locals["config_file"], given, problems, tracking=given.get("tracking"))
     parser = calling_parser()
-    settle_values(parser, read_schema(parser.get_parsed_content("bundle_root")), problems)
+    bundle_root = parser.get_parsed_content("bundle_root")
+    settle_values(parser, read_schema(bundle_root), problems)
     problems.raise_if_any()
+    tell_edited(bundle_root)
+
+
+def tell_edited(bundle_root: str | os.PathLike[str]) -> None:
+    """Warn where the code of a bundle that was packaged is not what was packaged; edited, it may mean other results."""
+    meta = Path(bundle_root) / "configs" / "metadata.json"
+    told = json.loads(meta.read_text(encoding="utf-8")).get(CODE) if meta.is_file() else None
+    if told and (own := code_fingerprint(Path(bundle_root) / told["folder"])) != told["fingerprint"]:
+        logger.warning(
+            "%s was edited after it was packaged: its fingerprint is %s, packaged was %s",
+            told["folder"], own, told["fingerprint"],
+        )  # fmt: skip
 
 
 def callers() -> Iterator[FrameType]:

@@ -64,6 +64,18 @@ def file_identity(path: str | os.PathLike[str], metadata: Iterable[str] = ()) ->
         ) from None
 
 
+def code_fingerprint(folder: str | os.PathLike[str]) -> str:
+    """Sixteen hexadecimal digits that change when any Python file below a folder, or its place there, changes.
+
+    Line ends do not count: version control and archives change them.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(path.read_bytes().replace(b"\r\n", b"\n") + b"\0")
+    return digest.hexdigest()[:16]
+
+
 def is_by_contents(identity: object) -> bool:
     """Whether an identity, or a digest of several, was made as here, so that the two can be compared."""
     return str(identity).startswith(MARK)

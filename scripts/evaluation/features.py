@@ -20,6 +20,7 @@ from monai.networks.nets import ResNet, resnet50
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
+from scripts.common.public_weights import tell_other
 
 Extractor = Callable[[Tensor], Tensor]
 RADIMAGENET_MEANS = (0.406, 0.456, 0.485)  # of its training's images in 0..1, in BGR order
@@ -46,6 +47,7 @@ def _read_weights(name: str, path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"{name} weights not found at {str(path)!r}: download {file} from {source} ({licence}) into "
             "bundles/ccella_ldm/models and give its path, or choose the `phantom` features"
         )
+    tell_other(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # whatever the broken or foreign bytes lead to

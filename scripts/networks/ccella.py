@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -200,11 +201,15 @@ class CCELLA(nn.Module):
 
 
 class LatentDenoiser(nn.Module):
-    """Noisy latent to noise, everything else fixed: what `verify_net_in_out`, which knows one tensor, looks at."""
+    """Noisy latent to noise, everything else fixed, for MONAI's bundle tools, which know networks of one tensor."""
 
     def __init__(self, network: CCELLA) -> None:
         super().__init__()
         self.network = network
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Its weights are the network's, by the names that they have there: `ckpt_export` reads models/model.pt."""
+        return self.network.load_state_dict(state_dict, strict, assign)
 
     def forward(self, x: Tensor) -> Tensor:
         """The noise in x (B, C, X, Y, Z), same shape: timestep 0, a report of one zero token, a negative class."""

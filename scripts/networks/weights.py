@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scripts.common.problems import UserError
+from scripts.common.public_weights import tell_other
 from scripts.common.tensors import write_tensors
 from scripts.networks.ccella import CCELLA
 from scripts.networks.variants import guess_variant
@@ -191,6 +192,7 @@ def existing(path: str | os.PathLike[str], otherwise: str = TRAIN_THEM) -> Path:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"weights {path} are missing; {otherwise}")
+    tell_other(path)
     return path
 
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from scripts.common.identity import fingerprint
 from scripts.common.problems import UserError
+from scripts.common.public_weights import tell_other
 from scripts.common.tensors import write_tensors
 from scripts.engine.precision import half_weights
 from scripts.vae.layers import GroupNorm, Upsample
@@ -49,13 +50,27 @@ WHERE = (
 )
 
 
-def maisi_vae(**overrides: Any) -> AutoencoderKlMaisi:
+class Autoencoder(AutoencoderKlMaisi):
+    """MAISI's network, whose answer outside of training is one tensor, as MONAI's bundle tools ask for."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Images (B, 1, X, Y, Z) in 0..1 to their reconstruction through the latent mean, clipped to 0..1.
+
+        In training to that of a drawn latent, not clipped, with mean and deviation of the latent.
+        """
+        if self.training:
+            return super().forward(x)
+        mu, _ = self.encode(x)
+        return self.decode(mu).clamp(0, 1)
+
+
+def maisi_vae(**overrides: Any) -> Autoencoder:
     """The MAISI autoencoder; without arguments in its published size (20.9 M parameters).
 
     Input (B, 1, X, Y, Z), sizes divisible by 4; latent (B, 4, X/4, Y/4, Z/4). Its `config` holds the arguments.
     """
     config = REFERENCE | overrides
-    network = AutoencoderKlMaisi(**config)
+    network = Autoencoder(**config)
     _replace_layers(network)
     network.config = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
     return network
@@ -90,6 +105,7 @@ def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.dev
     path = Path(path)
     if not path.is_file():
         raise UserError(f"VAE weights {path} are missing: {WHERE}")
+    tell_other(path)
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # whatever the broken bytes lead the reader to
@@ -123,16 +139,3 @@ def prepare_inference(network: nn.Module, dtype: torch.dtype | None) -> None:
     half_weights(network, dtype)
     if next(network.parameters()).device.type == "cuda":
         network.to(memory_format=torch.channels_last_3d)
-
-
-class Reconstructor(nn.Module):
-    """Image to image through the latent mean: what `verify_net_in_out` sees."""
-
-    def __init__(self, vae: AutoencoderKlMaisi) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 1, X, Y, Z) in 0..1 to its reconstruction, same shape, clipped to 0..1."""
-        mu, _ = self.vae.encode(image)
-        return self.vae.decode(mu).clamp(0, 1)

@@ -16,6 +16,7 @@ from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
+from scripts.common.public_weights import tell_other
 from scripts.engine.transfer import sent
 from scripts.evaluation.features import RADIMAGENET_MEANS, medicalnet_network, radimagenet_network
 
@@ -116,6 +117,7 @@ def _read_network(path: str | os.PathLike[str]) -> tuple[nn.Module, Units | None
     """
     if not Path(path).is_file():
         raise UserError(f"perceptual_file {path} is missing: give the file's path, or null for no perceptual distance")
+    tell_other(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scripts.common.identity import KEPT, file_identity, fingerprint, is_by_contents
+from scripts.common.identity import KEPT, code_fingerprint, file_identity, fingerprint, is_by_contents
 from scripts.common.problems import UserError
 from scripts.common.tensors import write_tensors
 from scripts.data.latents import write_latent
@@ -107,3 +107,17 @@ def test_an_image_that_is_cut_short_is_damaged(tmp_path):
     path.write_bytes(path.read_bytes()[:-99])
     with pytest.raises(UserError, match="damaged"):
         file_identity(path)
+
+
+def test_code_is_known_by_its_contents_and_places_but_not_by_line_ends(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.py").write_bytes(b"one\ntwo\n")
+    known = code_fingerprint(tmp_path)
+    (tmp_path / "a" / "x.py").write_bytes(b"one\r\ntwo\r\n")
+    (tmp_path / "a" / "x.pyc").write_bytes(b"compiled")
+    assert code_fingerprint(tmp_path) == known
+    (tmp_path / "a" / "x.py").rename(tmp_path / "x.py")
+    assert code_fingerprint(tmp_path) != known
+    (tmp_path / "x.py").rename(tmp_path / "a" / "x.py")
+    (tmp_path / "a" / "x.py").write_bytes(b"one\nthree\n")
+    assert code_fingerprint(tmp_path) != known

@@ -607,7 +607,7 @@ def test_the_network_takes_and_gives_what_the_metadata_say(repo_root, caplog):
     caplog.set_level(logging.INFO)
     configs = repo_root / "bundles" / "vae" / "configs"
     verify_net_in_out(
-        "reconstructor",
+        "network_def",
         meta_file=str(configs / "metadata.json"),
         config_file=str(configs / "inference.yaml"),
         device="cpu",
