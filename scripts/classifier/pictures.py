@@ -129,13 +129,20 @@ def draw_looked(cases: Sequence[Looked], spacing: Sequence[float], path: str | o
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(cases), 3, squeeze=False, width_ratios=[1, 1, heights[0] / max(heights)])
     for row, case in zip(panels, cases, strict=True):
-        place = np.unravel_index(np.argmax(case.weight), case.weight.shape)
+        place = _strongest(case.weight)
         cuts = (("axial", place[2], False), ("axial", place[2], True), ("coronal", place[1], True))
         for axes, (name, index, coloured) in zip(row, cuts, strict=True):
             _draw_plane(axes, case, name, int(index), extent, coloured)
         row[0].set_title(case.title, loc="left", color=INK, fontsize=9)
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100, facecolor=BACKGROUND)
+
+
+def _strongest(weight: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The voxel with the largest weight; the middle where all are alike, as where nothing spoke for the class."""
+    if weight.max() == weight.min():
+        return np.array(weight.shape) // 2
+    return np.array(np.unravel_index(np.argmax(weight), weight.shape))
 
 
 def _draw_plane(axes: Axes, case: Looked, name: str, index: int, extent: NDArray, coloured: bool) -> None:

@@ -184,7 +184,7 @@ def test_the_authors_protocol_validates_on_the_test_cases_and_keeps_the_last_epo
 def test_a_checkpoint_made_with_other_settings_is_refused(copy, configs, refused):
     folder, options = copy
     before = (folder / "checkpoint.pt").read_bytes()
-    told = r"cases_digest was \w+, is \w+; lr was 0.003, is 0.5; seed was 0, is 1\. Give the values .* --resume false"
+    told = r"cases_digest was \w+, is \w+; lr was 0.001, is 0.5; seed was 0, is 1\. Give the values .* --resume false"
     with refused(rf"checkpoint\.pt .*: {told}"):
         start(configs, "train", "train", epochs=3, lr=0.5, seed=1, **options).run()
     assert (folder / "checkpoint.pt").read_bytes() == before

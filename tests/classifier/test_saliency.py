@@ -4,6 +4,7 @@ import torch
 from matplotlib.image import imread
 
 from scripts.classifier.network import lesion_net
+from scripts.classifier.pictures import _strongest
 from scripts.classifier.predictions import Collected
 from scripts.classifier.saliency import choose, looker, write_saliency
 
@@ -64,3 +65,10 @@ def test_a_picture_is_drawn_where_one_is_asked_for(tmp_path):
     assert list(tmp_path.iterdir()) == []
     write_saliency(network, cases, transform, predictions, tmp_path / "s.png", each=1, **common)
     assert imread(tmp_path / "s.png").std() > 0
+
+
+def test_it_is_cut_where_the_network_looks_and_in_the_middle_where_nothing_drew_it():
+    weight = np.zeros((8, 6, 4), np.float32)
+    assert _strongest(weight).tolist() == [4, 3, 2]
+    weight[1, 5, 0] = 0.5
+    assert _strongest(weight).tolist() == [1, 5, 0]
