@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.cli.run import run
+from scripts.common.files import link
 from scripts.common.problems import UserError
 from scripts.common.public_weights import ENCODER_FILES, PUBLISHED, Published, differs, file_digest
 
@@ -83,7 +84,7 @@ def _fetch(known: Published, target: Path) -> None:
             cached = Path(hf_hub_download(known.where, known.inside))
             if told is not None and file_digest(cached, "sha256") != told.sha256:
                 raise UserError(f"{known.name}: what came is not what the hub tells; give the command again")
-            target.write_bytes(cached.read_bytes())
+            link(cached, target)
     except (OSError, RuntimeError, IndexError) as error:  # all of the hub's are OSErrors
         raise UserError(f"{known.where} was not reached, or refuses: {str(error).splitlines()[0]}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from scripts.cli.run import run
 from scripts.common.problems import Problems, UserError
-from scripts.data.datalists import SEQUENCES, Case, check_split, is_spacing
+from scripts.data.datalists import SEQUENCES, Case, check_split, is_size, is_spacing
 from scripts.data.grid import FACTOR, GRIDS, Grid
 from scripts.data.names import shown
 from scripts.data.plan import PLAN, Plan, read_plan, write_plan
@@ -218,7 +218,7 @@ def _grid(
         return GRIDS[name], f"--grid {name}"
     if not is_spacing(spacing):
         raise UserError("--spacing must be three positive numbers in mm, e.g. 0.5,0.5,0.5625")
-    if not is_spacing(size) or any(n != int(n) or n % FACTOR for n in size):
+    if not is_size(size):
         raise UserError(f"--size must be three whole numbers that {FACTOR} divides, e.g. 256,256,128")
     return Grid(tuple(map(int, size)), tuple(map(float, spacing))), "--size and --spacing"
 

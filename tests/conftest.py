@@ -52,6 +52,14 @@ def repo_root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def exams(tmp_path: Path) -> Path:
+    """A folder of six small exams with their table."""
+    from small_exams import write_exams  # imports all of prepare
+
+    return write_exams(tmp_path)
+
+
 @contextmanager
 def _refused(match: str) -> Iterator[None]:
     with pytest.raises(Exception) as caught:  # noqa: PT011

@@ -29,14 +29,8 @@ from small_exams import (
     in_unit,
     refused,
     save,
-    write_exams,
     write_table,
 )
-
-
-@pytest.fixture
-def exams(tmp_path: Path) -> Path:
-    return write_exams(tmp_path)
 
 
 def centroid(path):

@@ -71,13 +71,7 @@ def read_real(
     Raises:
         UserError: everything that is wrong with the data root; cases without a label, all of them named.
     """
-    channels = check_channels(channels)
-    _need_folder(dataset_dir, "dataset_dir", "the folder with train.json, test.json and clinical.xlsx")
-    splits = read_splits(dataset_dir, keys=channels, need_labels=False)
-    labels = sheet_labels(read_clinical(Path(dataset_dir) / "clinical.xlsx", need_labels=False))
-    splits = _labelled(splits, labels, skip_unlabelled)
-    train, test = ([_real(case, labels, channels) for case in cases] for cases in splits)
-    add_centres([*train, *test], [case for cases in splits for case in cases], centre)
+    train, test, _ = _read(dataset_dir, channels, centre, skip_unlabelled)
     return train, test
 
 
@@ -125,7 +119,7 @@ def read_training(
         raise UserError(f"validate_on is {validate_on!r}; give one of {', '.join(VALIDATE_ON)}")
     if arm.synthetic:
         _need_folder(synthetic_dir, "synthetic_dir", f"the folder with {SHEET} that ccella_ldm's inference wrote")
-    train, test = read_real(dataset_dir, **options)
+    train, test, known = _read(dataset_dir, **options)
     kept, validation = train, test
     if validate_on == "training":
         held_out = draw_patients(train, validation_fraction, seed)
@@ -133,9 +127,6 @@ def read_training(
         validation = [case for case in train if case["patient"] in held_out]
     training = list(kept) if arm.real else []
     if arm.synthetic:
-        # Those without a label, too, which are not among the cases any more.
-        splits = read_splits(dataset_dir, check_files=False, need_labels=False)
-        known = {case["folder"] for cases in splits for case in cases}
         channels = options.get("channels", ("axt2",))
         training += read_synthetic(synthetic_dir, arm, sources=kept, known=known, channels=channels)
     check_classes(training, f"training cases of {arm.name}")
@@ -185,6 +176,24 @@ def check_classes(cases: Sequence[Case], what: str) -> None:
     positive = sum(int(case["label"][0]) for case in cases)
     if positive in (0, len(cases)):
         raise OneClassError(f"{what}: {positive} of {len(cases)} are positive; both classes are needed")
+
+
+def _read(
+    dataset_dir: str | os.PathLike[str],
+    channels: Sequence[str] = ("axt2",),
+    centre: str = "foreground",
+    skip_unlabelled: bool = False,
+) -> tuple[list[Case], list[Case], set[str]]:
+    """As `read_real`, and the folders of all cases, of those without a label too, which are not among the others."""
+    channels = check_channels(channels)
+    _need_folder(dataset_dir, "dataset_dir", "the folder with train.json, test.json and clinical.xlsx")
+    splits = read_splits(dataset_dir, keys=channels, need_labels=False)
+    known = {case["folder"] for cases in splits for case in cases}
+    labels = sheet_labels(read_clinical(Path(dataset_dir) / "clinical.xlsx", need_labels=False))
+    splits = _labelled(splits, labels, skip_unlabelled)
+    train, test = ([_real(case, labels, channels) for case in cases] for cases in splits)
+    add_centres([*train, *test], [case for cases in splits for case in cases], centre)
+    return train, test, known
 
 
 def _labelled(splits: Sequence[Sequence[Case]], labels: pd.Series, skip: bool) -> list[list[Case]]:

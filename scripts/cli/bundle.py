@@ -53,10 +53,15 @@ def start() -> None:
     tell_edited(bundle_root)
 
 
+def read_metadata(bundle_root: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a bundle's `configs/metadata.json` holds; nothing where there is none."""
+    path = Path(bundle_root) / "configs" / "metadata.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def tell_edited(bundle_root: str | os.PathLike[str]) -> None:
     """Warn where the code of a bundle that was packaged is not what was packaged; edited, it may mean other results."""
-    meta = Path(bundle_root) / "configs" / "metadata.json"
-    told = json.loads(meta.read_text(encoding="utf-8")).get(CODE) if meta.is_file() else None
+    told = read_metadata(bundle_root).get(CODE)
     if told and (own := code_fingerprint(Path(bundle_root) / told["folder"])) != told["fingerprint"]:
         logger.warning(
             "%s was edited after it was packaged: its fingerprint is %s, packaged was %s",

@@ -78,6 +78,23 @@ def _beside(path: Path) -> Iterator[Path]:
         _writing.discard(part.name)
 
 
+def link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """The same file under a second name, which takes no room, or a copy where the disk is another or knows no links.
+
+    A file at `target` is replaced.
+
+    Raises:
+        UserError: it cannot be copied, see `atomic`.
+    """
+    target = Path(target)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def remove_stale(folder: str | os.PathLike[str]) -> None:
     """Remove what processes that were killed were writing into a folder; what others are writing stays."""
     for part in Path(folder).glob(".part-*"):

@@ -15,7 +15,7 @@ import numpy as np
 
 from scripts.common.files import atomic, inside
 from scripts.common.problems import Problems, collected
-from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
+from scripts.data.grid import FACTOR, SPACING_TOLERANCE, by, read_grid
 from scripts.data.names import alike, is_folder_name, is_word, shown
 
 SEQUENCES = ("axt2", "b1600", "adc")
@@ -151,6 +151,11 @@ def _spacing_of(value: Any, folder: str, problems: Problems) -> list[float]:
         return [float(number) for number in value]
     problems.add(folder, f"spacing is {shown(value)}", "give three positive numbers in mm")
     return []
+
+
+def is_size(value: Any) -> bool:
+    """Whether `value` is three whole numbers of voxels that the VAE's factor divides."""
+    return is_spacing(value) and all(n == int(n) and n % FACTOR == 0 for n in value)
 
 
 def is_spacing(value: Any) -> bool:

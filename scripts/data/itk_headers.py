@@ -99,9 +99,8 @@ def _check_nrrd(path: Path, content: bytes) -> list[str]:
 
 
 def _fields(head: bytes, sign: str) -> dict[str, str]:
-    lines = (
-        line.partition(sign) for line in head.decode("utf-8", "replace").split("\n")
-    )  # as ITK does, and no other way
+    # Lines end as ITK ends them, and no other way.
+    lines = (line.partition(sign) for line in head.decode("utf-8", "replace").split("\n"))
     return {name.strip(): value.strip() for name, found, value in lines if found}
 
 

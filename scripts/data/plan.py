@@ -18,7 +18,7 @@ from monai.utils import ensure_tuple
 
 from scripts.common.files import atomic
 from scripts.common.problems import Problems
-from scripts.data.datalists import SEQUENCES, Case, is_spacing
+from scripts.data.datalists import SEQUENCES, Case, is_size, is_spacing
 from scripts.data.grid import FACTOR, SPACING_TOLERANCE, Grid, by, read_grid
 from scripts.data.names import shown
 
@@ -164,10 +164,6 @@ def _near(one: Sequence[float], other: Sequence[float]) -> bool:
     return np.allclose(one, other, rtol=0, atol=SPACING_TOLERANCE)
 
 
-def _is_size(value: Any) -> bool:
-    return is_spacing(value) and all(n == int(n) and n % FACTOR == 0 for n in value)
-
-
 def _are_sequences(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(value.count(one) == 1 and one in SEQUENCES for one in value)
 
@@ -177,7 +173,7 @@ def _are_tokens(value: Any) -> bool:
 
 
 _RULES = {
-    "size": _is_size,
+    "size": is_size,
     "spacing": is_spacing,
     "sequences": _are_sequences,
     "max_tokens": _are_tokens,

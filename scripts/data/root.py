@@ -73,31 +73,29 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
 def check_datalists(root: str | os.PathLike[str], problems: Problems) -> None:
     """`check_root` for the command that writes the merged datalists: old ones may be there that do not fit any more."""
     root = Path(root)
-    _check_plan(root, problems)
-    paths = [root / name for name in DATALISTS]
-    if all(path.is_file() for path in paths):
-        unread = Problems("entries")
-        train, test = (read_datalist(path, root, keys=(), check_files=False, problems=unread) for path in paths)
+    unread = Problems("entries")
+    lists = [
+        read_datalist(path, root, keys=(), check_files=False, problems=unread)
+        for path in (root / name for name in DATALISTS)
+        if path.is_file()
+    ]
+    _check_plan(root, [case for cases in lists for case in cases], problems)
+    if len(lists) == len(DATALISTS):
         if (root / "clinical.xlsx").is_file() and not unread:
-            _check_together(root, train, test, problems)
+            _check_together(root, *lists, problems)
         else:
-            check_split(train, test, problems=problems)
+            check_split(*lists, problems=problems)
 
 
-def _check_plan(root: Path, problems: Problems) -> None:
+def _check_plan(root: Path, cases: Sequence[Case], problems: Problems) -> None:
     """Hold the plan, where there is one, against the datalists' cases."""
     try:
         plan = read_plan(root)
     except UserError as error:
         problems.add_error(PLAN, error)
-        return
-    if plan is not None:
-        unread = Problems("entries")
-        lists = [root / name for name in DATALISTS if (root / name).is_file()]
-        cases = [
-            case for path in lists for case in read_datalist(path, root, keys=(), check_files=False, problems=unread)
-        ]
-        check_plan(plan, cases, problems)
+    else:
+        if plan is not None:
+            check_plan(plan, cases, problems)
 
 
 def _check_merged(root: Path, plain: str, merged: str, problems: Problems) -> None:

@@ -128,9 +128,9 @@ def probability_metrics(
     whole = np.ones((1, len(truth)))
     squares = (score - truth) ** 2
     result = {"brier": _drawn(brier_score_loss(truth, score), drawn @ squares / drawn.sum(1), len(truth))}
-    at = {"sensitivity_at_specificity": _sensitivity_at, "specificity_at_sensitivity": _specificity_at}
-    for name, figure in at.items():
-        counted = int((truth == (1 if name.startswith("sensitivity") else 0)).sum())
+    at = {"sensitivity_at_specificity": (_sensitivity_at, 1), "specificity_at_sensitivity": (_specificity_at, 0)}
+    for name, (figure, of) in at.items():
+        counted = int((truth == of).sum())
         if 0 < counted < len(truth):
             value, draws = (figure(truth, score, weights, fixed) for weights in (whole, drawn))
             result[f"{name}_{fixed:g}"] = _drawn(float(value[0]), draws, counted)

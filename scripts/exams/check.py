@@ -36,6 +36,10 @@ class Target:
     adc_unit: float | None = None
     any_plane: bool = False
 
+    def unit_of(self, exam: Exam) -> float | None:
+        """mm²/s of a grey level of an exam's ADC map, as its row says or else the option; None is recognised."""
+        return self.adc_unit if exam.adc_unit is None else exam.adc_unit
+
 
 @dataclass
 class Seen:
@@ -63,7 +67,7 @@ class Seen:
 def check_images(exam: Exam, target: Target, problems: Problems) -> Seen:
     """Read all images of an exam, note what is wrong, and return what they tell."""
     volumes: dict[str, MetaTensor] = {}
-    seen = Seen(adc_unit=target.adc_unit if exam.adc_unit is None else exam.adc_unit)
+    seen = Seen(adc_unit=target.unit_of(exam))
     for key, source in exam.images.items():
         try:
             volumes[key] = exam.read(key)

@@ -25,10 +25,8 @@ LINEAR = {
 }
 PATCH, VAE, VAE_MEGAVOXEL = (128, 128, 64), 0.5, 8.5  # of the VAE's training, its weights, and a million voxels of it
 LDM, LDM_CASE = 9.7, 2.15  # training: weights, gradients, moments and average; and each case of a pass
-CHECKPOINTED_CASE, ACCUMULATED = (
-    1.07,
-    2.1,
-)  # with activation_checkpointing; beside it, what a pass finds of those before
+CHECKPOINTED_CASE = 1.07  # of a pass with activation_checkpointing
+ACCUMULATED = 2.1  # what a pass finds of those before
 LEAST = 11.8  # of a step of the optimizer, whatever the pass
 
 

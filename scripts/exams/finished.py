@@ -55,9 +55,9 @@ def finish(job: tuple[Exam, Seen], target: Target) -> Seen:
         volumes = dict(_resampled(exam, target, seen.adc_unit))
     except ImageError as error:
         raise UserError(f"{exam.folder}: an image {error.what}, and did not when it was checked") from None
-    for key, volume in volumes.items():
-        save_int16(folder / f"{key}.nii.gz", volume[0].numpy(), volume.affine.numpy())
     arrays = {key: volume[0].numpy() for key, volume in volumes.items()}
+    for key, array in arrays.items():
+        save_int16(folder / f"{key}.nii.gz", array, volumes[key].affine.numpy())
     seen = replace(
         seen,
         notes=[*seen.notes, *_like_dwi(volumes)],
@@ -95,7 +95,7 @@ def _made_from(exam: Exam, target: Target) -> str:
             files.append([str(path.relative_to(exam.place)), stat.st_size, stat.st_mtime_ns])
     images = {key: [str(source.path.relative_to(exam.place)), source.options] for key, source in exam.images.items()}
     grid = [target.grid.size, target.grid.spacing]
-    settings = [WAY, grid, exam.centre, target.any_plane, target.adc_unit if exam.adc_unit is None else exam.adc_unit]
+    settings = [WAY, grid, exam.centre, target.any_plane, target.unit_of(exam)]
     told = [source.told for source in exam.images.values()]
     return sha256(json.dumps([files, images, told, settings], sort_keys=True).encode()).hexdigest()[:32]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scripts.data.datalists import Case, patient_of
+from scripts.data.datalists import Case, is_positive, patient_of
 
 
 def split(cases: Sequence[Case], test_fraction: float, seed: int) -> tuple[list[Case], list[Case]]:
@@ -21,11 +21,11 @@ def split(cases: Sequence[Case], test_fraction: float, seed: int) -> tuple[list[
     """
     positive: dict[str, bool] = defaultdict(bool)
     for case in cases:
-        positive[patient_of(case)] |= case["pirads"] == [0, 1]
+        positive[patient_of(case)] |= is_positive(case)
     generator = np.random.default_rng(seed)
     test_patients: set[str] = set()
     for label in (False, True):
-        patients = sorted(patient for patient, is_positive in positive.items() if is_positive == label)
+        patients = sorted(patient for patient, found in positive.items() if found == label)
         count = int(len(patients) * test_fraction + 0.5)
         test_patients.update(patients[i] for i in generator.permutation(len(patients))[:count])
     in_test = [patient_of(case) in test_patients for case in cases]

@@ -6,8 +6,6 @@ and takes its weights strictly, and a generator's weights say which VAE and whic
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from monai.bundle import ConfigParser
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from scripts.common.files import link
 from scripts.common.problems import UserError
 from scripts.common.public_weights import ENCODER_FILES
 from scripts.networks.ccella import CCELLA
@@ -46,7 +45,7 @@ class Contents:
 
     def add_file(self, place: str, path: Path) -> None:
         """A file as it is; of large ones no second copy is made where the disk is the same."""
-        self.write[place] = lambda target: _link(path, target)
+        self.write[place] = lambda target: link(path, target)
 
     def add_state(self, place: str, state: Mapping[str, Tensor]) -> None:
         """Tensors as `torch.load(weights_only=True)` reads them."""
@@ -194,14 +193,6 @@ KINDS = {
         commands=(("probabilities of all volumes in a folder", f"{RUN} --input VOLUMES --output_dir OUT"),),
     ),
 }  # fmt: skip
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file under a second name, which takes no room, or a copy where the disk is another."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def write_contents(contents: Contents, folder: Path) -> None:

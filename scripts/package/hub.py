@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import huggingface_hub
@@ -10,7 +9,7 @@ from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError
 from monai.bundle import push_to_hf_hub
 
-from scripts.cli.bundle import CODE
+from scripts.cli.bundle import CODE, read_metadata
 from scripts.common.identity import code_fingerprint
 from scripts.common.problems import UserError
 from scripts.package.making import is_package
@@ -29,7 +28,7 @@ def push(
         raise UserError(f"{folder} is no package: make one with `python -m scripts.package make`")
     if repo.count("/") != 1:
         raise UserError(f"repo is {repo!r}; give <user or organisation>/<name>")
-    meta = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    meta = read_metadata(folder)
     own = code_fingerprint(folder / meta[CODE]["folder"])
     if own != meta[CODE]["fingerprint"]:
         raise UserError(

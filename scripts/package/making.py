@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 import scripts
-from scripts.cli.bundle import CODE
+from scripts.cli.bundle import CODE, read_metadata
 from scripts.common.problems import UserError
 from scripts.package.card import Card, read_card
 from scripts.package.code import own_name, reached, renamed
@@ -59,8 +59,7 @@ def make_package(
         write_contents(contents, part)
         files = _write_code(part / own_name(name), [text for text, _ in configs.values()])
         _write_configs(part / "configs", bundle / "configs", configs, files, own_name(name))
-        meta = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-        meta = make_metadata(meta, card, contents, files.values(), part / own_name(name))
+        meta = make_metadata(read_metadata(bundle), card, contents, files.values(), part / own_name(name))
         _write_json(part / "configs" / "metadata.json", meta)
         large = write_large_files(part, card.facts.get("large_files", {}))
         _write_words(part, bundle, card, make_page(card, meta, kind.commands, large))
@@ -96,8 +95,7 @@ def _check_name(name: str, folder: Path) -> None:
 
 def is_package(folder: Path) -> bool:
     """Whether a folder was made here."""
-    meta = folder / "configs" / "metadata.json"
-    return meta.is_file() and CODE in json.loads(meta.read_text(encoding="utf-8"))
+    return CODE in read_metadata(folder)
 
 
 def _given(kind: Kind, sources: Mapping[str, str | None]) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
+from scripts.cli.bundle import read_metadata
 from scripts.common.files import atomic
 from scripts.package.large_files import read_large_files
 
@@ -17,7 +17,7 @@ def zip_package(folder: Path) -> Path:
 
     Large files are left out: whoever unpacks it fetches them with MONAI's `download_large_files`.
     """
-    version = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]
+    version = read_metadata(folder)["version"]
     left_out = set(read_large_files(folder))
     target = folder.with_name(f"{folder.name}_v{version}.zip")
     with atomic(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

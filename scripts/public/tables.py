@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from tqdm import tqdm
 
-from scripts.common.files import atomic
+from scripts.common.files import atomic, link
 from scripts.common.problems import Problems, UserError
 from scripts.data.names import shown
 from scripts.data.report_cells import is_placeholder
@@ -170,10 +169,7 @@ def _tests(exams: Sequence[PublicExam], centres: Collection[str] | None) -> set[
 
 
 def _place(exam: PublicExam, folder: Path) -> None:
-    """The exam's images in a folder of its own: a file under its name, a series as a folder of its files.
-
-    They are linked where the disk is the same, which takes no room, and copied where it is not.
-    """
+    """The exam's images in a folder of its own: a file under its name, a series as a folder of its files."""
     for name, files in exam.images.items():
         series = not Path(name).suffix
         for source in files:
@@ -181,12 +177,7 @@ def _place(exam: PublicExam, folder: Path) -> None:
             if target.is_file() and target.stat().st_size == source.stat().st_size:
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-            try:
-                os.link(source.resolve(), target)
-            except OSError:  # another disk, or one that knows no links
-                with atomic(target) as part:
-                    shutil.copyfile(source, part)
+            link(source, target)
 
 
 def _case(exam: PublicExam) -> dict[str, Any]:

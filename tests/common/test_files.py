@@ -98,3 +98,20 @@ def test_paths_that_leave_the_root_are_refused(tmp_path, path):
 
 def test_paths_inside_the_root_are_resolved(tmp_path):
     assert inside(tmp_path, "./case/axt2.nii.gz") == tmp_path.resolve() / "case" / "axt2.nii.gz"
+
+
+@pytest.mark.parametrize("knows_links", [True, False])
+def test_a_file_gets_a_second_name_or_a_copy(tmp_path, monkeypatch, knows_links):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"new")
+    target.write_bytes(b"an older one")
+
+    def no_links(*_):
+        raise OSError("links are not known here")
+
+    if not knows_links:
+        monkeypatch.setattr(files.os, "link", no_links)
+    files.link(source, target)
+    assert target.read_bytes() == b"new"
+    assert target.samefile(source) == knows_links
+    assert not list(tmp_path.glob(".part-*"))

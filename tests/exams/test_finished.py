@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nibabel as nib
 import pytest
@@ -15,16 +14,7 @@ import pytest
 from scripts.common.problems import UserError
 from scripts.data.root import read_splits
 from scripts.exams import finished
-from small_exams import (
-    call,
-    save,
-    write_exams,
-)
-
-
-@pytest.fixture
-def exams(tmp_path: Path) -> Path:
-    return write_exams(tmp_path)
+from small_exams import call, save
 
 
 def written(root):

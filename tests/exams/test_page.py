@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import nibabel as nib
 import pytest
@@ -11,17 +10,7 @@ import pytest
 from scripts.common.problems import UserError
 from scripts.data.plan import read_plan
 from scripts.vae.volumes import list_volumes
-from small_exams import (
-    GRID,
-    ROWS,
-    call,
-    write_exams,
-)
-
-
-@pytest.fixture
-def exams(tmp_path: Path) -> Path:
-    return write_exams(tmp_path)
+from small_exams import GRID, ROWS, call
 
 
 def test_the_plan_says_what_was_decided_and_what_from(exams):
