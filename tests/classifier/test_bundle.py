@@ -14,7 +14,10 @@ from monai.bundle.scripts import verify_metadata, verify_net_in_out
 from monai.handlers import ROCAUC, from_engine
 from safetensors.torch import load_file
 
+from scripts.classifier.network import lesion_net
+from scripts.classifier.training import start_network
 from scripts.classifier.weights import load_weights, read_header, threshold_of
+from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
 from scripts.engine.steps import one_cycle
 
@@ -278,6 +281,60 @@ def test_weights_of_other_channels_or_another_grid_are_refused(trained, configs,
         start(configs, "inference", "infer", channels=["adc", "axt2"], **options).run()
     with refused(r"spatial_size \[32, 32, 32\], not \[32, 32, 16\]"):
         start(configs, "inference", "infer", **{**options, "spatial_size": [32, 32, 16]}).run()
+
+
+# ---- fine-tuning -----------------------------------------------------------------------------------------------------
+
+
+def fine_tune(configs, weights, folder, epochs=1, **options):
+    """A training on the half of the real volumes that starts from weights; the trainer, before it has run."""
+    files = [str(configs / f"{name}.yaml") for name in ("train", "demo", "finetune")]
+    values = {"synthetic": 0, "synthetic_labels": 0, "real_fraction": 0.5, "initial_weights": str(weights)}
+    values |= {"bundle_root": str(configs.parent), "models_dir": str(folder), "epochs": epochs}
+    return create_workflow(config_file=files, workflow_type="train", logging_file=False, **(options | values))
+
+
+def test_fine_tuning_starts_from_the_weights_and_says_what_it_saw(trained, configs, tmp_path):
+    folder, options = trained
+    weights = folder / ARM / "model.safetensors"
+    options = {name: value for name, value in options.items() if name != "models_dir"}
+    workflow = fine_tune(configs, weights, tmp_path, **options)
+    started, expected = workflow.trainer.network.state_dict(), load_file(weights)
+    assert all(torch.equal(started[name], expected[name]) for name in expected)
+    assert workflow.trainer.network.training
+    assert workflow.trainer.optimizer.defaults["lr"] < 1e-3
+    workflow.run()
+    written = tmp_path / "ds_enb0_r1_s0_l0" / "model.safetensors"
+    assert any(not torch.equal(load_file(written)[name], expected[name]) for name in expected)
+    told = {name: json.loads(read_header(written)[name]) for name in ("arm", "real_fraction", "initial_weights")}
+    assert told == {"arm": "ds_enb0_r1_s0_l0", "real_fraction": 0.5, "initial_weights": file_identity(weights)}
+    before = {name: json.loads(read_header(weights)[name]) for name in ("arm", "real_fraction", "initial_weights")}
+    assert before == {"arm": ARM, "real_fraction": 1.0, "initial_weights": None}
+
+
+def test_fine_tuning_goes_on_from_its_own_checkpoint_and_from_no_others(trained, configs, tmp_path, refused):
+    folder, options = trained
+    weights = folder / ARM / "model.safetensors"
+    options = {name: value for name, value in options.items() if name != "models_dir"}
+    fine_tune(configs, weights, tmp_path, **options).run()
+    fine_tune(configs, weights, tmp_path, epochs=2, **options).run()
+    arm = tmp_path / "ds_enb0_r1_s0_l0"
+    with refused(r"initial_weights was \S+, is \S+"):
+        fine_tune(configs, arm / "model.safetensors", tmp_path, epochs=3, **options).run()
+
+
+def test_weights_of_other_channels_or_another_network_are_no_start(trained, configs, tmp_path, refused):
+    folder, _ = trained
+    network, weights = lesion_net(widths=(16, 32), strides=(2, 2)), folder / ARM / "model.safetensors"
+    cases, size = [{"label": [0]}, {"label": [1]}], [32, 32, 32]
+    start_network(network, cases, size, initial_weights=weights)
+    with refused(r'was trained with channels \["axt2"\], not \["adc"\]'):
+        start_network(network, cases, size, channels=["adc"], initial_weights=weights)
+    with refused("holds no weights of this network"):
+        start_network(lesion_net(), cases, size, initial_weights=weights)
+    (tmp_path / "other.safetensors").write_bytes(b"no weights")
+    with refused("damaged or no safetensors file"):
+        start_network(network, cases, size, initial_weights=tmp_path / "other.safetensors")
 
 
 def test_metadata_fits_the_schema(repo_root, configs, tmp_path):
