@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -83,6 +87,44 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, co
             assert torch.equal(value, resumed["optimizer"]["state"][number][name])
     for name in ("schedule", "epoch", "best_metric", "best_metric_epoch", "settings"):
         assert whole[name] == resumed[name]
+    best, kept = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+# A training that ends at once, as by a power cut, in the middle of its second epoch.
+KILLED = """
+import json, os, pathlib, signal, sys, time
+from ignite.engine import Events
+from monai.bundle import create_workflow
+
+files, options, checkpoint = json.loads(sys.argv[1])
+workflow = create_workflow(config_file=files, workflow_type="train", logging_file=False, **options)
+
+def die():
+    while not pathlib.Path(checkpoint).is_file():  # it is written while the training goes on
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=workflow.trainer.state.epoch_length + 1), die)
+workflow.run()
+"""
+
+
+def test_a_training_killed_within_an_epoch_ends_bit_identical(trained, configs, repo_root, tmp_path):
+    folder, options = trained
+    options = {**options, "models_dir": str(tmp_path), "epochs": 2}
+    files = [str(configs / f"{name}.yaml") for name in ("train", "demo")]
+    given = {"bundle_root": str(configs.parent), "synthetic_labels": 1, "checkpoint_minutes": 0, **options}
+    checkpoint = tmp_path / ARM / "checkpoint.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    words = [sys.executable, "-c", KILLED, json.dumps([files, given, str(checkpoint)])]
+    done = subprocess.run(words, cwd=repo_root, env=environment, capture_output=True, check=False, timeout=600)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
+    start(configs, "train", "train", **options).run()
+    whole, resumed = (torch.load(root / ARM / "checkpoint.pt", weights_only=True) for root in (folder, tmp_path))
+    assert all(torch.equal(whole["network"][name], resumed["network"][name]) for name in whole["network"])
+    assert whole["threshold"] == resumed["threshold"]
     best, kept = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
     assert all(torch.equal(best[name], kept[name]) for name in best)
 

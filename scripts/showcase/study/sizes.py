@@ -44,8 +44,8 @@ class Size:
 
 SIZES = {
     "smoke": Size(
-        tests=12, ldm_steps=8, arm_steps=4, seeds=2, replicates=2, reports=3, unlabelled=8, others=16,
-        fractions=(2, 1), tune_steps=2, ceiling=16, regime=Regime(patients=24),
+        tests=10, ldm_steps=4, arm_steps=4, seeds=2, replicates=2, reports=2, unlabelled=6, others=20,
+        fractions=(2, 1), tune_steps=2, ceiling=12, regime=Regime(patients=20),
     ),
     "short": Size(tests=240, ldm_steps=1200, arm_steps=480, seeds=3),
     "long": Size(
