@@ -136,7 +136,7 @@ def write_predictions(folder: Path, group: str, arm, seed: int, strength: float)
     """Answers for the test cases of `folder`, right as often as `strength` makes them."""
     cases = json.loads((folder / "data" / "test.json").read_text())
     labels = np.array([case["pirads"][1] for case in cases])
-    noise = np.random.default_rng([seed, len(group)]).normal(size=len(cases))
+    noise = np.random.default_rng([seed, *f"{group} {arm.name}".encode()]).normal(size=len(cases))
     probability = 1 / (1 + np.exp(-strength * (2 * labels - 1) - noise))
     names = [case["folder"] for case in cases]
     frame = pd.DataFrame({"folder": names, "patient": names, "probability": probability, "threshold": 0.5})
@@ -153,7 +153,7 @@ def finished(tmp_path_factory):
     write_dataset(folder / "data", cases=30, seed=0, grid=GRID, test_fraction=0.6, workers=1)
     for training in planned_trainings(SIZE):
         if training.group != "elsewhere" and training.arm.name != "ds_enb0_r0_s1_l1":
-            strength = 3.0 if training.arm == BOTH else 0.8
+            strength = 3.0 if training.arm.name == BOTH.name else 0.8
             write_predictions(folder, training.group, training.arm, training.seed, strength)
     merge(folder / "results" / "arms")
     name = json.loads((folder / "data" / "test.json").read_text())[0]["folder"]
@@ -180,7 +180,7 @@ def test_the_page_shows_arms_with_intervals_and_says_what_can_be_concluded(finis
     assert "about 4 steps of 8 volumes, whatever" in page
     assert "No classifier was trained on synthetic with synthetic labels" in page
     assert "A generator that learnt from more patients" in page
-    assert "1/2 of the real volumes, pretrained on synthetic volumes: " in page
+    assert "1/2 of the real patients, pretrained on synthetic volumes: " in page
     assert "84.0 % (78.1 to 88.5)" in page
     assert "undefined (n = 1)" in page
     assert "<td>phantom</td><td>1.5</td>" in page.replace("\n", "")

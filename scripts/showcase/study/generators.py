@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from scripts.data.grid import GRIDS
 from scripts.showcase.stages import DEMO_T5, DEMO_T5_FILES, DEMO_VAE, Stage, bundle, module
 from scripts.showcase.study.sizes import STUDIED, Size, epochs_of
 
@@ -70,6 +71,10 @@ def _phantoms(name: str, root: Path, size: Size, cases: int, seed: int, **option
     regime = size.regime
     options = {"institute": regime.institute, "test_fraction": 0} | options
     options |= {"difficulty": regime.difficulty, "workers": size.workers}
+    if size.coarser > 1:
+        grid = GRIDS["demo"]
+        options["size"] = ",".join(str(voxels // size.coarser) for voxels in grid.size)
+        options["spacing"] = ",".join(str(step * size.coarser) for step in grid.spacing)
     return Stage(name, module("phantom", "make", output_dir=root, cases=cases, seed=seed, **options))
 
 

@@ -45,7 +45,7 @@ def draw_forest(rows: Mapping[str, Estimate], path: str | os.PathLike[str], ceil
         path: the PNG file.
         ceiling: of a classifier that saw many real patients, where there is one.
     """
-    figure = _new(9.5, 1.3 + 0.42 * len(rows))
+    figure = _new(9.5, 1.6 + 0.42 * len(rows))
     axes: Axes = figure.subplots()
     for place, auc in enumerate(rows.values()):
         colour = BLUE if place == 0 else "#1c2126"
@@ -62,7 +62,7 @@ def draw_forest(rows: Mapping[str, Estimate], path: str | os.PathLike[str], ceil
     axes.set(xlabel="ROC AUC on the real test cases", ylim=(len(rows) - 0.5, -0.5), title="Arms, with 95 % intervals")
     axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize=8, loc="lower left")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     _save(figure, path)
 
 

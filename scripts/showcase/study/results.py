@@ -68,7 +68,7 @@ def curve(folder: Path, size: Size, seed: int = 0) -> tuple[list[Point], pd.Data
         Point(start, one_in, judge(one, draw(one, seed)).estimates()[MAIN]) for (start, one_in), one in answers.items()
     ]
     pairs = {
-        f"{share_of(one_in)} of the real volumes, {STARTS[start]}": (answers[SCRATCH, one_in], one)
+        f"{share_of(one_in)} of the real patients, {STARTS[start]}": (answers[SCRATCH, one_in], one)
         for (start, one_in), one in answers.items()
         if start != SCRATCH and (SCRATCH, one_in) in answers
     }

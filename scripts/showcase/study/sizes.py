@@ -39,13 +39,14 @@ class Size:
     ceiling: int = 0  # real training patients of a classifier that shows what is left to win
     together: int = 2  # classifiers that are trained at a time
     workers: int = 2  # processes that make phantoms
+    coarser: int = 1  # phantoms' voxels are so many times as large as those of the demo's grid, along each axis
     regime: Regime = Regime()
 
 
 SIZES = {
     "smoke": Size(
         tests=10, ldm_steps=4, arm_steps=4, seeds=2, replicates=2, reports=2, unlabelled=6, others=20,
-        fractions=(2, 1), tune_steps=2, ceiling=12, regime=Regime(patients=20),
+        fractions=(2, 1), tune_steps=2, ceiling=12, coarser=2, regime=Regime(patients=20),
     ),
     "short": Size(tests=240, ldm_steps=1200, arm_steps=480, seeds=3),
     "long": Size(
