@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import Case, read_datalist
 from scripts.data.outputs import RECORD, Record, read_record
+from scripts.data.root import MERGED
 from scripts.reports.embeddings import digest_of, embedding_path, read_embedding
 from scripts.reports.text import report_of
 
@@ -97,9 +99,9 @@ class Origins:
         """The held-out case whose report it was made from, where the case that it names has another report."""
         if record.source in self.held_out:
             return None  # it says so, and is passed over
-        own = report_of(self.cases[record.source])
+        own = _words(self.cases[record.source])
         twins = self.digests.get(record.settings.get("report") or "", [])
-        return None if any(report_of(self.cases[twin]) == own for twin in twins) else next(iter(twins), None)
+        return None if any(_words(self.cases[twin]) == own for twin in twins) else next(iter(twins), None)
 
 
 def check_report_texts(reports: Sequence[Case], tested: Sequence[Case]) -> None:
@@ -109,18 +111,23 @@ def check_report_texts(reports: Sequence[Case], tested: Sequence[Case]) -> None:
         UserError: some are.
     """
     problems = Problems("reports.json")
-    texts = {report_of(case): case["folder"] for case in tested}
+    texts = {_words(case): case["folder"] for case in tested}
     for case in reports:
-        if (twin := texts.get(report_of(case))) is not None:
+        if (twin := texts.get(_words(case))) is not None:
             problems.add(case["folder"], f"has the very report of test case {twin}", "take it out of reports.json")
     problems.raise_if_any()
 
 
+def _words(case: Case) -> str:
+    """A report as tokenizers take it: reports that differ in white space or in a character's form are one to them."""
+    return " ".join(unicodedata.normalize("NFKC", report_of(case)).split())
+
+
 def _digests(root: Path, folders: Collection[str]) -> dict[str, str]:
     """Digests of the embedded reports of some cases, as records have them, as far as they are embedded."""
-    found: dict[str, Any] = {}
-    for path in (root / "train_merged.json", root / "test_merged.json"):
-        if path.is_file():
+    found: dict[str, str] = {}
+    for path in (root / name for name in MERGED):
+        if folders and path.is_file():
             merged = read_datalist(path, root, keys=(), check_files=False, problems=Problems("entries"))
             found |= {case["folder"]: case["text"] for case in merged if case["folder"] in folders}
     digests: dict[str, str] = {}

@@ -275,7 +275,7 @@ def test_an_arm_of_reports_needs_some(real_root, synthetic_root):
     [
         ({"patient": "P8"}, r"R1 +is in reports\.json, and its patient has images"),  # tests
         ({"patient": "p3"}, r"R1 +is in reports\.json, and its patient has images"),  # trains or validates
-        ({"text": "secret report"}, r"R1 +has the very report of test case"),
+        ({"text": "secret\n  report"}, r"R1 +has the very report of test case"),
         ({"text": "", "text_isnull": 1}, r"R1 +is in reports\.json without a report"),
     ],
 )

@@ -23,8 +23,8 @@ def study(output_dir: str = "out/study", size: str = "short", seed: int = 0) -> 
 
     Args:
         output_dir: gets everything: data, weights, volumes, logs, the page.
-        size: `short` (an hour on two cores), `long` (overnight), `gpu` (minutes on a GPU), or `smoke` (tests the chain,
-            means nothing).
+        size: `short` (sized for an hour on two cores), `long` (for a night), `gpu` (for ten minutes on an H100), or
+            `smoke` (tests the chain, means nothing).
         seed: of the phantom data and of every training.
 
     Raises:
