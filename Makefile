@@ -1,6 +1,6 @@
 # make demo    phantom cases, a volume for each of several reports, one page with pictures
 # make test    lint and every test
-# make study   the whole chain from nothing on the phantom, with the five classifier arms
+# make study   what synthetic volumes are worth: generators and classifier arms on the phantom
 # make bench   the authors' recipe against ours at fewer steps, and the nine variants, on the phantom
 # make gpu     on a CUDA card: is everything right, and how fast is it
 # make help    every target
@@ -41,7 +41,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-study: $(READY)  ## VAE -> LDM -> evaluation -> classifier arms on the phantom; SIZE=long for a long run
+study: $(READY)  ## generators -> volumes -> classifier arms on the phantom; SIZE=long overnight, SIZE=gpu on a CUDA card
 	$(BIN)/python -m scripts.showcase.study --output_dir $(STUDY) --size $(or $(SIZE),short)
 
 bench: $(READY)  ## the authors' recipe against ours, and the nine variants; SIZE=long for a long run

@@ -3,8 +3,9 @@
     python -m scripts.encode_reports --data_dir DATA --encoder models/flan-t5-xxl
     torchrun --nproc_per_node=2 -m scripts.encode_reports --data_dir DATA --encoder models/flan-t5-xxl
 
-Reads `train.json` and `test.json`; writes `embeddings/<id>.safetensors`, `embeddings/empty.safetensors` (shared by all
-cases without a report), `train_merged.json` and `test_merged.json`. Started again, it goes on where it stopped.
+Reads `train.json`, `test.json` and, where there are reports without images, `reports.json`; writes for each a
+`<name>_merged.json`, `embeddings/<id>.safetensors`, and `embeddings/empty.safetensors` (shared by all cases without a
+report). Started again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from scripts.cli.run import run
 from scripts.common.problems import Problems, UserError
 from scripts.data.datalists import read_datalist, write_datalist
 from scripts.data.plan import planned_tokens
-from scripts.data.root import check_datalists
+from scripts.data.root import REPORTS, check_datalists
 from scripts.engine.processes import join
 from scripts.reports.coverage import tell_coverage
 from scripts.reports.embeddings import EMPTY_REPORT, SUFFIXES, read_encoder_fingerprint, write_embedding
@@ -33,7 +34,7 @@ from scripts.reports.text import report_of, tell_absent
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", REPORTS)
 REPORTS_A_ROUND = 256  # between two looks at the progress bar; what a kill can lose
 
 
@@ -49,7 +50,7 @@ def encode_reports(
     """Embed all reports of a data root and write the merged datalists.
 
     Args:
-        data_dir: folder with `train.json` and `test.json` (one of them may be missing).
+        data_dir: folder with `train.json`, `test.json` and `reports.json` (some of them may be missing).
         encoder: folder of a text encoder in the Hugging Face format, or a name in the cache of `hf download`.
         padded: store the states of the padded positions too, as the authors do: needed with their checkpoints.
         max_tokens: longer reports are cut; by default where `plan.json` says, and where that says nothing at as many

@@ -66,6 +66,15 @@ def test_each_distinct_report_is_embedded_once(root, encoder_dir):
     assert len(read_embedding(root / test[2]["text"])) == 512
 
 
+def test_reports_without_images_are_embedded_with_the_rest(root, encoder_dir):
+    report = {name: value for name, value in case("r", "Left base.").items() if name != "axt2"}
+    (root / "reports.json").write_text(json.dumps([report]))
+    encode_reports(str(root), encoder_dir)
+    (embedded,) = merged(root, "reports")
+    assert embedded == report | {"text": embedded["text"]}
+    assert read_embedding(root / embedded["text"]).shape[1] == 16
+
+
 def test_the_lists_change_in_text_alone(root, encoder_dir):
     encode_reports(str(root), encoder_dir)
     for split in ("train", "test"):

@@ -27,9 +27,9 @@ FLOOR = {room: height for height, rooms in enumerate(reversed(FLOORS)) for room 
 
 
 def room_of(module: str) -> str:
-    """The folder that a module lies in; what is run as a command stands above all of them."""
+    """The folder that a module lies in; what a folder is run as stands above all of them."""
     parts = module.split(".")
-    return "commands" if len(parts) == 2 or parts[-1] == "__main__" else parts[1]
+    return "commands" if len(parts) == 2 or parts[2:] == ["__main__"] else parts[1]
 
 
 def imports_of(path: Path, package: Path) -> Iterator[str]:

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from scripts.classifier.arms import Arm
 from scripts.classifier.centre import image_path
+from scripts.classifier.origin import Origins
 from scripts.common.problems import Problems, UserError
-from scripts.data.datalists import Case
+from scripts.data.datalists import Case, patient_of
 from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
 from scripts.data.names import is_folder_name, name_of, shown
-from scripts.data.outputs import SHEET, read_record
+from scripts.data.outputs import SHEET
 from scripts.data.tables import cell_flag, cell_name, read_table
+
+logger = logging.getLogger(__name__)
 
 
 def read_synthetic(
     root: str | os.PathLike[str],
     arm: Arm,
     *,
-    sources: Sequence[Case],
-    known: Collection[str],
+    sources: Sequence[Mapping[str, Any]],
+    origins: Origins,
+    real: Sequence[Case],
     channels: Sequence[str] = ("axt2",),
 ) -> list[Case]:
-    """Synthetic volumes made from the reports of `sources`; those of validation and test reports are left out.
+    """Synthetic volumes made from the reports of `sources`; those of all other reports are passed over, and counted.
 
     Args:
         root: the generator's output.
-        arm: says whether the label is the real case's or the one that the generator predicted from the report.
-        sources: the real cases that may be trained on.
-        known: folders of all real cases.
+        arm: says how many volumes of a report are taken, and whether the label is the real case's or the one that the
+            generator predicted from the report.
+        sources: the real training cases, and the reports without images, that may be trained on.
+        origins: tells whose report a volume was made from, and refuses what is not what its name says.
+        real: real cases, whose grid the volumes must have.
         channels: sequences that every volume must have.
 
     Raises:
@@ -48,34 +56,40 @@ def read_synthetic(
         if name not in table:
             problems.add(sheet.name, f"has no column {name}", "make the volumes again with ccella_ldm's inference")
     problems.raise_if_any()
-    patients = {case["folder"]: case["patient"] for case in sources}
-    cases = []
+    patients = {case["folder"]: patient_of(case) for case in sources}
+    cases, volumes, others = [], Counter[str](), 0
     for row, cell, label in zip(table.index, table["folder"], table[column], strict=True):
         folder, place = cell_name(cell), f"{sheet.name} row {row}"
         if folder is None or not is_folder_name(folder):
             problems.add(place, f"folder {shown(cell)} is not a folder's name", "format the column as Text")
             continue
-        source = source_of(root, folder)
-        if source not in known:
-            what = "was made from no report of dataset_dir, maybe from a test case"
-            problems.add(name_of(folder, place), what, "give its dataset_dir")
-        elif source in patients:
+        origin = origins.find(folder, name_of(folder, place), problems)
+        if origin is None:
+            continue
+        if origin.source not in patients:
+            others += 1
+        elif arm.replicates is None or origin.replicate < arm.replicates:
+            volumes[origin.source] += 1
             case = _synthetic(Path(root), folder, label, column, channels, problems)
-            cases.append(case | {"patient": patients[source]})
+            cases.append(case | {"patient": patients[origin.source]})
     for name, count in Counter(case["folder"] for case in cases).items():
         if count > 1:
             problems.add(name, f"has {count} rows", "keep one")
-    _check_grids(cases, sources, problems)
+    _check_replicates(volumes, arm.replicates, problems)
+    _check_grids(cases, real, problems)
     problems.raise_if_any()
     if not cases:
         raise UserError(f"{sheet}: no volume was made from a training report; run ccella_ldm's inference on train.json")
+    if others:
+        logger.info("passed over %d synthetic volumes, which were made from no report of a training case", others)
     return cases
 
 
-def source_of(root: str | os.PathLike[str], folder: str) -> str:
-    """The real case that a synthetic one was made from: what its record says, or else the case of the same name."""
-    record = read_record(Path(root), folder)
-    return record.source if record else folder
+def _check_replicates(volumes: Mapping[str, int], replicates: int | None, problems: Problems) -> None:
+    few = [source for source, count in volumes.items() if count < (replicates or 1)]
+    if few:
+        what = f"has fewer than {replicates} volumes of {len(few)} reports, the first of them {few[0]}"
+        problems.add("replicates", what, f"generate with --replicates {replicates}, or give fewer")
 
 
 def _synthetic(

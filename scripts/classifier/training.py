@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from scripts.classifier.cases import positive_share
 from scripts.classifier.network import check_size, output_layer
 from scripts.classifier.predictions import THRESHOLD, Collected, best_threshold
-from scripts.classifier.weights import header
+from scripts.classifier.weights import header, load_weights
 from scripts.common.problems import UserError
 from scripts.common.tensors import write_tensors
 from scripts.data.datalists import Case
@@ -28,21 +28,42 @@ from scripts.engine.resume import EXPORT, Resume
 from scripts.engine.states import in_main_memory
 
 
-def start_at_share(network: nn.Module, cases: Sequence[Case], spatial_size: Sequence[int]) -> nn.Module:
-    """Let a new network's first answer be the share of positives among the training cases, whatever it is shown.
+def start_network(
+    network: nn.Module,
+    cases: Sequence[Case],
+    spatial_size: Sequence[int],
+    *,
+    channels: Sequence[str] = ("axt2",),
+    initial_weights: str | os.PathLike[str] | None = None,
+    at_share: bool = True,
+) -> nn.Module:
+    """The network as training starts with it: random, or with the weights of an earlier training.
 
-    Where one class is rare a network that starts at one half spends its first steps learning that it is. Nothing else
-    is done about classes of different size: weighting or repeating the rare one makes probabilities too large without
-    ranking cases better (van den Goorbergh et al., JAMIA 2022), and the threshold is chosen from ranks.
+    A new network's first answer is the share of positives among the training cases, whatever it is shown. Where one
+    class is rare a network that starts at one half spends its first steps learning that it is. Nothing else is done
+    about classes of different size: weighting or repeating the rare one makes probabilities too large without ranking
+    cases better (van den Goorbergh et al., JAMIA 2022), and the threshold is chosen from ranks.
+
+    Args:
+        network: on its device.
+        cases: training cases.
+        spatial_size: voxels along x, y, z.
+        channels: the sequences that it will see.
+        initial_weights: a `model.safetensors` to go on from, such as one pretrained on synthetic volumes.
+        at_share: a new network starts at the share of positives; else as it is.
 
     Raises:
-        UserError: the network cannot take volumes of this size.
+        UserError: the network cannot take volumes of this size; the weights are of another network or other channels.
     """
     check_size(network, spatial_size)
-    share = positive_share(cases)
-    odds = math.log(share / (1 - share))
-    with torch.no_grad():
-        output_layer(network).bias.copy_(torch.tensor([-odds / 2, odds / 2]))
+    if initial_weights:
+        device = next(network.parameters()).device
+        return load_weights(network, initial_weights, device, seen={"channels": list(channels)}).train()
+    if at_share:
+        share = positive_share(cases)
+        odds = math.log(share / (1 - share))
+        with torch.no_grad():
+            output_layer(network).bias.copy_(torch.tensor([-odds / 2, odds / 2]))
     return network
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from scripts.classifier.predictions import THRESHOLD
+from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
 
 
@@ -55,6 +56,18 @@ def load_weights(
     return network.to(device).eval()
 
 
+def identity_of(path: str | os.PathLike[str] | None) -> str | None:
+    """What tells weights to start from apart from others, whatever their file is called; None where there are none.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path:
+        return None
+    read_header(path)
+    return file_identity(path)
+
+
 def threshold_of(path: str | os.PathLike[str], given: float | None = None) -> float:
     """The probability from which a case counts as positive: `given`, or else the one that validation has chosen.
 
@@ -71,7 +84,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, str]:
         UserError: the file is missing or is no safetensors file.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no weights there; train this arm first or give model_file, a model.safetensors")
+        raise UserError(f"{path}: no weights there; train this arm first, or give another model.safetensors")
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

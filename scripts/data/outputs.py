@@ -18,7 +18,7 @@ import pandas as pd
 from scripts.common.files import atomic
 from scripts.common.problems import Problems
 from scripts.data.datalists import SEQUENCES, one_hot, write_datalist
-from scripts.data.root import LISTS
+from scripts.data.root import LISTS, REPORTS
 
 RECORD = "generated.json"
 SHEET = "synthsheet_all.xlsx"  # one row a generated case
@@ -90,7 +90,7 @@ def find_records(output_dir: Path) -> list[Record]:
 
 def check_not_a_data_root(output_dir: Path, problems: Problems) -> None:
     """Note lists of real cases, which those of generated cases would replace; ours have the sheet beside them."""
-    found = [name for name in LISTS if (output_dir / name).exists()]
+    found = [name for name in (*LISTS, f"{REPORTS}.json") if (output_dir / name).exists()]
     if found and not (output_dir / SHEET).is_file():
         what = f"{output_dir} holds {found[0]} of other cases, which would be replaced"
         problems.add("output_dir", what, "give another folder")

@@ -2,6 +2,7 @@
 
 It holds `<folder>/axt2.nii.gz` (`b1600.nii.gz`, `adc.nii.gz`), `train.json`, `test.json` and `clinical.xlsx`.
 A folder is one exam. Exams of one patient carry the same `patient`; without it, the folder stands for the patient.
+`reports.json` may list reports of further patients, of whom there are no images: volumes can be made of them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import pandas as pd
 
 from scripts.common.problems import Problems, UserError, collected
 from scripts.data.clinical import check_sheet, read_clinical
-from scripts.data.datalists import Case, check_headers, check_split, is_positive, read_datalist
-from scripts.data.names import shown
+from scripts.data.datalists import Case, check_headers, check_split, is_positive, patient_of, read_datalist
+from scripts.data.names import alike, shown
 from scripts.data.plan import PLAN, check_plan, read_plan
 
 DATALISTS = ("train.json", "test.json")
 MERGED = ("train_merged.json", "test_merged.json")  # the same cases, `text` being the path of the report's embedding
 LISTS = (*DATALISTS, *MERGED, "clinical.xlsx")  # all that a data root says about its cases
+REPORTS = "reports"  # the split of reports without images
 
 
 def read_splits(
@@ -59,6 +61,29 @@ def read_splits(
     return train, test
 
 
+def read_reports(root: str | os.PathLike[str], *, problems: Problems | None = None) -> list[Case]:
+    """The reports without images of a data root, none where there is no `reports.json`.
+
+    Each is a datalist's case without images, its class being that of `pirads`: the clinical sheet has no row for it.
+
+    Raises:
+        UserError: everything that is wrong with the list, when `problems` is not given.
+    """
+    path = Path(root) / f"{REPORTS}.json"
+    return read_datalist(path, root, keys=(), check_files=False, problems=problems) if path.is_file() else []
+
+
+def check_reports(reports: Sequence[Case], cases: Sequence[Case], problems: Problems) -> None:
+    """Note reports without images that are absent, or of patients who have images and so may test or validate."""
+    folders, patients = {case["folder"] for case in cases}, {alike(patient_of(case)) for case in cases}
+    for case in reports:
+        if case["text_isnull"]:
+            problems.add(case["folder"], f"is in {REPORTS}.json without a report", "take it out")
+        if case["folder"] in folders or alike(patient_of(case)) in patients:
+            what = f"is in {REPORTS}.json, and its patient has images in {' or '.join(DATALISTS)}"
+            problems.add(case["folder"], what, f"take it out of {REPORTS}.json: its patients are none of theirs")
+
+
 def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
     """Hold a data root's datalists against each other and the clinical sheet, for a command that reads one of them.
 
@@ -68,6 +93,7 @@ def check_root(root: str | os.PathLike[str], problems: Problems) -> None:
     check_datalists(root, problems)
     for plain, merged in zip(DATALISTS, MERGED, strict=True):
         _check_merged(Path(root), plain, merged, problems)
+    _check_merged(Path(root), f"{REPORTS}.json", f"{REPORTS}_merged.json", problems)
 
 
 def check_datalists(root: str | os.PathLike[str], problems: Problems) -> None:
@@ -79,7 +105,9 @@ def check_datalists(root: str | os.PathLike[str], problems: Problems) -> None:
         for path in (root / name for name in DATALISTS)
         if path.is_file()
     ]
-    _check_plan(root, [case for cases in lists for case in cases], problems)
+    cases = [case for cases in lists for case in cases]
+    _check_plan(root, cases, problems)
+    check_reports(read_reports(root, problems=unread), cases, problems)
     if len(lists) == len(DATALISTS):
         if (root / "clinical.xlsx").is_file() and not unread:
             _check_together(root, *lists, problems)

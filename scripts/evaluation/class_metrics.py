@@ -127,16 +127,36 @@ def probability_metrics(
     drawn = bootstrap_weights(truth, patients, seed)
     whole = np.ones((1, len(truth)))
     squares = (score - truth) ** 2
-    result = {"brier": _drawn(brier_score_loss(truth, score), drawn @ squares / drawn.sum(1), len(truth))}
+    result = {"brier": percentiles(brier_score_loss(truth, score), drawn @ squares / drawn.sum(1), len(truth))}
     at = {"sensitivity_at_specificity": (_sensitivity_at, 1), "specificity_at_sensitivity": (_specificity_at, 0)}
     for name, (figure, of) in at.items():
         counted = int((truth == of).sum())
         if 0 < counted < len(truth):
             value, draws = (figure(truth, score, weights, fixed) for weights in (whole, drawn))
-            result[f"{name}_{fixed:g}"] = _drawn(float(value[0]), draws, counted)
+            result[f"{name}_{fixed:g}"] = percentiles(float(value[0]), draws, counted)
         else:
             result[f"{name}_{fixed:g}"] = Estimate(np.nan, np.nan, np.nan, counted)
     return result
+
+
+def figures_of(truth: NDArray, score: NDArray, threshold: float, weights: NDArray) -> dict[str, NDArray[np.float64]]:
+    """The figures of `class_metrics` of weighted cases, all draws at once; NaN in a draw that lacks what they need.
+
+    Args:
+        truth, score: (N,), labels and probabilities.
+        threshold: class 1 is predicted where the probability reaches it.
+        weights: (draws, N).
+
+    Returns:
+        Each figure as (draws,).
+    """
+    with np.errstate(invalid="ignore"):
+        figures = {
+            name: weights @ (hit & among) / (weights @ among)
+            for name, (hit, among) in _shares(truth == 1, score >= threshold).items()
+        }
+    auc, precision = weighted_areas(truth, score, weights)
+    return figures | {"roc_auc": auc, "average_precision": precision}
 
 
 def bootstrap_weights(truth: NDArray, patients: ArrayLike | None, seed: int) -> NDArray[np.float64]:
@@ -159,7 +179,7 @@ def bootstrap_weights(truth: NDArray, patients: ArrayLike | None, seed: int) -> 
     return weights[:, patient]
 
 
-def _drawn(value: float, draws: NDArray, n: int) -> Estimate:
+def percentiles(value: float, draws: NDArray, n: int) -> Estimate:
     """A figure with the percentile interval of its draws; those that lack a class count for nothing."""
     low, high = np.nanquantile(draws, (0.025, 0.975)) if np.isfinite(draws).any() else (np.nan, np.nan)
     return Estimate(float(value), float(low), float(high), n)
@@ -170,7 +190,7 @@ def _drawn_share(hit: NDArray, among: NDArray, drawn: NDArray) -> Estimate:
     if n == 0:
         return Estimate(np.nan, np.nan, np.nan, 0)
     with np.errstate(invalid="ignore"):
-        return _drawn((hit & among).sum() / n, drawn @ (hit & among) / (drawn @ among), n)
+        return percentiles((hit & among).sum() / n, drawn @ (hit & among) / (drawn @ among), n)
 
 
 def _checked(labels: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -191,8 +211,8 @@ def _areas(truth: NDArray, score: NDArray, drawn: NDArray) -> dict[str, Estimate
         return {"roc_auc": undefined, "average_precision": undefined}
     auc, precision = weighted_areas(truth, score, drawn)
     return {
-        "roc_auc": _drawn(roc_auc_score(truth, score), auc, len(truth)),
-        "average_precision": _drawn(average_precision_score(truth, score), precision, len(truth)),
+        "roc_auc": percentiles(roc_auc_score(truth, score), auc, len(truth)),
+        "average_precision": percentiles(average_precision_score(truth, score), precision, len(truth)),
     }
 
 

@@ -16,7 +16,7 @@ from scripts.data.grid import SPACING_TOLERANCE, by, read_grid
 from scripts.data.images import check_voxels, image_transforms
 from scripts.data.names import is_folder_name, name_of, shown
 from scripts.data.outputs import SHEET, images_of, read_record
-from scripts.data.root import read_splits
+from scripts.data.root import REPORTS, read_splits
 from scripts.data.tables import cell_flag, cell_name, read_table
 
 
@@ -102,6 +102,8 @@ def read_generated(
 ) -> list[Generated]:
     """The generated volumes, each with its real case, as far as the sheet is sound; the rest is noted.
 
+    Volumes made from reports without images, which no real one can be held against, are left out.
+
     Raises:
         UserError: there is no sheet, or it is no table.
     """
@@ -120,6 +122,8 @@ def read_generated(
             problems.add(place, f"folder {shown(row['folder'])} is not a folder's name", "format the column as Text")
             continue
         record = read_record(root, folder)
+        if record and record.split == REPORTS:
+            continue
         source = record.source if record else folder
         if source not in known:
             what = "was made from no report of dataset_dir"

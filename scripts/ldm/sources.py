@@ -16,7 +16,7 @@ from scripts.data.clinical import read_clinical, sheet_labels
 from scripts.data.datalists import one_hot, read_datalist
 from scripts.data.grid import read_grid
 from scripts.data.names import is_folder_name
-from scripts.data.root import check_root
+from scripts.data.root import REPORTS, check_root
 from scripts.ldm.recipe import Recipe
 from scripts.reports.embeddings import EMPTY_REPORT, embedding_path
 from scripts.reports.text import normalise_report, report_of, tell_absent
@@ -128,17 +128,21 @@ def _listed_source(case: dict[str, Any], split: str, report: Path | None, sequen
 
 
 def _with_sheet(sources: list[Source], path: Path, problems: Problems) -> list[Source]:
-    """The sources with class and Label of the clinical sheet, which are what the authors call real."""
+    """The sources with class and Label of the clinical sheet, which are what the authors call real.
+
+    Reports without images have no row; their class is the datalist's.
+    """
     frame = read_clinical(path, problems=problems)
     if problems:
         return sources
     labels = frame.set_index("folder")["Label"].astype(object)
     classes, labels = sheet_labels(frame).to_dict(), labels.where(labels.notna(), None).to_dict()
     for source in sources:
-        if source.folder not in classes:
+        if source.folder not in classes and source.split != REPORTS:
             problems.add(source.folder, f"has no row in {path.name}", "add one")
     return [
         replace(source, pirads=one_hot(bool(classes[source.folder])), label=labels[source.folder])
-        for source in sources
         if source.folder in classes
+        else source
+        for source in sources
     ]

@@ -35,6 +35,7 @@ def make(
     wording: str = "narrow",
     difficulty: float = DIFFICULTY,
     institute: str = "",
+    reports: int = 0,
 ) -> None:
     """Write a phantom dataset: images, masks, datalists, clinical sheet and ground truth.
 
@@ -53,6 +54,7 @@ def make(
         difficulty: 0 (lesions alone are dark, all scanners alike) to 1, see docs/phantom.md.
         institute: where all patients go, any name: another name is another scanner and another way to write; left out,
             one of three.
+        reports: reports without images, of so many further patients, in reports.json.
     """
     if grid not in GRIDS:
         raise UserError(f"grid is {grid!r}; give one of {', '.join(GRIDS)}")
@@ -60,7 +62,9 @@ def make(
     for name, values in (("size", chosen.size), ("spacing", chosen.spacing)):
         if len(values) != 3 or min(values) <= 0:
             raise UserError(f"{name} is {values}; give three positive numbers, e.g. --{name} 64,64,32")
-    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers, wording, difficulty, institute)
+    write_dataset(
+        Path(output_dir), cases, seed, chosen, test_fraction, workers, wording, difficulty, institute, reports
+    )
 
 
 def analyse(

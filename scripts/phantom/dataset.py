@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from scripts.data.clinical import write_clinical
 from scripts.data.datalists import SEQUENCES, one_hot, write_datalist
 from scripts.data.grid import Grid
 from scripts.data.nifti import save_nifti
-from scripts.data.root import DATALISTS, MERGED
+from scripts.data.root import DATALISTS, MERGED, REPORTS
 from scripts.phantom.anatomy import DIFFICULTY, Findings, Lesion, check_difficulty, sample_findings
 from scripts.phantom.imaging import MASKS, make_case
 from scripts.phantom.wording import check_wording, report_text
@@ -43,26 +44,27 @@ def write_dataset(
     wording: str = "narrow",
     difficulty: float = DIFFICULTY,
     institute: str = "",
+    reports: int = 0,
 ) -> None:
     """Make a phantom data root: images and masks a case, tables, and last of all the datalists.
 
     Case i has the seed `seed`·100000 + i whatever the number of cases and workers, so two dataset seeds share no
     patient. A root without datalists is unfinished; called again with the same settings, the cases that are there are
-    kept.
+    kept. Of `reports` further patients, whose seeds are counted down from the next dataset's, there is a report alone.
 
     Raises:
         UserError: a number out of range, or the root holds a dataset of other settings.
     """
     settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction, "wording": wording}
     settings |= {"difficulty": float(difficulty), "institute": institute}
-    settings |= {"size": list(grid.size), "spacing": list(grid.spacing)}
+    settings |= {"size": list(grid.size), "spacing": list(grid.spacing), "reports": reports}
     check_wording(wording)
     check_difficulty(difficulty)
     _check(root, settings, workers)
     if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
         log.info("%s is complete", root)
         return
-    for name in MERGED:  # of datalists that are made anew
+    for name in (*MERGED, f"{REPORTS}_merged.json"):  # of datalists that are made anew
         (root / name).unlink(missing_ok=True)
     with atomic(root / SETTINGS) as temporary:
         temporary.write_text(json.dumps(settings) + "\n", encoding="utf-8")
@@ -80,7 +82,10 @@ def write_dataset(
     in_test = np.zeros(cases, bool)
     in_test[np.random.default_rng([seed, cases]).permutation(cases)[: round(cases * test_fraction)]] = True
     splits = ["test" if test else "train" for test in in_test]
-    _write_tables(root, everyone, splits)
+    others = _others(cases, seed, difficulty, institute, reports)
+    _write_tables(root, [*everyone, *others], [*splits, *[REPORTS] * reports])
+    if reports:
+        write_datalist(root / f"{REPORTS}.json", [_entry(f, grid, wording, images=False) for f in others])
     for name in DATALISTS:
         entries = [
             _entry(f, grid, wording) for f, split in zip(everyone, splits, strict=True) if name == f"{split}.json"
@@ -118,6 +123,9 @@ def _check(root: Path, settings: Mapping[str, Any], workers: int) -> None:
     wrong = []
     if not 1 <= settings["cases"] <= CASES_PER_SEED:
         wrong.append(f"cases is {settings['cases']}; give 1 to {CASES_PER_SEED}")
+    most = max(0, CASES_PER_SEED - settings["cases"]) // 2  # some patients have no report
+    if not 0 <= settings["reports"] <= most:
+        wrong.append(f"reports is {settings['reports']}; give 0 to {most}")
     if settings["seed"] < 0:
         wrong.append(f"seed is {settings['seed']}; give 0 or more")
     if not 0 <= settings["test_fraction"] < 1:
@@ -139,8 +147,15 @@ def _settings(root: Path) -> dict[str, Any] | None:
     path = root / SETTINGS
     if not path.is_file():
         return None
-    before = {"wording": "narrow", "difficulty": 0.0, "institute": ""}  # what older datasets do not name
+    before = {"wording": "narrow", "difficulty": 0.0, "institute": "", "reports": 0}  # what older datasets do not name
     return before | json.loads(path.read_text(encoding="utf-8"))
+
+
+def _others(cases: int, seed: int, difficulty: float, institute: str, reports: int) -> list[Findings]:
+    """So many patients without images who have a report."""
+    seeds = range((seed + 1) * CASES_PER_SEED - 1, seed * CASES_PER_SEED + cases - 1, -1)
+    drawn = (sample_findings(number, difficulty, institute) for number in seeds)
+    return list(islice((findings for findings in drawn if not findings.report_is_missing), reports))
 
 
 def _is_complete(folder: Path) -> bool:
@@ -170,6 +185,8 @@ def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> No
             lesions.append([f.folder, number, *values, *centre])
         for change in f.changes:
             changes.append([f.folder, change.kind, change.side, change.level, change.size_mm, *change.centre_mm])
+        if split == REPORTS:
+            continue
         # Without a suspicious lesion there is no biopsy, so no ISUP grade.
         significant = int(any(lesion.isup >= 2 for lesion in f.lesions)) if f.lesions else None
         clinical.append({"folder": f.folder, "PosPIRADS": int(f.pirads >= 3), "PosISUP": significant, "Label": split})
@@ -185,12 +202,12 @@ def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> No
     write_clinical(root / "clinical.xlsx", frame)
 
 
-def _entry(findings: Findings, grid: Grid, wording: str) -> dict[str, Any]:
+def _entry(findings: Findings, grid: Grid, wording: str, images: bool = True) -> dict[str, Any]:
     """A case as the datalists hold it."""
     report = report_text(findings, wording, np.random.default_rng([findings.seed, 4]))
-    images = {name: f"./{findings.folder}/{name}.nii.gz" for name in SEQUENCES}
+    paths = {name: f"./{findings.folder}/{name}.nii.gz" for name in SEQUENCES}
     return {
-        **images,
+        **(paths if images else {}),
         "dataset": findings.institute,
         "folder": findings.folder,
         "pirads": one_hot(findings.pirads >= 3),

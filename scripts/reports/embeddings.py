@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,11 @@ def read_embedding(path: str | os.PathLike[str]) -> Tensor:
             return torch.from_numpy(np.load(path, allow_pickle=False)).reshape(shape)
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("embedding")
+
+
+def digest_of(embedding: Tensor) -> str:
+    """Sixteen hexadecimal digits that tell embeddings apart, whatever precision they are stored in."""
+    return hashlib.sha256(embedding.float().contiguous().numpy()).hexdigest()[:16]
 
 
 def embedding_shape(path: str | os.PathLike[str]) -> tuple[int, int]:

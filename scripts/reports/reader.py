@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from scripts.common.problems import Problems, UserError
 from scripts.reports.coverage import tell_coverage
-from scripts.reports.embeddings import check_width, read_embedding, read_encoder_fingerprint
+from scripts.reports.embeddings import check_width, digest_of, read_embedding, read_encoder_fingerprint
 from scripts.reports.encoder import MAX_TOKENS, PADDED, ReportEncoder
 from scripts.reports.shelf import Shelf
 
@@ -98,7 +97,7 @@ class ReportReader:
                 check_width(embedding.shape[-1], self.width, path or self.text_encoder)
                 self._check_length(name, embedding)
                 again = partial(read_embedding, path) if made is None else self.shelf.put(made)
-                self.known[key] = Embedding(again, _digest(embedding))
+                self.known[key] = Embedding(again, digest_of(embedding))
             except UserError as error:
                 self.problems.add(name, str(error))
             if path is not None:
@@ -159,11 +158,6 @@ class ReportReader:
             )
         check_width(encoder.width, self.width, self.text_encoder)
         return encoder
-
-
-def _digest(embedding: Tensor) -> str:
-    """Sixteen hexadecimal digits that tell embeddings apart, whatever precision they are stored in."""
-    return hashlib.sha256(embedding.float().contiguous().numpy()).hexdigest()[:16]
 
 
 def _with_padding(stamp: str) -> str:

@@ -1,8 +1,8 @@
-"""How far the small networks of the phantom's study come in a few minutes each: what `make gpu ARGS=--train` adds.
+"""How far the small networks of the demo come in a few minutes each: what `make gpu ARGS=--train` adds.
 
-The commands are those of the study. Each training is run for two epochs first, the second of which tells how long one
-takes, and then goes on to as many as fit into its minutes: a run that is given more epochs is one that had them from
-the start.
+The commands are those that a user would type. Each training is run for two epochs first, the second of which tells how
+long one takes, and then goes on to as many as fit into its minutes: a run that is given more epochs is one that had
+them from the start.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from scripts.classifier.arms import ARMS
 from scripts.data.datalists import read_datalist
 from scripts.data.images import image_transforms, load_volume
 from scripts.data.montage import montage
-from scripts.showcase.stages import DEMO_T5, Stage, run_stages
-from scripts.showcase.study import SIZES, Size, classifier_stages, generator_stages
+from scripts.showcase.stages import DEMO_T5, Stage, bundle, module, run_stages
 from scripts.showcase.subjects import demo_size
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
@@ -34,9 +33,20 @@ CASES, TESTS = 1000, 20  # phantom patients, and those of them whose reports vol
 SHOWN = 4  # cases in a picture
 SPEED = "images_per_second"
 TRIED = 2  # epochs: in the first kernels are chosen
-LEFT_OUT = ("vae_evaluate", "ldm_evaluate")  # which judge far more than a few minutes' training is worth
 
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Phantom patients, and the epochs of each network."""
+
+    cases: int
+    vae_epochs: int = TRIED
+    ldm_epochs: int = TRIED
+    arm_epochs: int = TRIED
+
+
 Chain = Callable[[Size], list[Stage]]
 
 
@@ -56,7 +66,7 @@ def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int =
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        size = replace(SIZES["long"], cases=cases, vae_epochs=TRIED, ldm_epochs=TRIED, arm_epochs=TRIED)
+        size = Size(cases)
 
         def generator(size: Size) -> list[Stage]:
             return generator_chain(folder, size, tests)
@@ -72,39 +82,74 @@ def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int =
         yield told
         run_stages(generator(size), folder)
         show_generated(folder, output_dir / "generated.png")
-        arm = ARMS[0]
 
         def classifier(size: Size) -> list[Stage]:
-            train, *_ = classifier_stages(folder, size, seed=0, arms=[arm])
-            return [*generator(size), replace(train, name="arm_train")]
+            return [*generator(size), arm_stage(folder, size)]
 
-        _, told = _train(folder, classifier, size, "arm", folder / "classifier" / arm.name, minutes, cases - tests)
+        trained = folder / "classifier" / ARMS[0].name
+        _, told = _train(folder, classifier, size, "arm", trained, minutes, cases - tests)
         yield told
 
 
 def generator_chain(folder: Path, size: Size, tests: int) -> list[Stage]:
-    """The study's stages up to generated volumes, with the shipped text encoder and few test cases."""
-    encoder = ("cp", "-r", str(DEMO_T5), str(folder / "t5"))
-    changes: dict[str, Callable[[Stage], Stage]] = {
-        "phantom": lambda stage: _with(stage, test_fraction=tests / size.cases, workers=os.cpu_count() or 1),
-        "encoder": lambda stage: replace(stage, command=encoder),
-        # The second epoch, which tells how many fit, has the discriminator in it, as the others have.
-        "vae_train": lambda stage: _with(stage, adversarial_after=0),
-        "generate": lambda stage: _with(stage, splits="['test']"),
-    }
-    chain = [stage for stage in generator_stages(folder, size, seed=0) if stage.name not in LEFT_OUT]
-    return [changes.get(stage.name, lambda stage: stage)(stage) for stage in chain]
+    """The stages up to generated volumes, with the shipped text encoder and a VAE of its own."""
+    data, vae, ldm, latents = folder / "data", folder / "vae", folder / "ldm", folder / "latents"
+    vae_file = vae / "model.safetensors"
+    return [
+        Stage(
+            "phantom",
+            module(
+                "phantom", "make",
+                output_dir=data, cases=size.cases, test_fraction=tests / size.cases, workers=os.cpu_count() or 1,
+            ),
+        ),
+        Stage("embed", module("encode_reports", data_dir=data, encoder=DEMO_T5), ("phantom",)),
+        Stage(
+            "vae_train",
+            bundle(
+                "vae", "train", ("demo",),
+                dataset_dir=data, model_dir=vae, epochs=size.vae_epochs, val_interval=2,
+                adversarial_after=0,  # the second epoch, which tells how many fit, is as the others are
+            ),
+            ("phantom",),
+            vae,
+        ),
+        Stage(
+            "vae_encode",
+            bundle(
+                "vae", "inference", ("demo",), dataset_dir=data, weights=vae_file, latent_dir=latents, mode="encode"
+            ),
+            ("vae_train",),
+        ),
+        Stage(
+            "ldm_train",
+            bundle(
+                "ccella_ldm", "train", ("demo",),
+                dataset_dir=data, latent_dir=latents, ckpt_dir=ldm, epochs=size.ldm_epochs, batch_size=8,
+            ),
+            ("vae_encode", "embed"),
+            ldm,
+        ),
+        Stage(
+            "generate",
+            bundle(
+                "ccella_ldm", "inference", ("demo",),
+                dataset_dir=data, output_dir=folder / "volumes", model_file=ldm / "model.safetensors",
+                vae_file=vae_file, splits="['test']", batch_size=8,
+            ),
+            ("ldm_train",),
+            folder / "volumes",
+        ),
+    ]  # fmt: skip
 
 
-def _with(stage: Stage, **options: object) -> Stage:
-    """The stage with options of its command replaced, or added."""
-    words = list(stage.command)
-    for name, value in options.items():
-        if f"--{name}" in words:
-            words[words.index(f"--{name}") + 1] = str(value)
-        else:
-            words += [f"--{name}", str(value)]
-    return replace(stage, command=tuple(words))
+def arm_stage(folder: Path, size: Size) -> Stage:
+    """The training of the classifier of real volumes."""
+    models = folder / "classifier"
+    train = bundle(
+        "classifier", "train", ("demo",), dataset_dir=folder / "data", models_dir=models, epochs=size.arm_epochs
+    )
+    return Stage("arm_train", train, ("phantom",), models / ARMS[0].name)
 
 
 def _until(chain: list[Stage], name: str) -> list[Stage]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from records import write_record
 from scripts.data.clinical import write_clinical
 from scripts.data.datalists import one_hot, write_datalist
 
@@ -62,6 +63,7 @@ def write_synthetic(root: Path, real_root: Path) -> pd.DataFrame:
     for number in range(20):
         positive = (number // 2) % 2 == 1
         write_volume(root / f"{number:03d}" / "axt2.nii.gz", positive, rng)
+        write_record(root, f"{number:03d}", f"{number:03d}", "train" if number < 14 else "test")
         predicted = positive != (number % 5 == 0)
         rows.append(
             {"folder": f"{number:03d}", "PIRADS_real": int(positive), "PIRADS_synth": int(predicted), "Label": "x"}

@@ -3,10 +3,9 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from scripts.classifier.arms import ARMS, arm_name, compare, delong, make_arm, mcnemar, merge
+from scripts.classifier.arms import ARMS, Arm, arm_name, arm_of, compare, make_arm, merge
 from scripts.common.problems import UserError
 
 
@@ -28,42 +27,20 @@ def test_every_other_combination_is_refused_with_what_to_do():
         make_arm("yes", 0, 0)
 
 
-def test_mcnemar_is_the_sign_test_on_the_cases_that_differ():
-    first = np.array([True] * 8 + [False] * 5)
-    second = np.array([True] * 3 + [False] * 5 + [True] + [False] * 4)
-    # 5 right only by the first, 1 only by the second: 2 · P(X <= 1), X binomial(6, 1/2) = 2 · 7/64
-    assert mcnemar(first, second) == pytest.approx(14 / 64)
-    assert mcnemar(first, first) == 1
+def test_additions_have_suffixes_and_a_name_tells_its_arm():
+    arms = [make_arm(1, 1, 0, 1), make_arm(0, 1, 1, 0, 4), make_arm(0, 1, 0, 1, 4)]
+    assert [arm.name for arm in arms] == ["ds_enb0_r1_s1_l0_t1", "ds_enb0_r0_s1_l1_n4", "ds_enb0_r0_s1_l0_t1_n4"]
+    assert make_arm(0, 1, 0, 0, 1).name == ARMS[1].name  # as published: one volume a report
+    assert all(arm_of(arm.name) == arm for arm in (*ARMS, *arms))
+    assert not any(map(arm_of, ["ds_enb0_r1", "ds_enb0_r1_s1_l0_n1", "ds_enb0_r1_s1_l0_n04", "ds_enb0_r1_s1_l0_n4_t1"]))
+    assert str(arms[2]) == "synthetic with real labels, 4 a report, further reports"
+    assert make_arm(**arms[2].switches) == arms[2]
 
 
-def delong_by_definition(labels, first, second):
-    positive, negative = labels == 1, labels == 0
-    v10, v01 = [], []
-    for s in (first, second):
-        wins = np.sign(s[positive][:, None] - s[negative][None]) / 2 + 0.5
-        v10.append(wins.mean(1))
-        v01.append(wins.mean(0))
-    s = np.cov(v10) / positive.sum() + np.cov(v01) / negative.sum()
-    return v10[1].mean() - v10[0].mean(), (s[0, 0] + s[1, 1] - 2 * s[0, 1]) ** 0.5
-
-
-def test_delong_is_its_definition_over_pairs_also_with_equal_scores():
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 60)
-    first, second = (np.round(labels * shift + rng.normal(size=60), 1) for shift in (0.3, 1.5))
-    difference, error = delong_by_definition(labels, first, second)
-    estimate, p = delong(labels, first, second)
-    assert estimate.value == pytest.approx(difference)
-    assert estimate.value == pytest.approx(roc_auc_score(labels, second) - roc_auc_score(labels, first))
-    assert (estimate.high - estimate.low) / 2 == pytest.approx(1.96 * error)
-    assert p == pytest.approx(2 * norm.sf(abs(difference) / error))
-
-
-def test_delong_of_a_classifier_and_itself_finds_nothing():
-    labels, scores = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.4, 0.5, 0.6, 0.9])
-    estimate, p = delong(labels, scores, scores)
-    assert (estimate.value, p) == (0, 1)
-    assert np.isnan(delong(np.array([0, 0, 1]), scores[:3], scores[:3])[1])
+@pytest.mark.parametrize("given", [{"reports": 1}, {"replicates": 2}, {"reports": 2}, {"replicates": 0}])
+def test_additions_are_of_synthetic_volumes(given):
+    with pytest.raises(UserError, match=r"reports|replicates"):
+        make_arm(1, 0, 0, **given)
 
 
 def predictions(seed, labels=(0, 1) * 10):
@@ -90,7 +67,9 @@ def test_all_arms_stand_in_one_table_with_tests_against_real(tmp_path, capsys):
     assert list(table.index) == [arm.name for arm in ARMS[:4]]
     assert {"accuracy", "roc_auc", "accuracy p (McNemar)", "AUC p (DeLong)"} <= set(table.columns)
     assert table["AUC p (DeLong)"].isna().tolist() == [True, False, False, False]
-    assert (tmp_path / "arms.md").read_text().count("\n") == 6
+    lines = (tmp_path / "arms.md").read_text().splitlines()
+    assert sum(line.startswith("| ") for line in lines) == 6
+    assert sum(line.startswith("- ") for line in lines) == 3
     assert f"not there yet: {ARMS[4].name}" in capsys.readouterr().out
 
 
@@ -98,7 +77,56 @@ def test_arms_tested_on_other_cases_are_not_compared():
     other = predictions(1)
     other.loc[3, "folder"] = "999"
     with pytest.raises(UserError, match=ARMS[1].name):
-        compare({ARMS[0]: predictions(0), ARMS[1]: other})
+        compare({ARMS[0]: [predictions(0)], ARMS[1]: [other]})
+
+
+def test_test_cases_of_one_class_are_not_compared():
+    with pytest.raises(UserError, match="all of one class"):
+        compare({ARMS[0]: [predictions(0, labels=(1,) * 20)]})
+
+
+def write_predictions(root, arm, seed, number=None):
+    folder = root / ("" if number is None else f"seed{number}") / arm.name
+    folder.mkdir(parents=True)
+    predictions(seed).to_csv(folder / "predictions.csv", index=False)
+
+
+def test_arms_of_several_seeds_stand_in_one_table_in_words(tmp_path, capsys):
+    arms = [ARMS[0], ARMS[3], Arm(True, True, False, replicates=4)]
+    for place, arm in enumerate(arms):
+        for number in (0, 1, 2):
+            write_predictions(tmp_path, arm, 10 * place + number, number)
+    merge(tmp_path)
+    table = pd.read_csv(tmp_path / "arms.csv", index_col="arm")
+    assert list(table.index) == [arm.name for arm in arms]
+    assert table["seeds"].tolist() == [3, 3, 3]
+    aucs = [roc_auc_score(one["label"], one["probability"]) for one in map(predictions, range(3))]
+    assert table["roc_auc"].iloc[0].startswith(f"{np.mean(aucs):.3f} (")
+    told = (tmp_path / "arms.md").read_text()
+    assert "- real + synthetic with real labels, 4 a report: cannot be told apart from real volumes alone" in told
+    assert told in capsys.readouterr().out
+    merge(tmp_path)
+    assert (tmp_path / "arms.md").read_text() == told  # the same table
+
+
+def test_arms_of_other_seeds_are_named(tmp_path):
+    for number in (0, 1):
+        write_predictions(tmp_path, ARMS[0], number, number)
+    write_predictions(tmp_path, ARMS[1], 5, 0)
+    with pytest.raises(UserError, match=rf"{ARMS[1].name} +is not among seed1"):
+        merge(tmp_path)
+    with pytest.raises(UserError, match=r"2 seeds, others of 1|1 seeds, others of 2"):
+        compare({ARMS[0]: [predictions(0)] * 2, ARMS[1]: [predictions(1)]})
+
+
+def test_probabilities_that_are_nan_are_refused(tmp_path):
+    write_predictions(tmp_path, ARMS[0], 0)
+    path = tmp_path / ARMS[0].name / "predictions.csv"
+    frame = pd.read_csv(path)
+    frame.loc[3, "probability"] = float("nan")
+    frame.to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"predictions\.csv"):
+        merge(tmp_path)
 
 
 def test_no_arm_and_broken_predictions_are_told(tmp_path):

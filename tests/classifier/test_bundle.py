@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -14,7 +18,10 @@ from monai.bundle.scripts import verify_metadata, verify_net_in_out
 from monai.handlers import ROCAUC, from_engine
 from safetensors.torch import load_file
 
+from scripts.classifier.network import lesion_net
+from scripts.classifier.training import start_network
 from scripts.classifier.weights import load_weights, read_header, threshold_of
+from scripts.common.identity import file_identity
 from scripts.common.problems import UserError
 from scripts.engine.steps import one_cycle
 
@@ -80,6 +87,44 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, co
             assert torch.equal(value, resumed["optimizer"]["state"][number][name])
     for name in ("schedule", "epoch", "best_metric", "best_metric_epoch", "settings"):
         assert whole[name] == resumed[name]
+    best, kept = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
+    assert all(torch.equal(best[name], kept[name]) for name in best)
+
+
+# A training that ends at once, as by a power cut, in the middle of its second epoch.
+KILLED = """
+import json, os, pathlib, signal, sys, time
+from ignite.engine import Events
+from monai.bundle import create_workflow
+
+files, options, checkpoint = json.loads(sys.argv[1])
+workflow = create_workflow(config_file=files, workflow_type="train", logging_file=False, **options)
+
+def die():
+    while not pathlib.Path(checkpoint).is_file():  # it is written while the training goes on
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+workflow.trainer.add_event_handler(Events.ITERATION_COMPLETED(once=workflow.trainer.state.epoch_length + 1), die)
+workflow.run()
+"""
+
+
+def test_a_training_killed_within_an_epoch_ends_bit_identical(trained, configs, repo_root, tmp_path):
+    folder, options = trained
+    options = {**options, "models_dir": str(tmp_path), "epochs": 2}
+    files = [str(configs / f"{name}.yaml") for name in ("train", "demo")]
+    given = {"bundle_root": str(configs.parent), "synthetic_labels": 1, "checkpoint_minutes": 0, **options}
+    checkpoint = tmp_path / ARM / "checkpoint.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    words = [sys.executable, "-c", KILLED, json.dumps([files, given, str(checkpoint)])]
+    done = subprocess.run(words, cwd=repo_root, env=environment, capture_output=True, check=False, timeout=600)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
+    start(configs, "train", "train", **options).run()
+    whole, resumed = (torch.load(root / ARM / "checkpoint.pt", weights_only=True) for root in (folder, tmp_path))
+    assert all(torch.equal(whole["network"][name], resumed["network"][name]) for name in whole["network"])
+    assert whole["threshold"] == resumed["threshold"]
     best, kept = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
     assert all(torch.equal(best[name], kept[name]) for name in best)
 
@@ -278,6 +323,60 @@ def test_weights_of_other_channels_or_another_grid_are_refused(trained, configs,
         start(configs, "inference", "infer", channels=["adc", "axt2"], **options).run()
     with refused(r"spatial_size \[32, 32, 32\], not \[32, 32, 16\]"):
         start(configs, "inference", "infer", **{**options, "spatial_size": [32, 32, 16]}).run()
+
+
+# ---- fine-tuning -----------------------------------------------------------------------------------------------------
+
+
+def fine_tune(configs, weights, folder, epochs=1, **options):
+    """A training on the half of the real volumes that starts from weights; the trainer, before it has run."""
+    files = [str(configs / f"{name}.yaml") for name in ("train", "demo", "finetune")]
+    values = {"synthetic": 0, "synthetic_labels": 0, "real_fraction": 0.5, "initial_weights": str(weights)}
+    values |= {"bundle_root": str(configs.parent), "models_dir": str(folder), "epochs": epochs}
+    return create_workflow(config_file=files, workflow_type="train", logging_file=False, **(options | values))
+
+
+def test_fine_tuning_starts_from_the_weights_and_says_what_it_saw(trained, configs, tmp_path):
+    folder, options = trained
+    weights = folder / ARM / "model.safetensors"
+    options = {name: value for name, value in options.items() if name != "models_dir"}
+    workflow = fine_tune(configs, weights, tmp_path, **options)
+    started, expected = workflow.trainer.network.state_dict(), load_file(weights)
+    assert all(torch.equal(started[name], expected[name]) for name in expected)
+    assert workflow.trainer.network.training
+    assert workflow.trainer.optimizer.defaults["lr"] < 1e-3
+    workflow.run()
+    written = tmp_path / "ds_enb0_r1_s0_l0" / "model.safetensors"
+    assert any(not torch.equal(load_file(written)[name], expected[name]) for name in expected)
+    told = {name: json.loads(read_header(written)[name]) for name in ("arm", "real_fraction", "initial_weights")}
+    assert told == {"arm": "ds_enb0_r1_s0_l0", "real_fraction": 0.5, "initial_weights": file_identity(weights)}
+    before = {name: json.loads(read_header(weights)[name]) for name in ("arm", "real_fraction", "initial_weights")}
+    assert before == {"arm": ARM, "real_fraction": 1.0, "initial_weights": None}
+
+
+def test_fine_tuning_goes_on_from_its_own_checkpoint_and_from_no_others(trained, configs, tmp_path, refused):
+    folder, options = trained
+    weights = folder / ARM / "model.safetensors"
+    options = {name: value for name, value in options.items() if name != "models_dir"}
+    fine_tune(configs, weights, tmp_path, **options).run()
+    fine_tune(configs, weights, tmp_path, epochs=2, **options).run()
+    arm = tmp_path / "ds_enb0_r1_s0_l0"
+    with refused(r"initial_weights was \S+, is \S+"):
+        fine_tune(configs, arm / "model.safetensors", tmp_path, epochs=3, **options).run()
+
+
+def test_weights_of_other_channels_or_another_network_are_no_start(trained, configs, tmp_path, refused):
+    folder, _ = trained
+    network, weights = lesion_net(widths=(16, 32), strides=(2, 2)), folder / ARM / "model.safetensors"
+    cases, size = [{"label": [0]}, {"label": [1]}], [32, 32, 32]
+    start_network(network, cases, size, initial_weights=weights)
+    with refused(r'was trained with channels \["axt2"\], not \["adc"\]'):
+        start_network(network, cases, size, channels=["adc"], initial_weights=weights)
+    with refused("holds no weights of this network"):
+        start_network(lesion_net(), cases, size, initial_weights=weights)
+    (tmp_path / "other.safetensors").write_bytes(b"no weights")
+    with refused("damaged or no safetensors file"):
+        start_network(network, cases, size, initial_weights=tmp_path / "other.safetensors")
 
 
 def test_metadata_fits_the_schema(repo_root, configs, tmp_path):

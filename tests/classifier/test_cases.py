@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -5,11 +6,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from records import write_record
 from scripts.classifier.arms import ARMS
-from scripts.classifier.cases import OneClassError, read_test, read_training
+from scripts.classifier.cases import OneClassError, first_patients, read_test, read_training
 from scripts.common.problems import UserError
 from scripts.data.datalists import patient_of
+from scripts.reports.embeddings import digest_of, write_embedding
 
 OPTIONS = {"validation_fraction": 0.3, "seed": 0}
 
@@ -206,3 +210,198 @@ def test_cases_of_one_class_are_refused(real_copy, part):
     sheet.to_excel(real_copy / "clinical.xlsx", index=False)
     with pytest.raises(OneClassError, match=f"{part} cases.*both classes"):
         read_training(real_copy, "", **flags(ARMS[0]), **OPTIONS, validate_on="test")
+
+
+# ---- several volumes a report, reports without images, fractions -----------------------------------------------------
+
+SYNTHETIC, BOTH = flags(ARMS[1]), flags(ARMS[3])
+
+
+def add_volume(root, folder, like, source, split="train", **record):
+    """A further volume in a generator's output, a copy of that of case `like`, and its row in the sheet."""
+    shutil.copytree(root / like, root / folder)
+    write_record(root, folder, source, split, **record)
+    row = {"folder": folder, "PIRADS_real": int(like) // 2 % 2, "PIRADS_synth": 0}
+    write_sheet(root, lambda sheet: pd.concat([sheet, pd.DataFrame([row])]))
+
+
+def kept_folders(root, **options):
+    return [case["folder"] for case in read_training(root, "", **flags(ARMS[0]), **OPTIONS, **options).train]
+
+
+def test_so_many_volumes_of_each_report_are_trained_on_as_are_asked_for(real_root, synthetic_copy):
+    kept = kept_folders(real_root)
+    for folder in kept:
+        for replicate in (1, 2):
+            add_volume(synthetic_copy, f"{folder}_{replicate}", folder, folder, replicate=replicate)
+
+    def trained(replicates):
+        options = {**SYNTHETIC, **OPTIONS, "replicates": replicates}
+        return sorted(case["folder"] for case in read_training(real_root, synthetic_copy, **options).train)
+
+    assert trained(1) == kept
+    assert trained(2) == sorted([*kept, *(f"{folder}_1" for folder in kept)])
+    assert trained(None) == trained(3)
+    with pytest.raises(UserError, match=rf"fewer than 4 volumes of {len(kept)} reports.*--replicates 4"):
+        trained(4)
+
+
+def with_reports(root, **changes):
+    """A report without images in a data root, of a positive patient of its own."""
+    case = {"folder": "R1", "dataset": "tiny", "patient": "PR1", "pirads": [0, 1], "spacing": [5.0, 5.0, 10.0]}
+    case |= {"text": "another secret report", "text_isnull": 0}
+    (root / "reports.json").write_text(json.dumps([case | changes]))
+
+
+def test_reports_without_images_train_the_arm_that_asks_for_them_alone(real_copy, synthetic_copy):
+    with_reports(real_copy)
+    add_volume(synthetic_copy, "R1", "003", "R1", "reports")
+    without, further = (
+        read_training(real_copy, synthetic_copy, **SYNTHETIC, **OPTIONS, reports=reports) for reports in (0, 1)
+    )
+    assert further.validation == without.validation
+    *same, new = further.train
+    assert [case["folder"] for case in same] == [case["folder"] for case in without.train]
+    assert (new["folder"], new["patient"], int(new["label"][0])) == ("R1", "PR1", 1)
+
+
+def test_an_arm_of_reports_needs_some(real_root, synthetic_root):
+    with pytest.raises(UserError, match=r"no reports\.json"):
+        read_training(real_root, synthetic_root, **SYNTHETIC, **OPTIONS, reports=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patient": "P8"}, r"R1 +is in reports\.json, and its patient has images"),  # tests
+        ({"patient": "p3"}, r"R1 +is in reports\.json, and its patient has images"),  # trains or validates
+        ({"text": "secret\n  report"}, r"R1 +has the very report of test case"),
+        ({"text": "", "text_isnull": 1}, r"R1 +is in reports\.json without a report"),
+    ],
+)
+def test_a_planted_report_is_refused(changes, message, real_copy, synthetic_copy):
+    with_reports(real_copy, **changes)
+    add_volume(synthetic_copy, "R1", "003", "R1", "reports")
+    with pytest.raises(UserError, match=message) as error:
+        read_training(real_copy, synthetic_copy, **SYNTHETIC, **OPTIONS, reports=1)
+    assert "secret" not in str(error.value)
+
+
+# ---- planted volumes -------------------------------------------------------------------------------------------------
+
+
+def held_out_and_kept(root):
+    cases = read_training(root, "", **flags(ARMS[0]), **OPTIONS)
+    held_out = {"test": read_test(root)[0]["folder"], "validation": cases.validation[0]["folder"]}
+    return held_out, cases.train[0]["folder"]
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_held_out_volume_copied_under_a_training_name_is_refused(part, real_root, synthetic_copy):
+    held_out, kept = held_out_and_kept(real_root)
+    shutil.rmtree(synthetic_copy / kept)
+    shutil.copytree(synthetic_copy / held_out[part], synthetic_copy / kept)
+    with pytest.raises(UserError, match=rf"{kept} +is a copy of volume {held_out[part]}"):
+        read_training(real_root, synthetic_copy, **BOTH, **OPTIONS)
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_record_that_names_another_source_than_the_volumes_name_is_refused(part, real_root, synthetic_copy):
+    held_out, kept = held_out_and_kept(real_root)
+    write_record(synthetic_copy, kept, held_out[part])
+    with pytest.raises(UserError, match=rf"{kept} +is named after one case .* report of {held_out[part]}"):
+        read_training(real_root, synthetic_copy, **BOTH, **OPTIONS)
+
+
+def other_texts(root):
+    """Every case of a data root has a report of its own."""
+    for split in ("train", "test"):
+        cases = json.loads((root / f"{split}.json").read_text())
+        told = [case | {"text": f"secret report {case['folder']}"} for case in cases]
+        (root / f"{split}.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_volume_whose_report_is_a_held_out_ones_by_its_digest_is_refused(part, real_copy, synthetic_copy):
+    """Whatever its name and its record say; where the training case has the same report it is its own, too."""
+    held_out, kept = held_out_and_kept(real_copy)
+    digest = {"settings": {"report": "0123456789abcdef"}}
+    write_record(synthetic_copy, held_out[part], held_out[part], **digest)
+    write_record(synthetic_copy, kept, kept, **digest)
+    read_training(real_copy, synthetic_copy, **BOTH, **OPTIONS)  # all have one report
+    other_texts(real_copy)
+    with pytest.raises(UserError, match=rf"{kept} +was made from the report of {held_out[part]}, a test") as error:
+        read_training(real_copy, synthetic_copy, **BOTH, **OPTIONS)
+    assert "secret" not in str(error.value)
+
+
+def test_the_digest_is_also_that_of_the_embedded_test_reports(real_copy, synthetic_copy):
+    """Where the folder holds no volume of the test case that would tell it."""
+    held_out, kept = held_out_and_kept(real_copy)
+    tested, embedding = held_out["test"], torch.rand(3, 4)
+    write_embedding(real_copy / "embeddings" / "one.safetensors", embedding, "stamp")
+    other_texts(real_copy)
+    cases = json.loads((real_copy / "test.json").read_text())
+    merged = [case | {"text": "embeddings/one.safetensors"} for case in cases if case["folder"] == tested]
+    (real_copy / "test_merged.json").write_text(json.dumps(merged))
+    shutil.rmtree(synthetic_copy / tested)
+    write_sheet(synthetic_copy, lambda sheet: sheet[sheet["folder"] != tested])
+    write_record(synthetic_copy, kept, kept, settings={"report": digest_of(embedding)})
+    with pytest.raises(UserError, match=rf"{kept} +was made from the report of {tested}"):
+        read_training(real_copy, synthetic_copy, **BOTH, **OPTIONS)
+
+
+def test_a_volume_without_a_record_must_be_named_after_a_training_case(real_root, synthetic_copy):
+    held_out, kept = held_out_and_kept(real_root)
+    for folder in (kept, held_out["validation"], held_out["test"]):
+        (synthetic_copy / folder / "generated.json").unlink()
+    with pytest.raises(UserError, match=rf"1 problem\n +{held_out['test']} +has the name of no training case"):
+        read_training(real_root, synthetic_copy, **BOTH, **OPTIONS)
+    write_sheet(synthetic_copy, lambda sheet: sheet[sheet["folder"] != held_out["test"]])
+    folders = [case["folder"] for case in read_training(real_root, synthetic_copy, **SYNTHETIC, **OPTIONS).train]
+    assert kept in folders
+    assert held_out["validation"] not in folders
+
+
+def test_what_is_passed_over_is_counted(real_root, synthetic_root, caplog):
+    caplog.set_level("INFO")
+    cases = read_training(real_root, synthetic_root, **SYNTHETIC, **OPTIONS)
+    assert f"passed over {20 - len(cases.train)} synthetic volumes" in caplog.text
+
+
+# ---- fractions of the real volumes -----------------------------------------------------------------------------------
+
+
+def drawn(fraction, seed=0, patients=40, reverse=False):
+    cases = [{"patient": f"P{n:02d}", "label": [int(n % 4 == 0)]} for n in range(patients)]
+    return first_patients(cases[::-1] if reverse else cases, fraction, seed)
+
+
+def test_fractions_are_nested_stratified_and_depend_on_patients_and_seed_alone():
+    shares = [drawn(fraction) for fraction in (0.1, 0.25, 0.5, 1.0)]
+    assert [len(share) for share in shares] == [4, 10, 20, 40]
+    assert all(small < large for small, large in itertools.pairwise(shares))
+    assert [sum(int(patient[1:]) % 4 == 0 for patient in share) for share in shares] == [1, 2, 5, 10]
+    assert drawn(0.5, reverse=True) == drawn(0.5)
+    assert drawn(0.5, seed=1) != drawn(0.5)
+
+
+def test_a_fraction_that_leaves_a_class_without_a_patient_is_refused():
+    with pytest.raises(UserError, match=r"real_fraction 0\.01 of 10 positive training patients leaves none; give 0\.1"):
+        drawn(0.01)
+    for fraction in (0, 1.1, float("nan")):
+        with pytest.raises(UserError, match="above 0 and at most 1"):
+            drawn(fraction)
+
+
+def test_a_fraction_takes_real_volumes_away_and_no_synthetic_ones(real_root, synthetic_root):
+    whole, half = (
+        read_training(real_root, synthetic_root, **BOTH, **OPTIONS, real_fraction=share) for share in (1, 0.5)
+    )
+    assert half.validation == whole.validation
+    of_real, of_half = (
+        {case["patient"] for case in cases.train if str(real_root) in case["axt2"]} for cases in (whole, half)
+    )
+    assert of_half < of_real
+    synthetic = [[case for case in cases.train if str(synthetic_root) in case["axt2"]] for cases in (whole, half)]
+    assert [case["folder"] for case in synthetic[0]] == [case["folder"] for case in synthetic[1]]

@@ -5,7 +5,7 @@ import torch
 from monai.networks.utils import eval_mode
 
 from scripts.classifier.network import check_size, efficientnet_b0, last_maps, lesion_net
-from scripts.classifier.training import start_at_share
+from scripts.classifier.training import start_network
 from scripts.common.problems import UserError
 
 SMALL = {"widths": (8, 8), "strides": (2, 2)}
@@ -25,7 +25,7 @@ def test_first_predictions_are_near_one_half(make):
 def test_a_first_answer_is_the_share_of_positives():
     torch.manual_seed(0)
     cases = [{"label": [1]}, *[{"label": [0]}] * 9]
-    network = start_at_share(lesion_net(**SMALL), cases, [16, 16, 16])
+    network = start_network(lesion_net(**SMALL), cases, [16, 16, 16])
     network.output.weight.data.zero_()
     assert network(torch.rand(1, 1, 16, 16, 16)).softmax(1)[0, 1].item() == pytest.approx(0.1)
 

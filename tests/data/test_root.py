@@ -10,7 +10,7 @@ from data_root import SECRET, SPACING, entry, refused, sheet
 from scripts.common.problems import Problems
 from scripts.data.clinical import read_clinical, write_clinical
 from scripts.data.datalists import is_positive, write_datalist
-from scripts.data.root import MERGED, check_root, read_splits
+from scripts.data.root import MERGED, check_root, read_reports, read_splits
 
 
 def test_a_sound_root_is_read_with_absolute_paths_and_text_folders(root):
@@ -120,3 +120,40 @@ def test_merged_datalists_are_read_by_name(root):
     merge(root, "train"), merge(root, "test")
     train, _ = read_splits(root, names=MERGED, check_files=False)
     assert train[0]["text"] == "embeddings/1.safetensors"
+
+
+def with_reports(root, **changes):
+    report = {"folder": "r", "dataset": "x", "pirads": [1, 0], "spacing": SPACING, "text": "More", "text_isnull": 0}
+    write_datalist(root / "reports.json", [report | changes])
+
+    def check():
+        noted = Problems("root")
+        check_root(root, noted)
+        noted.raise_if_any()
+
+    return check
+
+
+def test_reports_without_images_need_no_row_in_the_sheet(root):
+    assert read_reports(root) == []
+    with_reports(root)()
+    assert [case["folder"] for case in read_reports(root)] == ["r"]
+    assert len(read_splits(root)) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"folder": "b"}, "b is in reports.json, and its patient has images in train.json or test.json"),
+        ({"patient": "C"}, "r is in reports.json, and its patient has images"),  # the test case's, spelled otherwise
+        ({"text_isnull": 1}, "r is in reports.json without a report"),
+    ],
+)
+def test_reports_without_images_are_of_other_patients(root, changes, told):
+    refused(with_reports(root, **changes), told)
+
+
+def test_embedded_reports_without_images_are_those_of_their_list(root):
+    check = with_reports(root)
+    write_datalist(root / "reports_merged.json", [])
+    refused(check, "reports_merged.json has other cases, patients or classes than reports.json (1: r)")

@@ -10,6 +10,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from judged_root import SECRET, SHORT, SPACING, write, write_sheet
+from records import write_record
 from scripts.common.problems import UserError
 from scripts.evaluation.volumes import read_volumes
 
@@ -25,6 +26,13 @@ def truncate(path):
 def test_volumes_are_joined_with_their_real_cases(root):
     generated = read(root).generated
     assert [(g.folder, g.case["folder"], g.is_test) for g in generated] == [(n, n, n in "cd") for n in "abcd"]
+
+
+def test_volumes_of_reports_without_images_are_left_out(root):
+    write(root / "generated", "r1")
+    write_record(root / "generated", "r1", "r1", "reports")
+    write_sheet(root, "r1")
+    assert [volume.folder for volume in read(root).generated] == [*"abcd"]
 
 
 def test_everything_wrong_is_told_in_one_table_before_features_are_computed(root, repo_root, monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from generating import SECRET, infer, root_cause, voxels
@@ -89,3 +90,23 @@ def test_a_broken_real_image_is_named_because_the_volume_is_put_in_its_place(pla
         infer(place, tmp_path / "out", dataset_dir=str(data))
     assert "003  axt2.nii.gz cannot be read as NIfTI" in str(root_cause(error.value))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_without_images_has_the_class_of_its_list_and_no_row_in_the_sheet(place, tmp_path):
+    data, encoder = tmp_path / "data", str(place.root / "t5")
+    shutil.copytree(place.data, data)
+    assert (data / "clinical.xlsx").is_file()
+    like = json.loads((data / "test.json").read_text())[0]
+    report = {name: like[name] for name in ("dataset", "spacing", "text_isnull") if name in like}
+    report |= {"folder": "r1", "patient": "PR", "pirads": [0, 1], "text": "Lesion."}
+    (data / "reports.json").write_text(json.dumps([report]))
+    encode_reports(str(data), encoder, device="cpu")
+    out = tmp_path / "out"
+    infer(place, out, dataset_dir=str(data), splits=["test", "reports"], replicates=2, steps=1)
+    for folder, replicate in (("r1", 0), ("r1_1", 1)):
+        record = json.loads((out / folder / "generated.json").read_text())
+        assert (record["source"], record["split"], record["replicate"]) == ("r1", "reports", replicate)
+        assert (record["pirads_real"], record["entry"]["patient"]) == (1, "PR")
+    sheet = pd.read_excel(out / "synthsheet_all.xlsx", dtype={"folder": str}).set_index("folder")
+    assert sheet["PIRADS_real"]["r1_1"] == 1
+    assert {"004", "005", "004_1", "005_1"} < set(sheet.index)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scripts.common.problems import UserError
+from scripts.common.problems import Problems, UserError
 from scripts.data.grid import Grid, grid_affine
-from scripts.data.root import read_splits
+from scripts.data.root import check_root, read_reports, read_splits
 from scripts.phantom import dataset
 from scripts.phantom.__main__ import make
 from scripts.phantom.anatomy import sample_findings
@@ -162,6 +162,26 @@ def test_difficulty_and_institute_belong_to_a_dataset(tmp_path):
         write_dataset(tmp_path / "north", **settings)
 
 
+def test_reports_without_images_are_of_patients_of_their_own(root, tmp_path):
+    settings = {"cases": 10, "seed": 2, "grid": TINY, "test_fraction": 0.2, "workers": 1, "reports": 3}
+    write_dataset(tmp_path, **settings)
+    assert (tmp_path / "train.json").read_bytes() == (root / "train.json").read_bytes()
+    assert (tmp_path / "clinical.xlsx").is_file()
+    noted = Problems("root")
+    check_root(tmp_path, noted)
+    assert not noted
+    reports, truth = read_reports(tmp_path), read_findings(tmp_path)
+    assert len({case["folder"] for case in reports}) == 3
+    for case in reports:
+        assert "axt2" not in case
+        assert not (tmp_path / case["folder"]).exists()
+        assert case["text"]
+        assert case["pirads"] == ([0, 1] if truth[case["folder"]] else [1, 0])
+    write_dataset(tmp_path, **settings)
+    with pytest.raises(UserError, match="reports 3"):
+        write_dataset(tmp_path, **(settings | {"reports": 4}))
+
+
 @pytest.mark.parametrize("left", ["train.json", "train_merged.json", "phantom_0/axt2.nii.gz"])
 def test_a_folder_of_another_origin_is_not_written_to(tmp_path, left):
     (tmp_path / left).parent.mkdir(exist_ok=True)
@@ -173,8 +193,8 @@ def test_a_folder_of_another_origin_is_not_written_to(tmp_path, left):
 
 def test_all_wrong_options_are_told_at_once_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError) as caught:
-        write_dataset(tmp_path / "data", cases=0, seed=-1, grid=TINY, test_fraction=1.0, workers=0)
-    assert all(name in str(caught.value) for name in ("cases", "seed", "test_fraction", "workers"))
+        write_dataset(tmp_path / "data", cases=0, seed=-1, grid=TINY, test_fraction=1.0, workers=0, reports=-1)
+    assert all(name in str(caught.value) for name in ("cases", "seed", "test_fraction", "workers", "reports"))
     assert not (tmp_path / "data").exists()
 
 

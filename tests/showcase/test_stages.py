@@ -28,6 +28,46 @@ def test_stages_run_once_and_again_when_their_input_changed(tmp_path):
     assert told.read_text() == "abcAb"  # b needs a; c does not
 
 
+def timed(name, folder, seconds=0.0, needs=(), code=""):
+    """A stage that writes when it began and ended, and may then fail."""
+    told = folder / f"{name}.told"
+    words = f"import time, sys; began = time.time(); time.sleep({seconds}); "
+    words += f"open({str(told)!r}, 'w').write(f'{{began}} {{time.time()}}'); {code}"
+    return Stage(name, (sys.executable, "-c", words), needs, beside=True)
+
+
+def test_stages_that_may_run_beside_others_wait_for_what_they_need_alone(tmp_path):
+    chain = [timed("a", tmp_path, 1.0), timed("b", tmp_path, 1.0), timed("c", tmp_path, needs=("a",))]
+    chain.append(Stage("d", timed("d", tmp_path).command, ("c",)))  # alone, after all of them
+    seconds = run_stages(chain, tmp_path, together=2)
+    assert list(seconds) == ["a", "b", "c", "d"]
+    began, ended = {}, {}
+    for name in seconds:
+        began[name], ended[name] = map(float, (tmp_path / f"{name}.told").read_text().split())
+    assert began["b"] < ended["a"]
+    assert began["a"] < ended["b"]
+    assert began["c"] >= ended["a"]
+    assert began["d"] >= max(ended["b"], ended["c"])
+    assert run_stages(chain, tmp_path, together=2) == seconds  # done before
+
+
+def test_after_a_failure_no_other_stage_begins(tmp_path):
+    chain = [timed("a", tmp_path, code="sys.exit(3)"), timed("b", tmp_path, 0.5)]
+    chain += [timed("c", tmp_path, needs=("a",)), timed("d", tmp_path)]
+    with pytest.raises(UserError, match="stage a failed with exit status 3"):
+        run_stages(chain, tmp_path, together=2)
+    assert (tmp_path / "b.told").exists()
+    assert not (tmp_path / "c.told").exists()
+    assert not (tmp_path / "d.told").exists()
+
+
+def test_copies_run_side_by_side_on_their_part_of_the_cores(tmp_path):
+    make = {name: module("phantom", "make", output_dir=tmp_path / name, cases=1, size="16,16,8") for name in "ab"}
+    chain = [Stage(name, command, beside=True) for name, command in make.items()]
+    run_stages(chain, tmp_path, together=2)
+    assert (tmp_path / "a" / "train.json").read_bytes() == (tmp_path / "b" / "train.json").read_bytes()
+
+
 def test_a_stage_runs_again_when_a_file_from_outside_changed(tmp_path):
     told, weights = tmp_path / "told", tmp_path / "weights.safetensors"
     stage = Stage("a", (sys.executable, "-c", f"open({str(told)!r}, 'a').write('a')"), reads=(weights,))

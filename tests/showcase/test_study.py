@@ -1,28 +1,39 @@
-"""The study's chain holds together, and its page shows what the stages left, with intervals."""
+"""The study's chain holds together, and its page shows what the stages left, with intervals and in words."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from scripts.classifier.arms import ARMS, merge
 from scripts.common.problems import UserError
-from scripts.data.grid import GRIDS
+from scripts.data.grid import Grid
 from scripts.data.images import save_volume
 from scripts.data.outputs import SHEET, Record, find_records, write_sheet
+from scripts.evaluation.class_metrics import Estimate
 from scripts.phantom.dataset import write_dataset
-from scripts.showcase import study
+from scripts.showcase.study import __main__ as command
+from scripts.showcase.study.classifiers import BOTH, REAL, SYNTHETIC, classifier_stages, count_cases, planned_trainings
+from scripts.showcase.study.generators import generator_stages
+from scripts.showcase.study.page import write_page
+from scripts.showcase.study.results import curve, fooled, has_learnt, second_table
+from scripts.showcase.study.sizes import SIZES, epochs_of
 
-SIZE = study.SIZES["smoke"]
+SIZE = SIZES["smoke"]
+GRID = Grid((16, 16, 8), (5.0, 5.0, 7.5))
 
 
-@pytest.fixture
-def chain(tmp_path):
-    return [*study.generator_stages(tmp_path, SIZE, seed=0), *study.classifier_stages(tmp_path, SIZE, seed=0)]
+@pytest.fixture(params=SIZES)
+def chain(tmp_path, request):
+    size = SIZES[request.param]
+    epochs = dict.fromkeys(planned_trainings(size), 1)
+    return [*generator_stages(tmp_path, size, seed=0), *classifier_stages(tmp_path, size, 0, epochs)]
 
 
 def test_a_stage_needs_earlier_stages_only(chain):
@@ -32,8 +43,13 @@ def test_a_stage_needs_earlier_stages_only(chain):
         assert set(stage.needs) <= set(names[:number]), stage.name
 
 
-def test_every_option_of_every_stage_exists(chain, wrong_options):
-    assert [told for stage in chain if (told := wrong_options(stage.command))] == []
+def test_every_option_of_every_stage_exists(tmp_path, wrong_options):
+    epochs = dict.fromkeys(planned_trainings(SIZE), 1)
+    chain = [*generator_stages(tmp_path, SIZE, seed=0), *classifier_stages(tmp_path, SIZE, 0, epochs)]
+    kinds = {
+        tuple(word for word in stage.command if not word[0].isdigit() and "/" not in word): stage for stage in chain
+    }
+    assert [told for stage in kinds.values() if (told := wrong_options(stage.command))] == []
 
 
 def test_what_a_stage_reads_is_what_a_needed_stage_writes(chain, tmp_path):
@@ -41,80 +57,181 @@ def test_what_a_stage_reads_is_what_a_needed_stage_writes(chain, tmp_path):
     waits: dict[str, set[str]] = {}
     owner: dict[str, str] = {}
     for stage in chain:
-        waits[stage.name] = set(stage.needs).union(*(waits[name] for name in stage.needs))
-        if "ds_enb0" in stage.name:  # the arms write below the same folders, each its own part
-            assert {"generate"} <= waits[stage.name]
-            continue
-        for word in stage.command:
-            if word.startswith(str(tmp_path)):
-                first = owner.setdefault(word.removesuffix("/model.safetensors"), stage.name)
-                assert first in {stage.name, *waits[stage.name]}, word
+        waits[stage.name] = {stage.name}.union(*(waits[name] for name in stage.needs))
+        words = [word.removesuffix("/model.safetensors") for word in stage.command if word.startswith(str(tmp_path))]
+        if stage.name == "arms" or stage.name.startswith("test_"):  # results lie beside each other
+            words = [word for word in words if "/results/" not in word]
+        for word in words:
+            if stage.name.startswith("train_") and word.endswith("/volumes") and "_s0_" in stage.name:
+                continue  # given and not read
+            if "/classifier/" in word:
+                word = next((one for one in owner if one.startswith(word) or word.startswith(one)), word)
+            first = owner.setdefault(word, stage.name)
+            assert first in waits[stage.name] or "/classifier/" in word, (stage.name, word)
+
+
+def test_a_pretrained_classifier_waits_for_the_weights_that_it_starts_from(tmp_path):
+    stages = {one.name: one for one in classifier_stages(tmp_path, SIZE, 0, dict.fromkeys(planned_trainings(SIZE), 1))}
+    for start in ("arms", "elsewhere"):
+        stage = stages[f"train_curve_{start}_2_{REAL.name}_seed1"]
+        needed = stages[f"train_{start}_{SYNTHETIC.name}_seed1"]
+        assert needed.name in stage.needs
+        weights = stage.command[stage.command.index("--initial_weights") + 1]
+        assert weights == str(needed.makes / "model.safetensors")
+        seeds = [one.command[one.command.index("--seed") + 1] for one in (stage, needed)]
+        assert seeds[0] == seeds[1]  # or the patients that validate would have been pretrained on
+    left = [one for one in planned_trainings(SIZE) if one.group != "elsewhere"]
+    names = [one.name for one in classifier_stages(tmp_path, SIZE, 0, dict.fromkeys(left, 1))]
+    assert not any("elsewhere" in name for name in names)
+
+
+def test_every_arm_has_as_many_steps_whatever_it_is_trained_on():
+    for cases in (8, 100, 128, 640, 3000):
+        steps = epochs_of(480, cases, 8) * (cases // 8)
+        assert steps == pytest.approx(480, rel=0.25)
+    assert epochs_of(4, 19, 8) == 2
+    assert epochs_of(3, 5, 8) == 3  # fewer cases than a batch are a step
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_have_the_five_arms_with_every_seed_and_no_name_twice(name):
+    planned = planned_trainings(SIZES[name])
+    assert len({training.name for training in planned}) == len(planned)
+    arms = [training.arm.name for training in planned if training.group == "arms"]
+    for arm in ARMS:
+        assert arms.count(arm.name) == SIZES[name].seeds >= 2
+    assert name == "smoke" or SIZES[name].regime == type(SIZES[name].regime)()
 
 
 def test_an_unknown_size_is_refused(tmp_path):
     with pytest.raises(UserError, match="short, long"):
-        study.study(str(tmp_path), size="tiny")
+        command.study(str(tmp_path), size="tiny")
 
 
 def test_an_arm_is_left_out_where_the_generator_predicts_one_class(tmp_path):
-    write_dataset(tmp_path / "data", cases=24, seed=0, grid=GRIDS["demo"], test_fraction=0.25, workers=1)
+    size = replace(SIZE, replicates=1, reports=0, unlabelled=0, others=0, ceiling=0, fractions=(), seeds=1)
+    write_dataset(tmp_path / "data", cases=24, seed=0, grid=GRID, test_fraction=0.25, workers=1)
     train = json.loads((tmp_path / "data" / "train.json").read_text())
+    volumes = tmp_path / "volumes"
 
-    def case_file(name: str) -> Path:
-        return tmp_path / "data" / name / "axt2.nii.gz"
-
-    def predict(classes: list[int]) -> list[str]:
+    def predict(classes: list[int]) -> dict[str, int]:
         for case, predicted in zip(train, classes, strict=True):
             name = case["folder"]
-            Record(name, name, "train", 0, 7, case["pirads"][1], predicted, None, "train", []).write(volumes)
-            shutil.copy(case_file(name), volumes / name)
+            shutil.copytree(tmp_path / "data" / name, volumes / name, dirs_exist_ok=True)
+            sequences = ["axt2", "b1600", "adc"]
+            Record(name, name, "train", 0, 7, case["pirads"][1], predicted, None, "train", sequences).write(volumes)
         write_sheet(volumes / SHEET, find_records(volumes))
-        return [arm.name for arm in study.trainable_arms(tmp_path, seed=0)]
+        return {one.arm.name: count_cases(tmp_path, one, size, seed=0) for one in planned_trainings(size)}
 
-    volumes = tmp_path / "volumes"
-    some = ["ds_enb0_r1_s0_l0", "ds_enb0_r0_s1_l0", "ds_enb0_r1_s1_l0", "ds_enb0_r1_s1_l1"]
-    assert predict([1] * len(train)) == some
-    assert len(predict([number % 2 for number in range(len(train))])) == 5
+    counts = predict([1] * len(train))
+    kept = len(train) - 4  # a fifth validates
+    assert counts == dict(zip([arm.name for arm in ARMS], [kept, kept, 0, 2 * kept, 2 * kept], strict=True))
+    assert all(predict([number % 2 for number in range(len(train))]).values())
 
 
-@pytest.fixture
-def finished(tmp_path):
-    """What the stages leave, in small: one generated test case, one row a table, an undefined figure."""
-    volume, affine = np.random.default_rng(0).random((16, 16, 8)), np.eye(4)
-    save_volume(tmp_path / "data" / "007" / "axt2.nii.gz", volume, affine, "axt2")
-    save_volume(tmp_path / "volumes" / "007" / "axt2.nii.gz", volume, affine, "axt2")
+# ---- what came out ---------------------------------------------------------------------------------------------------
+
+
+def write_predictions(folder: Path, group: str, arm, seed: int, strength: float) -> None:
+    """Answers for the test cases of `folder`, right as often as `strength` makes them."""
+    cases = json.loads((folder / "data" / "test.json").read_text())
+    labels = np.array([case["pirads"][1] for case in cases])
+    noise = np.random.default_rng([seed, *f"{group} {arm.name}".encode()]).normal(size=len(cases))
+    probability = 1 / (1 + np.exp(-strength * (2 * labels - 1) - noise))
+    names = [case["folder"] for case in cases]
+    frame = pd.DataFrame({"folder": names, "patient": names, "probability": probability, "threshold": 0.5})
+    frame = frame.assign(prediction=(probability >= 0.5).astype(int), label=labels)
+    path = folder / "results" / group / f"seed{seed}" / arm.name / "predictions.csv"
+    path.parent.mkdir(parents=True)
+    frame.to_csv(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """What the stages leave, in small: predictions, one generated test case, one row a table, an undefined figure."""
+    folder = tmp_path_factory.mktemp("study")
+    write_dataset(folder / "data", cases=30, seed=0, grid=GRID, test_fraction=0.6, workers=1)
+    for training in planned_trainings(SIZE):
+        if training.group != "elsewhere" and training.arm.name != "ds_enb0_r0_s1_l1":
+            strength = 3.0 if training.arm.name == BOTH.name else 0.8
+            write_predictions(folder, training.group, training.arm, training.seed, strength)
+    merge(folder / "results" / "arms")
+    name = json.loads((folder / "data" / "test.json").read_text())[0]["folder"]
+    volume, affine = np.random.default_rng(0).random(GRID.size), np.diag([*GRID.spacing, 1])
+    save_volume(folder / "volumes_test" / name / "axt2.nii.gz", volume, affine, "axt2")
     values = {"split": "test", "replicate": 0, "seed": 0, "pirads_real": 1, "pirads_synth": 1, "probability": 0.9}
-    record = Record(folder="007", source="007", label="test", sequences=["axt2"], **values)
-    record.write(tmp_path / "volumes")
+    Record(folder=name, source=name, label="test", sequences=["axt2"], **values).write(folder / "volumes_test")
     share = {"value": 0.84, "low": 0.78125, "high": 0.885, "n": 201}
     undefined = {"value": None, "low": None, "high": None, "n": 1}
-    single = {"value": 0.03125, "low": None, "high": None, "n": 1}
-    tables = {
-        "data/test.json": [{"folder": "007", "text": "Left base <5 mm."}],
-        "vae_evaluation/reconstruction.json": {
-            "fidelity": {"axt2": {"mae": single}},
-            "lesions": {"originals": {"all": share}},
-        },
-        "ldm_evaluation/metrics.json": {"adherence": {"test": {"side": share, "zone": undefined}}, "copies": {}},
-    }
-    for name, content in tables.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(json.dumps(content))
-    (tmp_path / "arms").mkdir()
-    row = dict.fromkeys(study.ARM_COLUMNS) | {"arm": "ds_enb0_r1_s0_l0", "accuracy": "0.75 (0.62 to 0.85)"}
-    pd.DataFrame([row]).to_csv(tmp_path / "arms" / "arms.csv", index=False)
-    return tmp_path
+    judged = {"adherence": {"test": {"side": share, "zone": undefined}}, "copies": {}}
+    (folder / "ldm_evaluation").mkdir()
+    (folder / "ldm_evaluation" / "metrics.json").write_text(json.dumps(judged))
+    return folder
 
 
-def test_the_page_shows_every_figure_with_its_interval(finished):
-    study.write_page(finished, SIZE, {"phantom": 90.0})
+def test_the_page_shows_arms_with_intervals_and_says_what_can_be_concluded(finished):
+    left_out = [one for one in planned_trainings(SIZE) if one.arm.name == "ds_enb0_r0_s1_l1"]
+    write_page(finished, SIZE, left_out, {"phantom": 90.0})
     page = (finished / "index.html").read_text()
+    table = pd.read_csv(finished / "results" / "arms" / "arms.csv").set_index("arm")
+    assert all(figure in page for figure in table["roc_auc"])
+    assert "The arm of real volumes has learnt: AUC" in page
+    assert "cannot be told apart from real volumes alone" in page
+    assert "about 4 steps of 8 volumes, whatever" in page
+    assert "No classifier was trained on synthetic with synthetic labels" in page
+    assert "A generator that learnt from more patients" in page
+    assert "1/2 of the real patients, pretrained on synthetic volumes: " in page
     assert "84.0 % (78.1 to 88.5)" in page
     assert "undefined (n = 1)" in page
-    assert "0.75 (0.62 to 0.85)" in page
-    assert "0.0312" in page
-    assert "Left base &lt;5 mm." in page
-    assert page.count("data:image/png") == 1
     assert "<td>phantom</td><td>1.5</td>" in page.replace("\n", "")
-    assert "No classifier was trained on synthetic with synthetic labels" in page
     assert "Copies of training cases" not in page  # nothing was found out about them
+    assert page.count("data:image/png") >= 5
+
+
+def test_two_pages_of_one_study_have_one_table(finished, tmp_path):
+    first = (finished / "results" / "arms" / "arms.csv").read_bytes()
+    merge(finished / "results" / "arms")
+    assert (finished / "results" / "arms" / "arms.csv").read_bytes() == first
+    tables = [second_table(finished).to_csv() for _ in range(2)]
+    assert tables[0] == tables[1]
+
+
+def test_the_curve_has_a_point_for_every_start_and_share(finished):
+    points, table = curve(finished, SIZE)
+    assert {(point.start, point.one_in) for point in points} == {
+        (start, one_in) for start in ("scratch", "arms", "elsewhere") for one_in in (2, 1)
+    }
+    assert len(table) == 4  # two ways to pretrain at two shares, corrected for together
+    real = pd.read_csv(finished / "results" / "arms" / "arms.csv").set_index("arm")["roc_auc"][REAL.name]
+    assert str(next(point.auc for point in points if (point.start, point.one_in) == ("scratch", 1))) == real
+
+
+def test_what_fooled_a_classifier_are_its_surest_wrong_answers():
+    frame = pd.DataFrame(
+        {
+            "folder": [*"abcdef"], "probability": [0.1, 0.3, 0.9, 0.2, 0.6, 0.95], "threshold": 0.5,
+            "label": [1, 1, 1, 0, 0, 0],
+        }
+    )  # fmt: skip
+    other = frame.assign(probability=[0.1, 0.3, 0.9, 0.2, 0.8, 0.85])
+    wrong = fooled([frame, other], most=1)
+    assert [(one.folder, one.label) for one in wrong] == [("a", 1), ("f", 0)]
+    assert wrong[1].probability == pytest.approx(0.9)
+    assert [one.folder for one in fooled([frame, other], most=9)] == [*"ab", *"fe"]
+
+
+def test_a_study_whose_real_arm_has_not_learnt_says_so(finished, monkeypatch):
+    from scripts.showcase.study import results
+
+    answers = results.answers_of(finished, "arms")
+    assert "has learnt" in has_learnt(answers)
+    guess = answers[REAL]._replace(probabilities=np.full_like(answers[REAL].probabilities, 0.5))
+    assert "has not been seen to learn" in has_learnt({REAL: guess})
+    assert "missing" in has_learnt({BOTH: guess})
+
+
+def test_a_forest_without_a_ceiling_is_drawn(tmp_path):
+    from scripts.showcase.study.pictures import draw_forest
+
+    draw_forest({"real": Estimate(0.8, 0.7, 0.9, 90), "both": Estimate(0.85, 0.8, 0.9, 90)}, tmp_path / "arms.png")
+    assert (tmp_path / "arms.png").stat().st_size > 1000

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.showcase import trainings
 from scripts.showcase.stages import Stage
-from scripts.showcase.study import SIZES
 
 
 @pytest.mark.parametrize(
@@ -25,8 +22,9 @@ def test_epochs_fill_the_minutes(seconds, first, epoch, epochs):
 
 
 def test_every_stage_can_be_typed_and_makes_few_volumes(tmp_path, wrong_options):
-    chain = trainings.generator_chain(tmp_path, replace(SIZES["long"], cases=40), tests=4)
-    typed = {stage.name: stage.command for stage in chain if stage.name != "encoder"}
+    size = trainings.Size(cases=40)
+    chain = [*trainings.generator_chain(tmp_path, size, tests=4), trainings.arm_stage(tmp_path, size)]
+    typed = {stage.name: stage.command for stage in chain}
     assert [told for command in typed.values() if (told := wrong_options(command))] == []
     phantom, generate = typed["phantom"], typed["generate"]
     assert phantom.count("--test_fraction") == 1
@@ -51,7 +49,7 @@ def test_a_training_is_measured_and_gone_on_with(tmp_path, monkeypatch):
     size, told = trainings._train(
         tmp_path,
         lambda size: [Stage("vae_train", (str(size.vae_epochs),)), Stage("later", ())],
-        replace(SIZES["long"], vae_epochs=2), "vae", tmp_path / "vae", minutes=1, images=20,
+        trainings.Size(cases=40), "vae", tmp_path / "vae", minutes=1, images=20,
     )  # fmt: skip
     assert size.vae_epochs == told["epochs"] == 27
     assert asked == [[("2",)], [("27",)]]

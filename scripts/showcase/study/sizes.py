@@ -1,0 +1,62 @@
+"""What the study asks, of whom, and how much of everything there is: its regime and its sizes.
+
+Written down before any of it was run; docs/study.md says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STUDIED = "['axt2','b1600','adc']"  # sequences that are encoded, generated and classified
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What is asked, and of whom; the same in every size but `smoke`, and written down before any of them was run."""
+
+    patients: int = 160  # real training patients, few enough that there is something to win
+    difficulty: float = 1.0  # of the phantoms: the hard kind, with what looks like lesions and scanners that differ
+    institute: str = "Home"  # where all of them went, and the test patients
+    elsewhere: str = "Elsewhere"  # another institution, whose scanner and wording differ
+    validation: float = 0.2  # share of the training patients that chooses an arm's threshold, and nothing else
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; the networks are those of the `demo` overlays in every size."""
+
+    tests: int  # real test patients
+    ldm_steps: int  # of every generator
+    arm_steps: int  # of every classifier but the fine-tuned, whatever it is trained on
+    seeds: int  # of every classifier
+    replicates: int = 1  # volumes of each training report; above 1 there is an arm with all of them
+    reports: int = 0  # reports without images, and an arm with volumes of them
+    unlabelled: int = 0  # more patients that a second generator learns from, whose labels no classifier sees
+    others: int = 0  # patients of the other institution, on whose synthetic volumes classifiers are pretrained
+    fractions: tuple[int, ...] = ()  # of the real training patients, 1/n each, for the curve
+    tune_steps: int = 0  # of fine-tuning a pretrained classifier
+    ceiling: int = 0  # real training patients of a classifier that shows what is left to win
+    together: int = 2  # classifiers that are trained at a time
+    workers: int = 2  # processes that make phantoms
+    coarser: int = 1  # phantoms' voxels are so many times as large as those of the demo's grid, along each axis
+    regime: Regime = Regime()
+
+
+SIZES = {
+    "smoke": Size(
+        tests=10, ldm_steps=4, arm_steps=4, seeds=2, replicates=2, reports=2, unlabelled=6, others=20,
+        fractions=(2, 1), tune_steps=2, ceiling=12, coarser=2, regime=Regime(patients=20),
+    ),
+    "short": Size(tests=240, ldm_steps=1200, arm_steps=480, seeds=3),
+    "long": Size(
+        tests=400, ldm_steps=6000, arm_steps=960, seeds=3, replicates=4, reports=640, unlabelled=640, others=640,
+        fractions=(16, 8, 4, 2, 1), tune_steps=480, ceiling=3000,
+    ),
+    "gpu": Size(tests=240, ldm_steps=2000, arm_steps=480, seeds=3, replicates=2, reports=160, together=4, workers=16),
+}  # fmt: skip
+
+
+def epochs_of(steps: int, cases: int, batch: int) -> int:
+    """As many epochs as come next to so many steps, whatever the number of cases; a short last batch is no step."""
+    return max(1, round(steps / max(1, cases // batch)))
