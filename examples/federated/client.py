@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file = Path(os.environ[SITES]) / f"{flare.get_site_name()}.yaml"
         write_to(file.with_suffix(".log"))
         values = yaml.safe_load(file.read_text(encoding="utf-8")) | {"epochs": options.rounds * options.epochs}
+        values["resume"] = received.current_round > 0  # what lies there in the first round is of another federation
         workflow = workflow_of(options.overlays.split(","), values)
         trained, examples = train_round(workflow, received.params, options.epochs)
     except Exception:

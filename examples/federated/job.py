@@ -1,8 +1,14 @@
-"""The federation as NVFlare runs it: FedAvg over the sites that answer, with or without a filter on what they send."""
+"""The federation as NVFlare runs it: FedAvg over the sites that answer, with or without a filter on what they send.
+
+    python examples/federated/job.py --output_dir OUT --start model.safetensors --sites_dir SITES \
+        --overlays demo,federated --rounds 4 --epochs 1
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +16,12 @@ from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.client.config import TransferType
+from nvflare.recipe.sim_env import SimEnv
 
+from client import SITES
 from persistor import SafetensorsPersistor
+from scripts.cli.run import run
+from scripts.common.problems import UserError
 
 FOLDER = Path(__file__).resolve().parent
 FILTERS = {
@@ -31,7 +41,7 @@ class Federation(FedAvgRecipe):
 
 
 def federation(
-    name: str, start: Path, kept: Path, overlays: tuple[str, ...], sites: int, rounds: int, epochs: int, privacy: str
+    name: str, start: Path, kept: Path, overlays: Sequence[str], sites: int, rounds: int, epochs: int, privacy: str
 ) -> Federation:
     """The job.
 
@@ -59,3 +69,37 @@ def federation(
     if (make := FILTERS[privacy]) is not None:
         recipe.add_client_output_filter(make(), tasks=["train"])
     return recipe
+
+
+def simulate(
+    output_dir: str, start: str, overlays: list[str], sites_dir: str, rounds: int, epochs: int, privacy: str = "none"
+) -> None:
+    """Run the federation in NVFlare's simulator, each site in processes of its own.
+
+    Args:
+        output_dir: gets `model.safetensors`, and `nvflare/` with what server and sites have written.
+        start: weights that the federation starts from.
+        overlays: names of the bundle's configs, listed after train.yaml.
+        sites_dir: a file `<site>.yaml` for each site, see `client.py`.
+        rounds, epochs: how often weights are exchanged, and how long each site trains in between.
+        privacy: none, percentile or svt.
+
+    Raises:
+        UserError: no site, no such filter, or the server has ended without weights.
+    """
+    folder, here = Path(output_dir).resolve(), Path(sites_dir).resolve()
+    names = sorted(file.stem for file in here.glob("*.yaml"))
+    if not names or privacy not in FILTERS:
+        raise UserError(f"{here} holds {len(names)} files of sites (*.yaml), privacy is {privacy!r}; give one of each")
+    os.environ[SITES] = str(here)
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "model.safetensors"
+    kept.unlink(missing_ok=True)
+    job = federation("federation", Path(start).resolve(), kept, overlays, len(names), rounds, epochs, privacy)
+    job.execute(SimEnv(clients=names, num_threads=len(names), workspace_root=str(folder / "nvflare")))
+    if not kept.is_file():
+        raise UserError(f"no site has sent weights; {here}/<site>.log says why")
+
+
+if __name__ == "__main__":
+    run(simulate)

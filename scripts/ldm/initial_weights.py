@@ -100,9 +100,10 @@ def check_grid(path: str | os.PathLike[str], shape: Sequence[int], spacing: Sequ
     size = told.get("latent_shape", ["?", *shape])[1:]
     for what, theirs, ours in (("latents", size, shape), ("a spacing in mm", told.get("spacing", spacing), spacing)):
         if list(theirs) != list(ours):
+            theirs, ours = ("×".join(map(str, numbers)) for numbers in (theirs, ours))
             raise UserError(
-                f"{path} was trained on {what} of {'×'.join(map(str, theirs))}, and here it is {'×'.join(map(str, ours))}: "
-                "all sites of a federation need one grid; prepare and encode these cases on that one"
+                f"{path} was trained on {what} of {theirs}, and here it is {ours}: all sites of a federation need one "
+                "grid; prepare and encode these cases on that one"
             )
 
 
