@@ -20,6 +20,8 @@ import yaml
 from monai.bundle import ConfigWorkflow, create_workflow
 from torch import Tensor
 
+from scripts.common.problems import UserError
+
 SITES = "FEDERATED_SITES"  # of the environment: the folder of this site's file
 
 
@@ -42,18 +44,18 @@ def train_round(workflow: ConfigWorkflow, weights: Mapping[str, Tensor], epochs:
     it holds this round alone. Optimizer, learning rate and the count of epochs go on with the site's own checkpoint.
 
     Raises:
-        ValueError: the weights are of another network, or are no numbers any more.
+        UserError: the weights are of another network, or are no numbers any more.
     """
     trainer, network = workflow.trainer, workflow.evaluator.network
     own = trainer.network.state_dict()
     if own.keys() != weights.keys() or any(own[name].shape != weights[name].shape for name in own):
-        raise ValueError("the server's weights are of another network: take its overlays and its version of the code")
+        raise UserError("the server's weights are of another network: take its overlays and its version of the code")
     trainer.network.load_state_dict(weights)
     trainer.state.max_epochs = trainer.state.epoch + epochs
     trainer.run()
     trained = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
     if not all(torch.isfinite(tensor).all() for tensor in trained.values()):
-        raise ValueError("training has ended with weights that are no numbers; none are sent")
+        raise UserError("training has ended with weights that are no numbers; none are sent")
     return trained, epochs * len(trainer.data_loader.dataset)
 
 

@@ -21,7 +21,7 @@ def losses(dataset_dir: str, models_dir: str, output_csv: str) -> None:
 
     Args:
         dataset_dir: a data root with test_merged.json, embeddings and latents.
-        models_dir: holds `<name>/model.safetensors`, trained from the shipped weights and with their scale of the latents.
+        models_dir: holds `<name>/model.safetensors`, trained from the shipped weights on and with their latents' scale.
         output_csv: the file.
     """
     files = {file.parent.name: file for file in sorted(Path(models_dir).glob("*/model.safetensors"))}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from scripts.common.files import link
 from scripts.data.clinical import write_clinical
 from scripts.data.datalists import write_datalist
 
@@ -34,9 +36,8 @@ def pool(roots: Sequence[Path], folder: Path, tests: int | None = None) -> None:
         write_datalist(folder / f"{split}.json", cases)
     for name, root in taken.items():
         for place in ("", "latents"):
-            if (root / place / name).is_dir() and not (folder / place / name).exists():
-                (folder / place).mkdir(exist_ok=True)
-                (folder / place / name).symlink_to(root / place / name)
+            if (root / place / name).is_dir():
+                shutil.copytree(root / place / name, folder / place / name, copy_function=link, dirs_exist_ok=True)
     for name in TABLES:
         _rows([pd.read_csv(root / name, dtype=str) for root in roots], taken).to_csv(folder / name, index=False)
     sheets = [pd.read_excel(root / "clinical.xlsx", dtype={"folder": str}) for root in roots]

@@ -199,7 +199,8 @@ def generator_stages(folder: Path, size: Size, names: list[str], seed: int) -> l
     )  # fmt: skip
     generate = bundle(
         kind, "inference", ("demo",), dataset_dir=folder / "judged", splits="['test']",
-        output_dir=folder / "volumes", model_file=folder / kind / FEDERATED / "model.safetensors", batch_size=8, seed=seed,
+        model_file=folder / kind / FEDERATED / "model.safetensors", output_dir=folder / "volumes",
+        batch_size=8, seed=seed,
     )  # fmt: skip
     judge = bundle(kind, "evaluate", dataset_dir=folder / "judged", generated_dir=folder / "volumes")
     return [
