@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,8 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
 from torch import Tensor, nn
 
-from scripts.common.problems import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples" / "federated"))
-
 from client import train_round, workflow_of
+from scripts.common.problems import UserError
 
 # Adam moves a weight by at most this many learning rates in a step, and mostly by one.
 FARTHEST = 3.5
