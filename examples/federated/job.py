@@ -26,7 +26,7 @@ from scripts.common.problems import UserError
 FOLDER = Path(__file__).resolve().parent
 FILTERS = {
     "none": None,
-    # Of each site's differences the tenth that is least stays at home, and no weight moves by more than gamma a step.
+    # Of each site's differences the tenth that is least stays at home, and none counts for more than gamma an example.
     "percentile": lambda: PercentilePrivacy(percentile=10, gamma=0.01),
     # Differential privacy of the differences by the sparse vector technique: a tenth of them, with noise.
     "svt": lambda: SVTPrivacy(fraction=0.1, epsilon=0.1, noise_var=0.1),

@@ -59,6 +59,9 @@ def with_cases(root: Path, into: Path, cases: list[dict]) -> Path:
     """The same hospital with other training cases."""
     shutil.copytree(root, into)
     write_datalist(into / "train.json", cases)
+    named = {case["folder"] for case in [*cases, *json.loads((root / "test.json").read_text())]}
+    sheet = pd.read_excel(root / "clinical.xlsx", dtype={"folder": str})
+    write_clinical(into / "clinical.xlsx", sheet[sheet["folder"].isin(named)])
     return into
 
 
@@ -75,7 +78,7 @@ def values(repo_root: Path, root: Path, out: Path) -> dict:
 
 def test_a_site_without_cases_is_told(repo_root, hospital, tmp_path, refused):
     root = with_cases(hospital, tmp_path / "data", [])
-    with refused("train.json"):
+    with refused("0 training patients|0 of 0"):
         workflow_of(["demo", "federated"], values(repo_root, root, tmp_path))
 
 
@@ -195,7 +198,7 @@ def test_the_table_has_every_training_on_every_institutions_tests(tmp_path, caps
     write_table(tmp_path, names, {"phantom": 1.4})
     text = (tmp_path / "federated.md").read_text()
     rows = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[1:] for line in reversed(text.splitlines())}
-    assert [cell.split()[0] for cell in rows["North"]] == ["1.000", "0.500", "0.750"]
+    assert [cell.split()[0] for cell in rows["North"]] == ["1.000", "0.500", "0.875"]
     assert [cell.split()[0] for cell in rows["East"]] == ["0.000"] * 3
     assert "| start | 3.000 (3.000 to 3.000)" in text
     assert "| federated | 1.500 (1.500 to 1.500) | 1.500 (1.500 to 1.500) | 1.500 (1.500 to 1.500) | 0.500" in text
