@@ -83,9 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     flare.init()
     received = flare.receive()
+    file = Path(os.environ.get(SITES, "")) / f"{flare.get_site_name()}.yaml"
+    if not file.is_file():
+        raise SystemExit(f"this site's own file is missing: {SITES} must name the folder of <name of the site>.yaml")
+    write_to(file.with_suffix(".log"))
     try:
-        file = Path(os.environ[SITES]) / f"{flare.get_site_name()}.yaml"
-        write_to(file.with_suffix(".log"))
         values = yaml.safe_load(file.read_text(encoding="utf-8")) | {"epochs": options.rounds * options.epochs}
         values["resume"] = received.current_round > 0  # what lies there in the first round is of another federation
         workflow = workflow_of(options.overlays.split(","), values)
