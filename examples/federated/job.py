@@ -85,7 +85,7 @@ def simulate(
         privacy: none, percentile or svt.
 
     Raises:
-        UserError: no site, no such filter, or the server has ended without weights.
+        UserError: no site, no such filter, or a round without an answer.
     """
     folder, here = Path(output_dir).resolve(), Path(sites_dir).resolve()
     names = sorted(file.stem for file in here.glob("*.yaml"))
@@ -94,11 +94,14 @@ def simulate(
     os.environ[SITES] = str(here)
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "model.safetensors"
-    kept.unlink(missing_ok=True)
     job = federation("federation", Path(start).resolve(), kept, overlays, len(names), rounds, epochs, privacy)
-    job.execute(SimEnv(clients=names, num_threads=len(names), workspace_root=str(folder / "nvflare")))
-    if not kept.is_file():
-        raise UserError(f"no site has sent weights; {here}/<site>.log says why")
+    try:
+        job.execute(SimEnv(clients=names, num_threads=len(names), workspace_root=str(folder / "nvflare")))
+    except RuntimeError:
+        raise UserError(
+            f"the federation has ended before its last round: there was one in which no site sent weights, and "
+            f"{here}/<site>.log says why, or else NVFlare's logs in {folder / 'nvflare'}"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from scripts.showcase.stages import (
 FOLDER = Path(__file__).resolve().parent
 FEDERATED, POOLED = "federated", "pooled"
 # Of the generator, wherever it is trained here: few steps from weights that have learnt much.
-FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8}
+FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8, "val_fraction": 0.1}
 
 Values = dict[str, dict[str, Any]]
 
