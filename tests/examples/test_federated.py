@@ -88,12 +88,17 @@ def test_a_site_of_one_class_is_told(repo_root, hospital, tmp_path, refused):
         workflow_of(["demo", "federated"], values(repo_root, root, tmp_path))
 
 
+def with_a_slice(root: Path, into: Path) -> Path:
+    """The same hospital, of whose first case there is a single slice."""
+    cases = training_cases(root)
+    with_cases(root, into, cases)
+    nib.save(nib.Nifti1Image(np.ones((32, 32), dtype=np.int16), np.eye(4)), into / cases[0]["folder"] / "axt2.nii.gz")
+    return into
+
+
 def test_a_site_with_images_of_another_shape_is_told(repo_root, hospital, tmp_path, refused):
-    root = with_cases(hospital, tmp_path / "data", training_cases(hospital))
-    path = root / training_cases(hospital)[0]["folder"] / "axt2.nii.gz"
-    path.unlink()
-    nib.save(nib.Nifti1Image(np.ones((32, 32), dtype=np.int16), np.eye(4)), path)
-    with refused("axt2"):
+    root = with_a_slice(hospital, tmp_path / "data")
+    with refused(f"{CANARY}.*axt2"):
         workflow_of(["demo", "federated"], values(repo_root, root, tmp_path))
 
 
@@ -240,16 +245,18 @@ def test_weights_that_are_not_all_there_are_not_kept(tmp_path):
 
 @needs_nvflare
 def test_the_others_go_on_and_no_word_leaves_a_site(repo_root, hospital, tmp_path):
-    """Of three sites one is killed in the first round and takes part in the second, one has cases of one class."""
+    """Of five sites one is killed in a round and takes part in the next, and three have nothing to train on."""
     import psutil
 
     sites, out = hospital.parent / "sites", tmp_path / "out"
     sites.mkdir()
     one_class = [case for case in training_cases(hospital) if is_positive(case)]
     roots = {
-        "East": with_cases(hospital, hospital.parent / "one_class", one_class),
         "North": hospital,
         "South": hospital,
+        "Empty": with_cases(hospital, hospital.parent / "empty", []),
+        "Class": with_cases(hospital, hospital.parent / "one_class", one_class),
+        "Slice": with_a_slice(hospital, hospital.parent / "slice"),
     }
     for name, root in roots.items():
         own = values(repo_root, root, hospital.parent / f"out_{name}")
@@ -270,13 +277,15 @@ def test_the_others_go_on_and_no_word_leaves_a_site(repo_root, hospital, tmp_pat
 
     server = (out / "nvflare" / "federation" / "server" / "log.txt").read_text()
     rounds = server.split("Round 1 started")
-    assert ["Aggregated 1/3" in part for part in rounds] == [True, True]
-    assert ["Aggregated 2/3" in part for part in rounds] == [False, True]
-    assert "Aggregated 3/3" not in server
+    assert ["Aggregated 1/5" in part for part in rounds] == [True, True]
+    assert ["Aggregated 2/5" in part for part in rounds] == [False, True]
+    assert "Aggregated 3/5" not in server
     kept = load_file(out / "model.safetensors")
     assert any(not torch.equal(kept[name], tensor) for name, tensor in start.state_dict().items())
-    assert "both classes" in (sites / "East.log").read_text()
-    assert CANARY in (sites / "East.log").read_text()
-    assert len(list((out / "received").iterdir())) == 6
+    told = {name: (sites / f"{name}.log").read_text() for name in roots}
+    assert all(told[name].count("error: ") == 2 for name in ("Empty", "Class", "Slice"))
+    assert "both classes" in told["Class"]
+    assert CANARY in told["Slice"].partition("error: ")[2]
+    assert len(list((out / "received").iterdir())) == 10
     for path in [tmp_path / "printed", *(path for path in out.rglob("*") if path.is_file())]:
         assert CANARY.encode() not in path.read_bytes(), path
