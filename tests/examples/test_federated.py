@@ -268,7 +268,8 @@ def test_the_others_go_on_and_no_word_leaves_a_site(repo_root, hospital, tmp_pat
     command = [sys.executable, paths[1] / "recorded_federation.py", out, tmp_path / "start.safetensors", sites]
     with (tmp_path / "printed").open("w") as printed:
         running = subprocess.Popen(command, env=environment, stdout=printed, stderr=subprocess.STDOUT)
-    while not (sites / "South.log").is_file() and running.poll() is None:
+    log = sites / "South.log"  # which training begins when it has the server's weights
+    while not (log.is_file() and "parsing config_file" in log.read_text()) and running.poll() is None:
         time.sleep(0.1)
     for process in psutil.Process(running.pid).children(recursive=True):
         if "custom/client.py" in process.cmdline() and "/South/" in process.cwd():
