@@ -92,6 +92,7 @@ def simulate(
     if not names or privacy not in FILTERS:
         raise UserError(f"{here} holds {len(names)} files of sites (*.yaml), privacy is {privacy!r}; give one of each")
     os.environ[SITES] = str(here)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(names))))  # they share a machine
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "model.safetensors"
     job = federation("federation", Path(start).resolve(), kept, overlays, len(names), rounds, epochs, privacy)

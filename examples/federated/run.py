@@ -42,6 +42,8 @@ from scripts.showcase.stages import (
 
 FOLDER = Path(__file__).resolve().parent
 FEDERATED, POOLED = "federated", "pooled"
+# Of the classifier, wherever it is trained here: a few cases make many steps, of which a federation has no more than a site.
+FEW_CASES = {"batch_size": 4}
 # Of the generator, wherever it is trained here: few steps from weights that have learnt much.
 FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8, "val_fraction": 0.1}
 
@@ -61,7 +63,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(train=16, tests=8, reports=2, classifier=(2, 1), generator=(2, 1)),
-    "short": Size(train=110, tests=40, reports=8, classifier=(4, 2), generator=(3, 1)),
+    "short": Size(train=110, tests=40, reports=8, classifier=(5, 2), generator=(2, 1)),
     "long": Size(train=400, tests=130, reports=40, classifier=(8, 1), generator=(8, 1)),
 }
 
@@ -156,7 +158,7 @@ def classifier_stages(folder: Path, size: Size, names: list[str], seed: int) -> 
     """Train it federated, alone and pooled, and let each predict the tests of all institutions."""
     kind, data, (rounds, epochs) = "classifier", folder / "data", size.classifier
     values = {
-        name: {"dataset_dir": data / name, "models_dir": folder / kind / "at_sites" / name, "seed": seed}
+        name: {"dataset_dir": data / name, "models_dir": folder / kind / "at_sites" / name, "seed": seed, **FEW_CASES}
         for name in names
     }
     stages = [federate(kind, folder, folder / "start.safetensors", "demo,federated", size.classifier, values)]
@@ -164,6 +166,7 @@ def classifier_stages(folder: Path, size: Size, names: list[str], seed: int) -> 
         command = bundle(
             kind, "train", ("demo",),
             dataset_dir=data / name, models_dir=folder / kind / name, epochs=rounds * epochs, seed=seed,
+            **FEW_CASES,
         )  # fmt: skip
         needs = tuple(f"phantom_{one}" for one in (names if name == POOLED else [name]))
         stages.append(Stage(f"{kind}_{name}", command, needs, folder / kind / name))
