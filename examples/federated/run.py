@@ -42,7 +42,7 @@ from scripts.showcase.stages import (
 
 FOLDER = Path(__file__).resolve().parent
 FEDERATED, POOLED = "federated", "pooled"
-# Of the classifier, wherever it is trained here: a few cases make many steps, of which a federation has no more than a site.
+# Of the classifier, wherever it is trained here: a federation takes no more steps than a site, whose cases are few.
 FEW_CASES = {"batch_size": 4}
 # Of the generator, wherever it is trained here: few steps from weights that have learnt much.
 FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8, "val_fraction": 0.1}
@@ -141,9 +141,10 @@ def federate(kind: str, folder: Path, start: Path, overlays: str, rounds: tuple[
         values: of each site's train.yaml, by the site's name.
     """
     sites = folder / kind / "sites"
+    files = {name: sites / f"{name}.yaml" for name in values}
     for name, own in values.items():
         own = {"bundle_root": BUNDLES / kind} | own
-        with atomic(sites / f"{name}.yaml") as part:
+        with atomic(files[name]) as part:
             part.write_text(yaml.safe_dump({k: str(v) if isinstance(v, Path) else v for k, v in own.items()}))
     out = folder / kind / FEDERATED
     command = (
@@ -151,7 +152,7 @@ def federate(kind: str, folder: Path, start: Path, overlays: str, rounds: tuple[
         "--overlays", overlays, "--sites_dir", str(sites), "--rounds", str(rounds[0]), "--epochs", str(rounds[1]),
     )  # fmt: skip
     needs = tuple(f"{done}_{name}" for name in values for done in ("embed", "encode"))
-    return Stage(f"{kind}_{FEDERATED}", command, needs, folder / kind / "at_sites")
+    return Stage(f"{kind}_{FEDERATED}", command, needs, folder / kind / "at_sites", tuple(files.values()))
 
 
 def classifier_stages(folder: Path, size: Size, names: list[str], seed: int) -> list[Stage]:
