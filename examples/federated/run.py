@@ -142,6 +142,8 @@ def federate(kind: str, folder: Path, start: Path, overlays: str, rounds: tuple[
     """
     sites = folder / kind / "sites"
     files = {name: sites / f"{name}.yaml" for name in values}
+    for other in set(sites.glob("*.yaml")) - set(files.values()):  # of a run with more institutions
+        other.unlink()
     for name, own in values.items():
         own = {"bundle_root": BUNDLES / kind} | own
         with atomic(files[name]) as part:
