@@ -256,12 +256,15 @@ def write_table(folder: Path, names: list[str], seconds: Mapping[str, float]) ->
         means[name] = row(found, lambda part, name=name: mean(part[name]))
         means[name][f"less {POOLED}"] = str(mean(found[name] - found[POOLED]))
     judged = json.loads((folder / "volumes" / "metrics.json").read_text(encoding="utf-8"))
-    shares = {kind: {part: as_text(figure, percent=True) for part, figure in judged[kind]["generated"].items()}
-              for kind in ("adherence", "copies")}  # fmt: skip
+    shares = {
+        kind: {row: {part: as_text(figure, percent=True) for part, figure in figures.items()}
+               for row, figures in judged[kind].items()}
+        for kind in ("adherence", "copies")
+    }  # fmt: skip
     tables = {
         "Classifier: AUC on the tests of each institution, and of all": pd.DataFrame(aucs).T,
         "Generator: validation loss on the held-out cases of each institution": pd.DataFrame(means).T,
-        **{f"Volumes of the federated generator: {kind}": pd.DataFrame({FEDERATED: rows}).T
+        **{f"Volumes of the federated generator: {kind}": pd.DataFrame(rows).T
            for kind, rows in shares.items()},
         "Seconds": pd.DataFrame({"seconds": {name: f"{value:.0f}" for name, value in seconds.items()}}),
     }  # fmt: skip

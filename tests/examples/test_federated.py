@@ -197,7 +197,7 @@ def test_the_table_has_every_training_on_every_institutions_tests(tmp_path, caps
     losses = {"start": 3.0, "federated": 1.5, "North": 2.0, "East": 2.0, "pooled": 1.0}
     pd.DataFrame(losses, index=pd.Index(folders, name="folder")).to_csv(tmp_path / "losses.csv")
     share = {"value": 0.5, "low": 0.2, "high": 0.8, "n": 4}
-    judged = {"adherence": {"generated": {"all": share}}, "copies": {"generated": {"share": share}}}
+    judged = {"adherence": {"generated": {"all": share}}, "copies": {"test": {"share": share}}}
     (tmp_path / "volumes").mkdir()
     (tmp_path / "volumes" / "metrics.json").write_text(json.dumps(judged))
     write_table(tmp_path, names, {"phantom": 1.4})
