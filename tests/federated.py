@@ -1,18 +1,22 @@
-"""A client of a federation, as MONAI's own, that trains a bundle for several rounds."""
+"""Clients of a federation that train a bundle for several rounds: MONAI's own, and that of examples/federated."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics
 from monai.fl.utils.exchange_object import ExchangeObject
-from torch import Tensor
+from torch import Tensor, nn
+
+from client import train_round, workflow_of
+from scripts.common.problems import UserError
 
 # Adam moves a weight by at most this many learning rates in a step, and mostly by one.
 FARTHEST = 3.5
@@ -94,3 +98,44 @@ def three_rounds_and_one_after_a_restart(bundle: Path, folder: Path, options: di
     for number in (1, 2, 3):
         client.round(number)
     Client(bundle, folder, dict(options)).round(4)
+
+
+def three_rounds_of_the_example(
+    bundle: Path, folder: Path, options: Mapping[str, Any], overlays: Sequence[str] = ()
+) -> None:
+    """As NVFlare runs it, each round in a workflow of its own, begins with what the server sends, and gives that on.
+
+    Args:
+        folder: gets the checkpoint.
+    """
+    values = {"bundle_root": str(bundle), **options}
+    for number in (1, 2, 3):
+        workflow = workflow_of(overlays, values | {"resume": number > 1})
+        trainer, network = workflow.trainer, workflow.trainer.network
+        generator = torch.Generator().manual_seed(number)
+        sent = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        for name, parameter in network.named_parameters():
+            sent[name] += 0.05 * torch.randn(parameter.shape, generator=generator)
+        begun_with: dict[str, Tensor] = {}
+
+        def look(engine: Engine, network: nn.Module = network, found: dict[str, Tensor] = begun_with) -> None:
+            found |= {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+        trainer.add_event_handler(Events.EPOCH_STARTED, look)
+        back, examples = train_round(workflow, sent, epochs=1)
+        assert all(torch.equal(begun_with[name], tensor) for name, tensor in sent.items())
+        steps = trainer.state.epoch_length
+        moved = {name: (back[name] - sent[name]).abs().max() for name, _ in network.named_parameters()}
+        assert 0 < max(moved.values()) < FARTHEST * steps * options["lr"]
+        assert examples == len(trainer.data_loader.dataset)
+        checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+        assert all(torch.equal(_averaged(checkpoint)[name], back[name]) for name in moved)
+        assert checkpoint["epoch"] == number
+        assert checkpoint["optimizer"]["state"][0]["step"] == number * steps
+        workflow.finalize()
+
+
+def weights_of_another_network_are_refused(bundle: Path, options: Mapping[str, Any]) -> None:
+    workflow = workflow_of((), {"bundle_root": str(bundle), **options})
+    with pytest.raises(UserError, match="another network"):
+        train_round(workflow, {"output.weight": torch.zeros(2, 3)}, epochs=1)

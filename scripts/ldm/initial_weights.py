@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from scripts.networks.weights import (
     existing,
     load_weights,
     read_checkpoint,
+    read_header,
     read_tensors,
     with_unet_prefix,
 )
@@ -83,6 +84,27 @@ def _tell_differences(
             logger.warning("%s: trained with %s %s, here it is %s", path, name, known[name], value)
     if scale not in (None, header.scale):
         logger.warning("%s: its latents were normalised otherwise than here; --latent_scale %s keeps it", path, path)
+
+
+def check_grid(path: str | os.PathLike[str], shape: Sequence[int], spacing: Sequence[float]) -> None:
+    """Make sure that this training's latents have the grid of these weights, as those of a federation's sites must.
+
+    Args:
+        path: weights; what they do not tell, as the authors', is not compared.
+        shape, spacing: of the latents (X, Y, Z) and of the images in mm.
+
+    Raises:
+        UserError: another grid.
+    """
+    told = read_header(path).meta
+    size = told.get("latent_shape", ["?", *shape])[1:]
+    for what, theirs, ours in (("latents", size, shape), ("a spacing in mm", told.get("spacing", spacing), spacing)):
+        if list(theirs) != list(ours):
+            theirs, ours = ("×".join(map(str, numbers)) for numbers in (theirs, ours))
+            raise UserError(
+                f"{path} was trained on {what} of {theirs}, and here it is {ours}: all sites of a federation need one "
+                "grid; prepare and encode these cases on that one"
+            )
 
 
 def load_pretrained_unet(
