@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from nvflare.apis.fl_context import FLContext
 from nvflare.app_common.abstract.model import ModelLearnable, ModelLearnableKey, make_model_learnable
 from nvflare.app_common.abstract.model_persistor import ModelPersistor
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from scripts.common.tensors import write_tensors
 
 
 class SafetensorsPersistor(ModelPersistor):
@@ -40,6 +40,4 @@ class SafetensorsPersistor(ModelPersistor):
             header, names = file.metadata(), set(file.keys())
         if weights.keys() != names:
             raise ValueError("no site has sent weights of this network: see the logs at the sites")
-        part = Path(self.kept).with_suffix(".part")
-        save_file({name: torch.as_tensor(weights[name]) for name in names}, part, header)
-        part.replace(self.kept)
+        write_tensors(self.kept, {name: torch.as_tensor(weights[name]) for name in names}, header)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from joblib import cpu_count
 
 from scripts.common.files import atomic
 from scripts.common.identity import file_identity
@@ -122,7 +123,7 @@ def run_stages(stages: list[Stage], folder: Path, together: int = 1) -> dict[str
             inputs = [digests[name] for name in stage.needs]
             inputs += [file_identity(file, DECISIVE) for file in stage.reads]
             digests[stage.name] = hashlib.sha256(json.dumps([stage.command, inputs]).encode()).hexdigest()
-            threads = max(1, _cores() // together) if beside else None
+            threads = max(1, cpu_count() // together) if beside else None
             place = f"[{number}/{len(stages)}] {stage.name}"
             tasks[stage.name] = Task(stage, folder, place, inputs, digests[stage.name], threads)
         if beside:
@@ -189,10 +190,6 @@ def _side_by_side(tasks: Mapping[str, Task], together: int) -> dict[str, float]:
         if error is not None and not isinstance(error, CancelledError):
             raise error
     return {name: future.result() for name, future in futures.items()}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_stamp(stamp: Path, record: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class Training(NamedTuple):
 
     def started_from(self, folder: Path) -> Path:
         """The weights that it starts from."""
-        return folder / "classifier" / self.start / f"seed{self.seed}" / SYNTHETIC.name / "model.safetensors"
+        return self._replace(group=self.start).models(folder) / SYNTHETIC.name / "model.safetensors"
 
 
 def planned_trainings(size: Size) -> list[Training]:

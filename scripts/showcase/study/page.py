@@ -86,10 +86,9 @@ def _arms(folder: Path, size: Size, page: Page, answers: Mapping[Arm, Answers], 
         "trained on: an arm with more volumes sees each of them less often, and gets no more steps."
     )
     judged = {str(arm): judge(one, draw(one)).estimates()[MAIN] for arm, one in answers.items()}
-    pictures = folder / "pictures"
-    draw_forest(judged, pictures / "arms.png", ceiling(folder))
+    pictures, many = folder / "pictures", ceiling(folder)
+    draw_forest(judged, pictures / "arms.png", many)
     draw_rocs({str(arm): (one, judged[str(arm)]) for arm, one in answers.items()}, pictures / "roc.png")
-    many = ceiling(folder)
     note = "" if many is None else f" Dotted: {size.ceiling:,} real patients, {many}."
     section.figure(pictures / "arms.png", f"AUC of each arm, mean of its seeds; shaded: the arm of real volumes.{note}")
     table = pd.read_csv(folder / "results" / "arms" / "arms.csv")
