@@ -24,9 +24,9 @@ def acquire(canvas: Canvas, spacing: Point, protocol: Protocol, rng: np.random.G
     gain = rng.uniform(0.9, 1.08)
     noise = protocol.noise * 700 / rng.uniform(25, 40)
     t2, high_b, adc = canvas.images
-    if protocol.t2_contrast != 1:  # the peripheral zone keeps its signal
+    if protocol.t2_contrast != 1:  # the peripheral zone keeps its signal; textures may go below 0
         bright = TISSUE["peripheral"][0]
-        t2 = bright * (t2 / bright) ** np.float32(protocol.t2_contrast)
+        t2 = bright * (np.maximum(t2, 0) / bright) ** np.float32(protocol.t2_contrast)
     thick = max(protocol.slice_mm**2 - spacing[2] ** 2, 0) ** 0.5 * BOX
     blur = (protocol.blur_mm, protocol.blur_mm, thick)
     volumes = {

@@ -50,3 +50,10 @@ def test_thick_slices_blur_along_z_alone():
         t2 = make_case(11, GRIDS["demo"], 0.5, name).volumes["axt2"].astype(float)
         edges[name] = np.abs(np.diff(t2, axis=2)).mean() / np.abs(np.diff(t2, axis=0)).mean()
     assert edges[thick] < edges[sharp]
+
+
+def test_a_scanner_of_more_contrast_images_what_textures_have_taken_below_zero():
+    """In this patient the signal of a few voxels is negative, which no power can be taken of."""
+    assert protocol("Home", 1.0).t2_contrast != 1
+    with np.errstate(invalid="raise"):
+        make_case(7_000_044, GRIDS["demo"], 1.0, "Home")
