@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from joblib import cpu_count
 from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
@@ -92,7 +93,7 @@ def simulate(
     if not names or privacy not in FILTERS:
         raise UserError(f"{here} holds {len(names)} files of sites (*.yaml), privacy is {privacy!r}; give one of each")
     os.environ[SITES] = str(here)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(names))))  # they share a machine
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // len(names))))  # they share a machine
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / "model.safetensors"
     job = federation("federation", Path(start).resolve(), kept, overlays, len(names), rounds, epochs, privacy)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import ignite.distributed as idist
 import torch
+from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -49,8 +49,7 @@ def loading_processes(given: int | None) -> int:
         return given
     if not torch.cuda.is_available():
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(USUAL, cores // idist.get_nproc_per_node() - 1))
+    return max(0, min(USUAL, cpu_count() // idist.get_nproc_per_node() - 1))
 
 
 def data_loader(

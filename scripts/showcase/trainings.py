@@ -8,7 +8,6 @@ them from the start.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from joblib import cpu_count
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.classifier.arms import ARMS
@@ -100,7 +100,7 @@ def generator_chain(folder: Path, size: Size, tests: int) -> list[Stage]:
             "phantom",
             module(
                 "phantom", "make",
-                output_dir=data, cases=size.cases, test_fraction=tests / size.cases, workers=os.cpu_count() or 1,
+                output_dir=data, cases=size.cases, test_fraction=tests / size.cases, workers=cpu_count(),
             ),
         ),
         Stage("embed", module("encode_reports", data_dir=data, encoder=DEMO_T5), ("phantom",)),

@@ -126,7 +126,7 @@ def test_four_processes_load_where_there_is_a_gpu_and_cores_for_them(
     monkeypatch, given, gpu, cores, processes, expected
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(loading, "cpu_count", lambda: cores)
     monkeypatch.setattr(idist, "get_nproc_per_node", lambda: processes)
     assert loading.loading_processes(given) == expected
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import sys
 
 import pytest
@@ -98,3 +99,13 @@ def test_every_import_of_a_bundle_is_found(repo_root, bundle):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scripts."):
                 assert node.module in files
     assert not {name for name in files if name.startswith(("scripts.package", "scripts.showcase"))}
+
+
+@pytest.mark.parametrize("bundle", ["vae", "ccella_ldm", "classifier"])
+def test_the_metadata_of_a_bundle_names_every_package_that_its_code_imports(repo_root, bundle):
+    configs = repo_root / "bundles" / bundle / "configs"
+    needed = needed_packages(
+        reached(repo_root / "scripts", [path.read_text() for path in configs.rglob("*.yaml")]).values()
+    )
+    told = json.loads((configs / "metadata.json").read_text())["required_packages_version"]
+    assert needed.keys() - {"monai", "numpy", "torch"} <= told.keys()

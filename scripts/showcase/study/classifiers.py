@@ -124,7 +124,7 @@ def classifier_stages(folder: Path, size: Size, seed: int, epochs: Mapping[Train
     tests = tuple(f"test_{training.name}" for training in tested if training.group == "arms")
     return [
         *(_train(folder, size, seed, training, epochs[training]) for training in trained),
-        *(_test(folder, training) for training in tested),
+        *(_test(folder, size, training) for training in tested),
         Stage("arms", module("classifier.arms", results_dir=folder / "results" / "arms"), tests),
     ]
 
@@ -135,7 +135,7 @@ def _train(folder: Path, size: Size, seed: int, training: Training, epochs: int)
     command = bundle(
         "classifier", "train", ("demo",) if training.begins is None else ("demo", "finetune"),
         dataset_dir=folder / training.data, synthetic_dir=folder / training.volumes, **training.arm.switches,
-        models_dir=training.models(folder), channels=STUDIED, validation_fraction=size.regime.validation,
+        models_dir=training.models(folder), **_looked_at(size), validation_fraction=size.regime.validation,
         real_fraction=1 / training.one_in, batch_size=size.regime.batch, epochs=epochs, val_interval=epochs,
         keep="last", seed=seed_of(seed, training), **begins,
     )  # fmt: skip
@@ -143,10 +143,16 @@ def _train(folder: Path, size: Size, seed: int, training: Training, epochs: int)
     return Stage(f"train_{training.name}", command, needs, training.models(folder) / training.arm.name, beside=True)
 
 
-def _test(folder: Path, training: Training) -> Stage:
+def _test(folder: Path, size: Size, training: Training) -> Stage:
     command = bundle(
         "classifier", "inference", ("demo",),
-        dataset_dir=folder / "data", **training.arm.switches, models_dir=training.models(folder), channels=STUDIED,
+        dataset_dir=folder / "data", **training.arm.switches, models_dir=training.models(folder), **_looked_at(size),
         output_dir=folder / "results" / training.group / f"seed{training.seed}", saliency=0,
     )  # fmt: skip
     return Stage(f"test_{training.name}", command, (f"train_{training.name}",), beside=True)
+
+
+def _looked_at(size: Size) -> dict[str, object]:
+    """Options that say what a classifier sees of a volume."""
+    regime = size.regime
+    return {"channels": STUDIED, "spacing": list(regime.spacing), "spatial_size": list(regime.spatial_size)}
