@@ -42,8 +42,7 @@ from scripts.showcase.stages import (
 
 FOLDER = Path(__file__).resolve().parent
 FEDERATED, POOLED = "federated", "pooled"
-# Of the classifier, wherever it is trained here: a federation takes no more steps than a site, whose cases are few.
-FEW_CASES = {"batch_size": 4}
+SEQUENCES = ["axt2", "b1600", "adc"]  # that the classifier sees; of T2w alone it would learn nothing in so few steps
 # Of the generator, wherever it is trained here: few steps from weights that have learnt much.
 FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8, "val_fraction": 0.1}
 
@@ -57,13 +56,13 @@ class Size:
     train: int  # phantom patients of each institution
     tests: int  # and those that its models are judged on
     reports: int  # of these, whose reports the federated generator makes a volume of
-    classifier: tuple[int, int]  # rounds, epochs of a round; the others train as many epochs in one go
-    generator: tuple[int, int]
+    classifier: tuple[int, int]  # rounds, epochs of a round; the others train as many steps in one go
+    generator: tuple[int, int]  # the same, but as many epochs
 
 
 SIZES = {
     "smoke": Size(train=16, tests=8, reports=2, classifier=(2, 1), generator=(2, 1)),
-    "short": Size(train=110, tests=40, reports=8, classifier=(5, 2), generator=(2, 1)),
+    "short": Size(train=110, tests=40, reports=8, classifier=(8, 2), generator=(2, 1)),
     "long": Size(train=400, tests=130, reports=40, classifier=(8, 1), generator=(8, 1)),
 }
 
@@ -160,23 +159,24 @@ def federate(kind: str, folder: Path, start: Path, overlays: str, rounds: tuple[
 def classifier_stages(folder: Path, size: Size, names: list[str], seed: int) -> list[Stage]:
     """Train it federated, alone and pooled, and let each predict the tests of all institutions."""
     kind, data, (rounds, epochs) = "classifier", folder / "data", size.classifier
+    learning = {"channels": SEQUENCES, "batch_size": 8}
     values = {
-        name: {"dataset_dir": data / name, "models_dir": folder / kind / "at_sites" / name, "seed": seed, **FEW_CASES}
+        name: {"dataset_dir": data / name, "models_dir": folder / kind / "at_sites" / name, "seed": seed, **learning}
         for name in names
     }
     stages = [federate(kind, folder, folder / "start.safetensors", "demo,federated", size.classifier, values)]
     for name in [*names, POOLED]:
         command = bundle(
             kind, "train", ("demo",),
-            dataset_dir=data / name, models_dir=folder / kind / name, epochs=rounds * epochs, seed=seed,
-            **FEW_CASES,
+            dataset_dir=data / name, models_dir=folder / kind / name, seed=seed, **learning,
+            epochs=max(1, round(rounds * epochs / (len(names) if name == POOLED else 1))),  # so all take as many steps
         )  # fmt: skip
         needs = tuple(f"phantom_{one}" for one in (names if name == POOLED else [name]))
         stages.append(Stage(f"{kind}_{name}", command, needs, folder / kind / name))
     for name in [FEDERATED, *names, POOLED]:
         file = classifier_file(folder, name)
         command = bundle(
-            kind, "inference", ("demo",), dataset_dir=data / POOLED, model_file=file, saliency=0,
+            kind, "inference", ("demo",), dataset_dir=data / POOLED, model_file=file, saliency=0, channels=SEQUENCES,
             output_dir=folder / "classes" / name,
         )  # fmt: skip
         stages.append(Stage(f"classes_{name}", command, (f"{kind}_{name}",)))
@@ -227,6 +227,7 @@ def begin_classifier(path: Path, seed: int) -> None:
     """Random weights of the demo's classifier, with the header that inference reads, for the server to begin with."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLES / "classifier" / "configs" / f"{name}.yaml") for name in ("train", "demo")])
+    parser["channels"] = SEQUENCES
     torch.manual_seed(seed)
     network = parser.get_parsed_content("network_def")
     seen = {name: parser.get_parsed_content(name) for name in ("arm", "channels", "centre", "spacing", "spatial_size")}

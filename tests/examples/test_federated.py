@@ -151,16 +151,18 @@ def test_every_option_of_every_stage_exists_and_what_it_needs_comes_before(tmp_p
     assert all(set(stage.needs) <= set(found[:number]) for number, stage in enumerate(chain))
 
 
-def test_all_train_as_many_epochs_from_the_same_values(tmp_path):
+def test_all_train_as_long_from_the_same_values(tmp_path):
+    """The classifier as many steps, of two institutions' cases in half the epochs; the generator as many epochs."""
     size, names = SIZES["short"], ["North", "East"]
     for learn, kind in ((classifier_stages, "classifier"), (generator_stages, "ccella_ldm")):
         told = {}
         for stage in learn(tmp_path, size, names, 0):
             options = dict(pairwise(stage.command))
             if stage.name == f"{kind}_federated":
-                told["federated"] = str(int(options["--rounds"]) * int(options["--epochs"]))
+                told["federated"] = int(options["--rounds"]) * int(options["--epochs"])
             elif "--epochs" in options:
-                told[stage.name] = options["--epochs"]
+                times = len(names) if stage.name == "classifier_pooled" else 1
+                told[stage.name] = times * int(options["--epochs"])
         assert len(told) == 4
         assert len(set(told.values())) == 1
         site = yaml.safe_load((tmp_path / kind / "sites" / "East.yaml").read_text())

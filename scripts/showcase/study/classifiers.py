@@ -131,13 +131,15 @@ def classifier_stages(folder: Path, size: Size, seed: int, epochs: Mapping[Train
 
 def _train(folder: Path, size: Size, seed: int, training: Training, epochs: int) -> Stage:
     """The weights of the last epoch are kept: validation chooses the threshold alone, once for every classifier."""
-    begins = {} if training.begins is None else {"initial_weights": training.started_from(folder)}
+    starts: dict[str, object] = {"lr": size.regime.rate}  # of `finetune.yaml` where it goes on from another
+    if training.begins is not None:
+        starts = {"initial_weights": training.started_from(folder)}
     command = bundle(
         "classifier", "train", ("demo",) if training.begins is None else ("demo", "finetune"),
         dataset_dir=folder / training.data, synthetic_dir=folder / training.volumes, **training.arm.switches,
         models_dir=training.models(folder), **_looked_at(size), validation_fraction=size.regime.validation,
         real_fraction=1 / training.one_in, batch_size=size.regime.batch, epochs=epochs, val_interval=epochs,
-        keep="last", seed=seed_of(seed, training), **begins,
+        keep="last", seed=seed_of(seed, training), **starts,
     )  # fmt: skip
     needs = training.needs if training.begins is None else (*training.needs, f"train_{training.begins}")
     return Stage(f"train_{training.name}", command, needs, training.models(folder) / training.arm.name, beside=True)

@@ -15,6 +15,7 @@ class Regime:
     """What is asked, and of whom; the same in every size but `smoke`, and written down before any of them was run.
 
     Attributes:
+        rate: highest learning rate of a classifier.
         spacing, spatial_size: voxels of the classifiers (mm, number); their field is that of `demo.yaml`.
     """
 
@@ -24,6 +25,7 @@ class Regime:
     elsewhere: str = "Elsewhere"  # another institution, whose scanner and wording differ
     validation: float = 0.2  # share of the training patients that chooses an arm's threshold, and nothing else
     batch: int = 8
+    rate: float = 4e-4
     spacing: tuple[float, float, float] = (1.875, 1.875, 1.875)
     spatial_size: tuple[int, int, int] = (38, 38, 28)
 
