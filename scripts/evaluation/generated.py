@@ -136,7 +136,7 @@ def _from_features(
     rest = {"phantom": made["phantom"][:0]}
     if others:
         rest = features_of(_paths(others), "other generated volumes", {"phantom": extractors["phantom"]})
-    reference = train["phantom"]
+    reference = torch.cat([train["phantom"], test["phantom"]])  # all real ones: either list may be short
     for vectors in filter(None, (train, test, made, again, rest)):
         vectors["phantom"] = features.standardised(vectors["phantom"], reference)
     rows = {"generated": made, "real train": train} | ({"reconstructed test": again} if again else {})

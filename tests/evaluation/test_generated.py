@@ -47,6 +47,16 @@ def test_costly_features_are_computed_of_test_volumes_only_and_copies_found_amon
     assert dict(zip(near["folder"], near["nearest"], strict=True)) == {name: name for name in rows if name in "ab"}
 
 
+def test_training_volumes_that_are_few_and_alike_do_not_blow_up_distances(root):
+    different(root)
+    for name in "ab":
+        write(root / "real", name, values=np.random.default_rng(0).random((8, 8, 8)))
+    for number, name in enumerate("abcd"):
+        write(root / "generated", name, values=np.random.default_rng(9 + number).random((8, 8, 8)))
+    distances = evaluate(root / "real", root / "generated", root / "out")["distances"]
+    assert 0 < distances["phantom: generated to real test"]["frechet"]["value"] < 1e4
+
+
 def test_generated_volumes_that_show_nothing_are_judged_and_told(root, caplog):
     write(root / "generated", "a", values=7)
     read_volumes(root / "real", root / "generated", "axt2")
