@@ -15,16 +15,12 @@ from torch import Tensor
 
 from scripts.common.problems import UserError
 from scripts.evaluation.class_metrics import Estimate, wilson
+from scripts.evaluation.features import standardised
 
 
 def nearest(features: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance to, and index of, the nearest training vector; (n,) each.
-
-    Features are first scaled by the training set's standard deviation, so that no feature counts by its unit.
-    """
-    scale = train.double().std(0).clamp_min(1e-12)
-    distances = torch.cdist(features.double() / scale, train.double() / scale)
-    return distances.min(1)
+    """Distance to, and index of, the nearest training vector; (n,) each."""
+    return torch.cdist(features, train).min(1)
 
 
 def find_copies(
@@ -32,6 +28,8 @@ def find_copies(
     quantile: float = 0.01,
 ) -> tuple[pd.DataFrame, Estimate]:  # fmt: skip
     """Flag generated volumes that lie nearer to a training case than real test cases do.
+
+    Features are taken in standard deviations of all real volumes, so that none counts by its unit.
 
     Args:
         generated, train, test: features (n, D) of generated, real training and real test volumes.
@@ -47,6 +45,8 @@ def find_copies(
     """
     if len(train) < 2 or len(test) < 1:
         raise UserError(f"copy detection needs real cases, got {len(train)} training and {len(test)} test cases")
+    reference = torch.cat([train, test]).double()
+    generated, train, test = (standardised(vectors.double(), reference) for vectors in (generated, train, test))
     usual, _ = nearest(test, train)
     distance, index = nearest(generated, train)
     limit = torch.quantile(usual, quantile, interpolation="lower")

@@ -160,6 +160,13 @@ def test_copies_are_flagged_and_others_are_not():
     assert frame["distance"].is_monotonic_increasing
 
 
+def test_a_feature_in_which_training_cases_are_alike_does_not_choose_the_nearest():
+    train = torch.tensor([[0.0, 0.0], [1e-9, 5.0]])
+    made = torch.tensor([[2e-9, 0.01]])
+    frame, _ = find_copies(made, train, normal(20, 2, 0), generated_names=["g"], train_names=["near", "far"])
+    assert frame["nearest"].tolist() == ["near"]
+
+
 def test_copies_do_not_depend_on_a_features_unit():
     train, test, made = normal(30, 4, 0), normal(30, 4, 1), normal(30, 4, 2)
     unit = torch.tensor([1.0, 1000.0, 0.01, 5.0])
