@@ -589,6 +589,6 @@ def test_metadata_follows_the_schema(bundle):
 
 
 def test_network_fits_its_metadata(bundle):
-    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml", "t2w.yaml")]
     meta = str(bundle / "configs" / "metadata.json")
     assert verify_net_in_out("latent_denoiser", meta_file=meta, config_file=files, device="cpu", n=1) is None
