@@ -13,13 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.common.problems import UserError
 from scripts.evaluation.class_metrics import markdown
-from scripts.showcase.bench import cells, reconstruct_stage, reference_rows
+from scripts.showcase.bench import reconstruct_stage
+from scripts.showcase.comparison import cells, read_judged, reference_rows, table
 from scripts.showcase.stages import DEMO_LDM, DEMO_VAE, REPOSITORY, Stage, bundle, run_stages
 
 Setting = dict[str, Any]
@@ -50,13 +49,9 @@ def guidance(dataset_dir: str, output_dir: str = "out/guidance", settings: str =
     if not (data / "lesions.csv").is_file():
         raise UserError(f"dataset_dir {data} holds no lesions.csv: give phantoms, whose truth is known")
     run_stages(stages(data, folder, chosen), folder)
-    figures = [
-        json.loads((folder / "judged" / key(one) / "metrics.json").read_text(encoding="utf-8")) for one in chosen
-    ]
-    rows = reference_rows(figures[0])
-    rows |= {title(one): cells(judged, *("generated",) * 3) for one, judged in zip(chosen, figures, strict=True)}
-    shown = pd.DataFrame.from_dict(rows, orient="index").rename_axis("volumes").drop(columns=["s a volume"])
-    text = markdown(shown.fillna("–"))
+    judged = {title(one): read_judged(folder / "judged" / key(one)) for one in chosen}
+    rows = reference_rows(next(iter(judged.values()))) | {name: cells(found) for name, found in judged.items()}
+    text = markdown(table(rows))
     with atomic(folder / "guidance.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     print(text)

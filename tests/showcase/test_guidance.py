@@ -7,6 +7,7 @@ import json
 import pytest
 
 from scripts.common.problems import UserError
+from scripts.data.datalists import SEQUENCES
 from scripts.showcase.guidance import SETTINGS, guidance, key, stages, title
 
 
@@ -19,6 +20,15 @@ def test_every_option_exists_and_no_two_settings_share_a_folder(tmp_path, wrong_
     assert tmp_path / "worse.safetensors" in reads[f"generate_{key(worse)}"]  # another file of that name: done anew
     folders = [stage.makes for stage in chain if stage.makes]
     assert len(set(folders)) == len(folders) == len(SETTINGS) + 2
+
+
+def test_everything_is_made_of_all_sequences_so_that_the_analyser_sees_them(tmp_path, values_of):
+    chain = {stage.name: values_of(stage.command) for stage in stages(tmp_path / "data", tmp_path, SETTINGS)}
+    assert chain["reconstruct"]["sequences"] == list(SEQUENCES)
+    made = [values["channels"] for name, values in chain.items() if name.startswith("generate_")]
+    assert made == [list(SEQUENCES)] * len(SETTINGS)
+    judges = [values for name, values in chain.items() if name.startswith("judge_")]
+    assert {values["reconstructed_dir"] for values in judges} == {chain["reconstruct"]["output_dir"]}
 
 
 def test_the_table_has_a_row_for_each_setting(tmp_path, monkeypatch, capsys):
