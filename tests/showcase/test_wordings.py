@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from scripts.common.problems import UserError
+from scripts.data.datalists import SEQUENCES
 from scripts.data.grid import GRIDS
 from scripts.data.nifti import save_nifti
+from scripts.evaluation.adherence import look_at
 from scripts.phantom.imaging import make_case
 from scripts.showcase import wordings
 
@@ -18,7 +20,7 @@ SECRET = "a wording that nobody else has"
 
 def report(number: int, kind: str, **changes: object) -> dict:
     """What a phantom's report would name."""
-    findings = make_case(number, GRIDS["demo"], 0.0).findings
+    findings = make_case(number, GRIDS["demo"]).findings
     lesion = next(iter(findings.lesions), None)
     told = lesion and {
         "zone": lesion.zone, "side": lesion.side, "level": lesion.level,
@@ -36,17 +38,21 @@ def typed(tmp_path, monkeypatch):
 
     def generate(stages, folder):
         for entry in json.loads((folder / "data" / "test.json").read_text()):
-            case = make_case(int(entry["folder"].removeprefix("typed_")), GRIDS["demo"], 0.0)
-            save_nifti(folder / "volumes" / entry["folder"] / "axt2.nii.gz", case.volumes["axt2"], case.affine)
+            case = make_case(int(entry["folder"].removeprefix("typed_")), GRIDS["demo"])
+            for name, volume in case.volumes.items():
+                save_nifti(folder / "volumes" / entry["folder"] / f"{name}.nii.gz", volume, case.affine)
 
     monkeypatch.setattr(wordings, "run_stages", generate)
     return tmp_path / "typed.json"
 
 
-def test_shares_are_of_the_reports_of_one_set(typed, tmp_path, capsys):
-    assert make_case(4, GRIDS["demo"], 0.0).findings.lesions[0].side == "right"  # which the report has wrong
+def test_shares_are_of_the_reports_of_one_set_by_all_that_a_volume_shows(typed, tmp_path, capsys, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(wordings, "look_at", lambda paths: looked_at.append([*paths]) or look_at(paths))
+    assert make_case(4, GRIDS["demo"]).findings.lesions[0].side == "right"  # which the report has wrong
     wordings.wordings(str(typed), "choose", str(tmp_path / "out"))
     rows = pd.read_csv(tmp_path / "out" / "choose.csv").set_index("id")["all"]
+    assert looked_at == 3 * [list(SEQUENCES)]
     assert rows.to_dict() == {"typed_5": True, "typed_3": True, "typed_4": False}
     told = capsys.readouterr().out
     assert "0.667" in told
@@ -66,9 +72,12 @@ def test_another_file_is_told(tmp_path, content):
         wordings.read_typed(str(tmp_path / "typed.json"), "choose")
 
 
-def test_the_command_has_options_that_exist(typed, tmp_path, monkeypatch, wrong_options):
+def test_the_command_has_options_that_exist_and_makes_all_sequences(
+    typed, tmp_path, monkeypatch, wrong_options, values_of
+):
     commands = []
     monkeypatch.setattr(wordings, "run_stages", lambda stages, folder: commands.extend(stages) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         wordings.wordings(str(typed), "judge", str(tmp_path / "out"))
     assert wrong_options(commands[0].command) == ""
+    assert values_of(commands[0].command)["channels"] == list(SEQUENCES)
