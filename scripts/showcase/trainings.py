@@ -20,17 +20,18 @@ from joblib import cpu_count
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.classifier.arms import ARMS
-from scripts.data.datalists import read_datalist
-from scripts.data.images import image_transforms, load_volume
+from scripts.data.datalists import SEQUENCES
+from scripts.data.images import image_transforms
 from scripts.data.montage import montage
-from scripts.showcase.stages import DEMO_T5, Stage, bundle, module, run_stages
+from scripts.showcase.comparison import draw, shown_case
+from scripts.showcase.stages import Stage, bundle, module, run_stages
 from scripts.showcase.subjects import demo_size
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
 from scripts.vae.network import load_vae, maisi_vae
 
 CASES, TESTS = 1000, 20  # phantom patients, and those of them whose reports volumes are made from
-SHOWN = 4  # cases in a picture
+REPORTS, STEPS = 20_000, 3_000  # of the text encoder: a part of what the shipped one had
 SPEED = "images_per_second"
 TRIED = 2  # epochs: in the first kernels are chosen
 
@@ -53,10 +54,12 @@ Chain = Callable[[Size], list[Stage]]
 def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int = TESTS) -> Iterator[Result]:
     """Train VAE, diffusion model and the classifier of real volumes, so many minutes each, start-up among them.
 
-    Data, latents and checkpoints lie in a temporary folder.
+    The text encoder is trained before, in its own number of steps. Data, latents and checkpoints lie in a temporary
+    folder.
 
     Args:
-        output_dir: gets `vae.safetensors` and `ldm.safetensors`, pictures of reconstructions and of generated volumes.
+        output_dir: gets `t5`, `vae.safetensors` and `ldm.safetensors`, pictures of reconstructions and of generated
+            volumes.
 
     Yields:
         the seconds that data take, and of each training epochs, speed and the last validation's figures.
@@ -72,6 +75,7 @@ def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int =
             return generator_chain(folder, size, tests)
 
         seconds = run_stages(_until(generator(size), "embed"), folder)
+        shutil.copytree(folder / "t5", output_dir / "t5", dirs_exist_ok=True)
         yield {"title": "data", **seconds}
         images = (cases - tests) * len(demo_size().sequences)
         size, told = _train(folder, generator, size, "vae", folder / "vae", minutes, images)
@@ -93,8 +97,8 @@ def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int =
 
 
 def generator_chain(folder: Path, size: Size, tests: int) -> list[Stage]:
-    """The stages up to generated volumes, with the shipped text encoder and a VAE of its own."""
-    data, vae, ldm, latents = folder / "data", folder / "vae", folder / "ldm", folder / "latents"
+    """The stages up to generated volumes, with a text encoder and a VAE of its own."""
+    data, vae, ldm, latents, encoder = (folder / name for name in ("data", "vae", "ldm", "latents", "t5"))
     vae_file = vae / "model.safetensors"
     return [
         Stage(
@@ -104,7 +108,8 @@ def generator_chain(folder: Path, size: Size, tests: int) -> list[Stage]:
                 output_dir=data, cases=size.cases, test_fraction=tests / size.cases, workers=cpu_count(),
             ),
         ),
-        Stage("embed", module("encode_reports", data_dir=data, encoder=DEMO_T5), ("phantom",)),
+        Stage("t5", module("phantom.tiny_t5", output_dir=encoder, reports=REPORTS, steps=STEPS)),
+        Stage("embed", module("encode_reports", data_dir=data, encoder=encoder), ("phantom", "t5")),
         Stage(
             "vae_train",
             bundle(
@@ -197,26 +202,20 @@ def last_figures(trained: Path) -> dict[str, float]:
 
 
 def show_reconstructions(folder: Path, path: Path) -> None:
-    """Draw test volumes, each above what the VAE makes of it."""
+    """Draw all sequences of a test case, each above what the VAE makes of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vae = load_vae(maisi_vae(**demo_size().vae), folder / "vae" / "model.safetensors", device)
-    read, volumes, titles = image_transforms(("axt2",)), [], []
-    for case in read_datalist(folder / "data" / "test.json", folder / "data")[: SHOWN // 2]:
-        _, spacing, _ = load_volume(case["axt2"])
-        image = read(case)["axt2"].as_tensor()[None].to(device)
+    case, volumes, titles = shown_case(folder / "data"), [], []
+    images = image_transforms(SEQUENCES)(case)
+    for name in SEQUENCES:
+        image = images[name].as_tensor()[None].to(device)
         made = decode(vae, encode(vae, image)[0])
         volumes += [image[0, 0].cpu().numpy(), made[0, 0].cpu().numpy()]
-        titles += [f"{case['folder']}", f"{case['folder']}, reconstructed"]
-    montage(volumes, titles, spacing, path)
+        titles += [f"{case['folder']}, {name}", f"{case['folder']}, {name}, reconstructed"]
+    montage(volumes, titles, case["spacing"], path)
 
 
 def show_generated(folder: Path, path: Path) -> None:
-    """Draw volumes that were made from test reports, each below the case whose report it was."""
-    volumes, titles = [], []
-    for case in read_datalist(folder / "data" / "test.json", folder / "data")[: SHOWN // 2]:
-        (real, spacing, _), (made, _, _) = (
-            load_volume(place / case["folder"] / "axt2.nii.gz") for place in (folder / "data", folder / "volumes")
-        )
-        volumes += [real, made]
-        titles += [f"{case['folder']}", f"{case['folder']}, generated from its report"]
-    montage(volumes, titles, spacing, path)
+    """Draw all sequences of a test case, each above what was made from its report."""
+    case = shown_case(folder / "data")
+    draw(case, folder / "data", {"generated from its report": folder / "volumes"}, SEQUENCES, path)

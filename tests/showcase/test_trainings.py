@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.data.datalists import SEQUENCES
+from scripts.data.grid import Grid
+from scripts.phantom import tiny_t5
+from scripts.phantom.dataset import write_dataset
 from scripts.showcase import trainings
 from scripts.showcase.stages import Stage
+from scripts.showcase.subjects import demo_size
+from scripts.vae.network import maisi_vae, save_vae
 
 
 @pytest.mark.parametrize(
@@ -30,6 +36,28 @@ def test_every_stage_can_be_typed_and_makes_few_volumes(tmp_path, wrong_options)
     assert phantom.count("--test_fraction") == 1
     assert phantom[phantom.index("--test_fraction") + 1] == "0.1"
     assert generate[generate.index("--splits") + 1] == "['test']"
+
+
+def test_the_networks_fit_each_other_and_make_all_sequences(tmp_path, values_of):
+    chain = {stage.name: stage for stage in trainings.generator_chain(tmp_path, trainings.Size(cases=40), tests=4)}
+    values = {name: values_of(stage.command) for name, stage in chain.items()}
+    assert values["vae_train"]["sequences"] == values["vae_encode"]["sequences"] == list(SEQUENCES)
+    assert values["ldm_train"]["channels"] == values["generate"]["channels"] == list(SEQUENCES)
+    assert values["ldm_train"]["network_def"]["input_dim"] == tiny_t5.WIDTH
+    assert "width" not in values["t5"]
+    assert values["embed"]["encoder"] == values["t5"]["output_dir"]
+    assert {"phantom", "t5"} <= set(chain["embed"].needs)
+
+
+def test_pictures_show_what_the_networks_made(tmp_path):
+    write_dataset(tmp_path / "data", 6, 0, Grid((16, 16, 8), (5.0, 5.0, 7.5)), 0.5, 1)
+    (tmp_path / "volumes").symlink_to(tmp_path / "data")
+    (tmp_path / "vae").mkdir()
+    save_vae(maisi_vae(**demo_size().vae), tmp_path / "vae" / "model.safetensors")
+    trainings.show_reconstructions(tmp_path, tmp_path / "reconstructions.png")
+    trainings.show_generated(tmp_path, tmp_path / "generated.png")
+    for name in ("reconstructions", "generated"):
+        assert (tmp_path / f"{name}.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_a_training_is_measured_and_gone_on_with(tmp_path, monkeypatch):
