@@ -346,19 +346,17 @@ def test_metadata_follow_the_official_schema(place, bundle):
 
 
 @pytest.mark.parametrize(
-    ("bundle", "network", "config", "options"),
+    ("bundle", "network", "overlays", "options"),
     [
-        ("vae", "network_def", "inference", {}),
-        ("ccella_ldm", "latent_denoiser", "inference", {}),
-        ("classifier", "network_def", "inference", {}),
+        ("vae", "network_def", ["demo"], {}),
+        ("ccella_ldm", "latent_denoiser", ["demo", "t2w"], {}),
+        ("classifier", "network_def", ["demo"], {"_meta_#network_data_format#inputs#image#spatial_shape": [32] * 3}),
     ],
 )
-def test_networks_take_and_give_what_the_metadata_say(place, bundle, network, config, options):
-    """At the demo's sizes: channels and types do not depend on them."""
+def test_networks_take_and_give_what_the_metadata_say(place, bundle, network, overlays, options):
+    """At the demo's sizes, of T2w alone as the metadata have it: types do not depend on them."""
     configs = place.bundle(bundle) / "configs"
-    if bundle == "classifier":
-        options = {"_meta_#network_data_format#inputs#image#spatial_shape": [32, 32, 32]}
-    files = [str(configs / f"{name}.yaml") for name in (config, "demo")]
+    files = [str(configs / f"{name}.yaml") for name in ("inference", *overlays)]
     meta = str(configs / "metadata.json")
     assert verify_net_in_out(network, meta_file=meta, config_file=files, device="cpu", **options) is None
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import nn
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from scripts.common.problems import UserError
@@ -48,3 +52,33 @@ def half_weights(network: nn.Module, dtype: torch.dtype | None) -> None:
         if isinstance(module, CAST):
             for weight in module.parameters(recurse=False):
                 weight.data = weight.data.to(dtype)
+
+
+class PreciseInferer(SimpleInferer):
+    """Asks the network in the chosen precision: `fp32`, `bf16` or `fp16`, on any device.
+
+    The trainers' own `amp` serves CUDA only; it is on beside this for `fp16`, whose gradients need scaling.
+
+    Args:
+        amp: the precision.
+        device: where the network is.
+        narrowest: cells along x of the smallest map inside the network.
+
+    Raises:
+        UserError: an unknown precision, or one in which this device gives wrong gradients.
+    """
+
+    def __init__(self, amp: str, device: torch.device, narrowest: int) -> None:
+        super().__init__()
+        self.dtype = precision(amp)
+        # oneDNN under PyTorch 2.13 reads memory that it never wrote: NaN at best, a wrong gradient at worst.
+        if amp == "bf16" and device.type == "cpu" and narrowest <= 2:
+            raise UserError(
+                f"amp is bf16 on the CPU, and this network's smallest map has {narrowest} cells along x: there PyTorch "
+                "computes wrong gradients of convolutions; give amp fp32, or volumes of more voxels along x"
+            )
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What the network answers."""
+        with torch.autocast(inputs.device.type, self.dtype, enabled=self.dtype is not None):
+            return super().__call__(inputs, network, *args, **kwargs)

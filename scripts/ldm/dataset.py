@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,18 @@ from torch.utils.data import Dataset
 
 from scripts.common.files import inside
 from scripts.common.problems import Problems, UserError
+from scripts.data.grid import FACTOR, Grid, coordinates
 from scripts.data.latents import read_latent, read_latent_header
 from scripts.engine.randomness import generator_for
 from scripts.ldm.cases import TrainingCase
 from scripts.reports.embeddings import read_embedding
 
 STACKED = ("latent", "noise", "uniform", "focus", "pirads", "spacing", "text_isnull", "class_keep")
+CENTRE = "centre"  # in place of a mask's name
+# Semi-axes in mm, left-right, anterior-posterior and cranio-caudal, of the smallest ellipsoid around the image's centre
+# that holds any phantom's gland of 90 mL, the largest there is, centred within 2.5 mm of it: such a gland measures 33,
+# 24 and 26 mm from its centre, each 3 % more or less, and is no ellipsoid itself (`scripts/phantom/gland.py`).
+CENTRE_MM = (44.0, 31.0, 31.0)
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,22 @@ class Focus:
     """What is small and matters weighs more in the loss: a lesion is ten cells of a latent's thousands.
 
     Attributes:
-        mask: name of a NIfTI mask beside the images, such as `lesions.nii.gz`, on their grid; "" for none.
-        weight: of a latent cell that the mask touches; the others weigh 1.
+        mask: name of a NIfTI mask beside the images, such as `lesions.nii.gz`, on their grid; "" for none; `centre` for
+            an ellipsoid in the middle of every volume, where the gland lies, which asks for no mask.
+        weight: of a latent cell that the mask touches, or whose centre the ellipsoid holds; the others weigh 1.
     """
 
     mask: str = ""
     weight: float = 1.0
 
-    def read(self, folder: Path, shape: Sequence[int]) -> Tensor:
-        """The weights (1, X, Y, Z) of a case, on the latent's grid.
+    def read(self, folder: Path, shape: Sequence[int], spacing: Sequence[float]) -> Tensor:
+        """The weights (1, X, Y, Z) of a case, on the latent's grid; `spacing` is the image's, in mm.
 
         Raises:
             UserError: there is no such mask, it cannot be read, or it is on another grid.
         """
+        if self.mask == CENTRE:
+            return _centre_weights(tuple(shape), tuple(spacing), self.weight)
         try:
             mask = torch.from_numpy(np.asarray(nib.load(inside(folder, self.mask)).dataobj) > 0)
         except (OSError, ValueError, nib.filebasedimages.ImageFileError):
@@ -80,6 +89,14 @@ class Focus:
             raise UserError(f"{self.mask} has {tuple(mask.shape)} voxels, which is not the grid of the latents")
         touched = torch.nn.functional.max_pool3d(mask[None].float(), factors)
         return 1 + (self.weight - 1) * touched
+
+
+@cache  # one tensor for all cases of a grid
+def _centre_weights(shape: tuple[int, int, int], spacing: tuple[float, float, float], weight: float) -> Tensor:
+    """The weights (1, X, Y, Z) of a latent's cells where the image's spacing is that, in mm: the middle weighs more."""
+    grid = Grid(shape, (FACTOR * spacing[0], FACTOR * spacing[1], FACTOR * spacing[2]))
+    radius = sum((axis / semi) ** 2 for axis, semi in zip(coordinates(grid), CENTRE_MM, strict=True))
+    return 1 + (weight - 1) * torch.from_numpy(radius <= 1)[None].float()
 
 
 class Slot(NamedTuple):
@@ -100,7 +117,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         seed: of the run.
         dropout: how often conditions are left out.
         fresh_noise: draw each latent anew in every epoch; else one draw serves all epochs, as the authors store it.
-        focus: where a mask image marks something small (a lesion), how much the loss weighs there.
+        focus: where the loss weighs more, and how much: under a mask of something small (a lesion), or in the middle.
         cache: keep all latents and embeddings in memory.
     """
 
@@ -189,12 +206,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return (sum(cells[0] for cells in channels), *channels[0][1:])
 
     def _read_weights(self) -> dict[str, Tensor]:
-        """The weights of every case that has a mask; all problems are told at once."""
+        """The weights of every case, where some places weigh more; all problems are told at once."""
         problems, weights = Problems("focus masks"), {}
         if self.focus.mask:
             for case in self.cases:
                 try:
-                    weights[case.folder] = self.focus.read(self.root / case.folder, self.shape[1:])
+                    weights[case.folder] = self.focus.read(self.root / case.folder, self.shape[1:], case.spacing)
                 except UserError as error:
                     problems.add(case.folder, str(error))
         problems.raise_if_any()

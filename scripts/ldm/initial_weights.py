@@ -31,6 +31,8 @@ FETCH_THEM = (
     "github.com/NVIDIA-Medtech/NV-Generate-CTMR says where NVIDIA keeps MAISI's diffusion U-Net and under which of its "
     "licences; put the file into bundles/ccella_ldm/models, or leave pretrained_unet empty"
 )
+# Where the U-Net takes latents in and gives its answer: the axis of their channels.
+CHANNELS = {"conv_in.conv.weight": 1, "out.2.conv.weight": 0, "out.2.conv.bias": 0}
 # The parts of the U-Net's time embedding, in the order in which they stand side by side.
 EMBEDDINGS = ("time_embed", "pirads_layer", "top_region_index_layer", "bottom_region_index_layer", "spacing_layer")
 
@@ -113,11 +115,12 @@ def load_pretrained_unet(
     """Load a MAISI U-Net from MONAI, or any checkpoint read by `load_weights`, into the network's U-Net.
 
     What both have in the same shape is copied. What only one has is left out and logged: a published MAISI file has
-    layers for body regions and modality, and its time embedding is wider or narrower than one with a class vector.
+    layers for body regions and modality, and its time embedding is wider or narrower than one with a class vector. A
+    U-Net of one image becomes one of several sequences: each of them begins as the one image.
 
     Args:
         freeze: what was copied does not learn; what was not copied does, and with it the projections of the time
-            embedding that got columns for a class.
+            embedding that got columns for a class, and the first and last convolution where sequences were added.
 
     Returns:
         the names in the file that were skipped, and the names in the U-Net that stay as they were.
@@ -147,6 +150,8 @@ def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freez
                 merged[name] = columns
         elif own[name].shape == theirs[name].shape:
             merged[name] = theirs[name]
+        elif (repeated := _for_sequences(own[name], theirs[name], name)) is not None:
+            merged[name] = repeated
         else:
             wrong.append(name)
     if wrong or "conv_in.conv.weight" not in merged:
@@ -161,12 +166,27 @@ def _merge_unet(path: Path, theirs: Mapping[str, Tensor], network: CCELLA, freez
     if freeze:
         grown = not set(_parts(own)) <= set(_parts(theirs))  # columns for the class are new, and must learn
         for name, parameter in network.unet.named_parameters():
-            parameter.requires_grad_(name in missing or (grown and name.endswith("time_emb_proj.weight")))
+            other = name in theirs and parameter.shape != theirs[name].shape and name in CHANNELS
+            parameter.requires_grad_(name in missing or other or (grown and name.endswith("time_emb_proj.weight")))
     logger.info("%s: %d U-Net parameters copied, %d skipped, %d new", path, len(merged), len(skipped), len(missing))
     for kind, names in (("skipped, not in this network", skipped), ("new, not in the file", missing)):
         if names:
             logger.info("%s: %s", kind, ", ".join(names))
     return skipped, missing
+
+
+def _for_sequences(own: Tensor, theirs: Tensor, name: str) -> Tensor | None:
+    """Give the first or last convolution of a U-Net of one image to one of several sequences.
+
+    The same image in all sequences is answered in all of them as the one image was. None where it does not fit.
+    """
+    if name not in CHANNELS or own.shape[axis := CHANNELS[name]] % theirs.shape[axis]:
+        return None
+    times = own.shape[axis] // theirs.shape[axis]
+    repeated = torch.cat([theirs] * times, axis)
+    if repeated.shape != own.shape:
+        return None
+    return repeated / times if axis else repeated  # the first convolution adds up what it sees
 
 
 def _transplant_columns(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> Tensor | None:

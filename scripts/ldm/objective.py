@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from monai.engines.utils import PrepareBatch
-from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from scripts.common.problems import UserError
-from scripts.engine.precision import precision
 from scripts.ldm.latent_scale import normalised
 from scripts.ldm.loss import JointLoss
 from scripts.ldm.schedule import check_prediction, noise_process, training_timesteps
@@ -126,36 +123,6 @@ def min_snr(signal: Tensor, prediction: str, gamma: float) -> Tensor:
     """
     ratio = signal / (1 - signal)
     return ratio.clamp(max=gamma) / (ratio if prediction == "noise" else ratio + 1)
-
-
-class PreciseInferer(SimpleInferer):
-    """Asks the network in the chosen precision: `fp32`, `bf16` or `fp16`, on any device.
-
-    The trainer's own `amp` serves CUDA only; it is on beside this for `fp16`, whose gradients need scaling.
-
-    Args:
-        amp: the precision.
-        device: where the network is.
-        narrowest: cells along x of the smallest map inside the network.
-
-    Raises:
-        UserError: an unknown precision, or one in which this device gives wrong gradients.
-    """
-
-    def __init__(self, amp: str, device: torch.device, narrowest: int) -> None:
-        super().__init__()
-        self.dtype = precision(amp)
-        # oneDNN under PyTorch 2.13 reads memory that it never wrote: NaN at best, a wrong gradient at worst.
-        if amp == "bf16" and device.type == "cpu" and narrowest <= 2:
-            raise UserError(
-                f"amp is bf16 on the CPU, and this network's smallest map has {narrowest} cells along x: there PyTorch "
-                "computes wrong gradients of convolutions; give amp fp32, or volumes of more voxels along x"
-            )
-
-    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What the network answers."""
-        with torch.autocast(inputs.device.type, self.dtype, enabled=self.dtype is not None):
-            return super().__call__(inputs, network, *args, **kwargs)
 
 
 class WeightedLoss(nn.Module):

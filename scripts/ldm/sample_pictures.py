@@ -22,7 +22,7 @@ from scripts.ldm.sampling import case_generator, case_seed, sample
 from scripts.ldm.schedule import make_scheduler
 from scripts.networks.ccella import CCELLA
 from scripts.vae.decode import decode
-from scripts.vae.network import LATENT_CHANNELS, load_vae, vae_fingerprint
+from scripts.vae.network import LATENT_CHANNELS, is_vae, load_vae, vae_fingerprint
 
 
 class SamplePictures(TensorBoardHandler):
@@ -66,10 +66,11 @@ class SamplePictures(TensorBoardHandler):
         super().__init__(log_dir=log_dir)
         self.network, self.examples, self.prepare = network, examples, prepare
         self.vae = load_vae(vae, vae_file)
-        trained, given = examples.cases[0].fingerprint, vae_fingerprint(self.vae)
-        if trained not in (None, given):
+        trained = examples.cases[0].fingerprint
+        if not is_vae(self.vae, trained):
             raise UserError(
-                f"the latents were made by VAE {trained}, but vae_file holds VAE {given}; give the one that made them"
+                f"the latents were made by VAE {trained}, but vae_file holds VAE {vae_fingerprint(self.vae)}; give the "
+                "one that made them"
             )
         self.channels, self.every, self.count = channels, every, min(count, len(examples))
         self.schedule = make_scheduler(

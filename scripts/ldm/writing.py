@@ -14,7 +14,6 @@ from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-from scripts.common.identity import fingerprint
 from scripts.common.problems import Problems, UserError
 from scripts.data.case_files import begin, write_case
 from scripts.data.images import scanner_units
@@ -36,7 +35,7 @@ from scripts.ldm.jobs import Job, Jobs
 from scripts.ldm.recipe import Recipe
 from scripts.ldm.sampling import Sample
 from scripts.vae.decode import decode
-from scripts.vae.network import LATENT_CHANNELS, prepare_inference
+from scripts.vae.network import LATENT_CHANNELS, is_vae, prepare_inference, vae_fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +87,10 @@ class VolumeWriter:
         """
         self.recipe, self.jobs, self.vae = recipe, jobs, vae
         trained = recipe.meta.get("vae_fingerprint")
-        if trained is not None and trained != (given := fingerprint(vae.state_dict())):
+        if not is_vae(vae, trained):
             raise UserError(
-                f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {given}; give the VAE "
-                "that encoded the training images"
+                f"the network was trained on latents of VAE {trained}, but vae_file holds VAE {vae_fingerprint(vae)}; "
+                "give the VAE that encoded the training images"
             )
         prepare_inference(vae, PRECISIONS[recipe.amp])
         self.device = next(vae.parameters()).device

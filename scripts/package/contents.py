@@ -22,7 +22,7 @@ from scripts.common.public_weights import ENCODER_FILES
 from scripts.networks.ccella import CCELLA
 from scripts.networks.weights import load_weights
 from scripts.reports.encoder import PADDED, ReportEncoder
-from scripts.vae.network import load_vae, save_vae, vae_fingerprint
+from scripts.vae.network import is_vae, load_vae, save_vae, vae_fingerprint
 
 MODEL, MODEL_PT, VAE, TEXT_ENCODER = (
     f"models/{name}" for name in ("model.safetensors", "model.pt", "vae.safetensors", "text_encoder")
@@ -112,11 +112,10 @@ def collect_generator(parser: ConfigParser) -> Contents:
 def _add_vae(contents: Contents, parser: ConfigParser, trained: str | None, weights: Path) -> None:
     file = parser.get_parsed_content("vae_file")
     vae = load_vae(parser.get_parsed_content("vae_def"), file)
-    own = vae_fingerprint(vae)
-    if trained not in (None, own):
+    if not is_vae(vae, trained):
         raise UserError(
-            f"{weights} was trained on latents of VAE {trained}, and {file} is VAE {own}: what it makes would decode "
-            "to nothing. Give the VAE that encoded the training images (--vae_file)"
+            f"{weights} was trained on latents of VAE {trained}, and {file} is VAE {vae_fingerprint(vae)}: what it "
+            "makes would decode to nothing. Give the VAE that encoded the training images (--vae_file)"
         )
     contents.write[VAE] = lambda target: save_vae(vae, target)
 

@@ -36,6 +36,7 @@ from scripts.showcase.stages import (
 
 # Trainings of the first table: the authors' recipe at our learning rate and at theirs, ours, and one not done here.
 AUTHORS, AUTHORS_RATE, OURS, SHIPPED = "authors", "authors_rate", "ours", "shipped"
+SEQUENCES = "['axt2']"  # that all but the shipped network make, by the overlay t2w, and that all are judged by
 DEMO_RATE = {"lr": 1e-3, "lr_warmup": 200}  # of demo.yaml, in whose place authors.yaml puts the authors'
 Judged = dict[str, dict[str, dict[str, Figure]]]  # what evaluate.yaml writes
 GOALS = "Goals: 20 steps no worse than the authors' 1,000 in every column, adherence ≥ 90 %, class agreement ≥ 95 %."
@@ -116,7 +117,6 @@ def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
                 cases=size.cases,
                 seed=seed,
                 test_fraction=fraction,
-                difficulty=0,  # what the shipped weights have learnt
             ),
         ),
         Stage(
@@ -127,19 +127,22 @@ def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
         ),
         Stage(
             "encode",
-            bundle("vae", "inference", ("demo",), dataset_dir=data, latent_dir=folder / "latents", mode="encode"),
+            bundle(
+                "vae", "inference", ("demo",),
+                dataset_dir=data, sequences=SEQUENCES, latent_dir=folder / "latents", mode="encode",
+            ),
             ("phantom",),
             reads=(DEMO_VAE,),
         ),
-        reconstruct_stage(data, folder / "reconstructions", ("phantom",)),
+        reconstruct_stage(data, folder / "reconstructions", ("phantom",), sequences=SEQUENCES),
     ]  # fmt: skip
 
 
-def reconstruct_stage(data: Path, output_dir: Path, needs: tuple[str, ...] = ()) -> Stage:
+def reconstruct_stage(data: Path, output_dir: Path, needs: tuple[str, ...] = (), **options: object) -> Stage:
     """Give the command that writes what the VAE makes of the test volumes: how near a generator of latents can come."""
     command = bundle(
         "vae", "inference", ("demo",),
-        dataset_dir=data, datalists="['test.json']", output_dir=output_dir, mode="reconstruct",
+        dataset_dir=data, datalists="['test.json']", output_dir=output_dir, mode="reconstruct", **options,
     )  # fmt: skip
     return Stage("reconstruct", command, needs, output_dir, (DEMO_VAE,))
 
@@ -156,7 +159,7 @@ def _train(folder: Path, size: Size, seed: int, training: str) -> Stage:
     overlay = known.get(training, f"variants/{training}")
     rate = DEMO_RATE if training == AUTHORS else {}
     command = bundle(
-        "ccella_ldm", "train", ("demo", overlay),
+        "ccella_ldm", "train", ("demo", "t2w", overlay),
         dataset_dir=folder / "data", latent_dir=folder / "latents", ckpt_dir=folder / "ldm" / training,
         epochs=size.epochs, batch_size=8, val_fraction=0, amp="fp32", seed=seed, **rate,
     )  # fmt: skip
@@ -166,6 +169,7 @@ def _train(folder: Path, size: Size, seed: int, training: str) -> Stage:
 def _judge(folder: Path, row: Run) -> list[Stage]:
     """Give the stages that make a row's volumes, one for each test report, and judge them."""
     how: dict[str, object] = {"steps": row.steps, "batch_size": 8}
+    overlays = ("demo",) if row.training == SHIPPED else ("demo", "t2w")
     if row.training != SHIPPED:
         how["model_file"] = folder / "ldm" / row.training / "model.safetensors"
     if row.training in (AUTHORS, AUTHORS_RATE):
@@ -174,7 +178,7 @@ def _judge(folder: Path, row: Run) -> list[Stage]:
         how["variant"] = row.training.upper()
     data, volumes = folder / "data", folder / "volumes" / row.name
     generate = bundle(
-        "ccella_ldm", "inference", ("demo",),
+        "ccella_ldm", "inference", overlays,
         dataset_dir=data, output_dir=volumes, splits="['test']", **how,
     )  # fmt: skip
     evaluate = bundle(

@@ -15,6 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from scripts.data.datalists import SEQUENCES
 from scripts.engine.precision import half_weights
 from scripts.engine.replay import Replayed
 from scripts.ldm.loss import JointLoss
@@ -25,7 +26,7 @@ from scripts.showcase.measure import in_turn
 from scripts.showcase.stages import BUNDLES
 from scripts.vae.decode import decode
 from scripts.vae.encode import encode
-from scripts.vae.network import FACTOR, maisi_vae, prepare_inference
+from scripts.vae.network import FACTOR, LATENT_CHANNELS, maisi_vae, prepare_inference
 
 INPUT_SETS = 3  # that a network is given in turn
 ROWS_OF_CLASSES = [[100.0, 0.0], [0.0, 100.0]]  # class vectors as the U-Net takes them
@@ -40,7 +41,7 @@ class Size:
     """How large everything is.
 
     Attributes:
-        latent: (C, X, Y, Z) of a latent.
+        latent: (C, X, Y, Z) of a latent; C is 4 for each sequence.
         tokens: of a report.
         network, vae: what differs from the reference size, as arguments of `CCELLA` and `maisi_vae`.
         steps: of a volume's sampling.
@@ -64,6 +65,11 @@ class Size:
         return tuple(FACTOR * n for n in self.latent[1:])
 
     @property
+    def sequences(self) -> tuple[str, ...]:
+        """That are generated together."""
+        return SEQUENCES[: self.latent[0] // LATENT_CHANNELS]
+
+    @property
     def width(self) -> int:
         """Of a report's embedding."""
         return self.network.get("input_dim", 4096)
@@ -76,7 +82,9 @@ def demo_size() -> Size:
         {name: value for name, value in settings[part].items() if not isinstance(value, str)}
         for part in ("network_def", "vae_def")
     )
-    return Size((4, 16, 16, 8), tokens=64, network=network, vae=vae, steps=2, batch=2, matrix=512, megabytes=10)
+    channels = LATENT_CHANNELS * len(settings["channels"])
+    network |= {"in_channels": channels, "out_channels": channels}
+    return Size((channels, 16, 16, 8), tokens=64, network=network, vae=vae, steps=2, batch=2, matrix=512, megabytes=10)
 
 
 SIZES: dict[str, Callable[[], Size]] = {"reference": Size, "demo": demo_size}
@@ -161,7 +169,7 @@ def decoding(size: Size, device: torch.device, way: Way = as_it_is, dtype: torch
     """From a latent to an image."""
     with device:
         network = maisi_vae(**size.vae).eval()
-        latents = [torch.randn(1, *size.latent) for _ in range(INPUT_SETS)]
+        latents = [torch.randn(1, LATENT_CHANNELS, *size.latent[1:]) for _ in range(INPUT_SETS)]
     prepare_inference(network, dtype)
     whole = partial(decode, network, window=_window(size, device))
     return in_turn(whole if way is as_it_is else way(network.decode), latents)

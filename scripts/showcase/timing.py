@@ -217,7 +217,7 @@ def _flop(name: str, size: Size) -> int:
         return count_flop(forward_and_backward(size, META))
     with torch.no_grad():
         if name == "volume":
-            parts = {"unet_guided": size.steps, "adapter_steps": 1, "decode": 1}
+            parts = {"unet_guided": size.steps, "adapter_steps": 1, "decode": len(size.sequences)}
             return sum(times * count_flop(CALLS[part].build(size, META)) for part, times in parts.items())
         return count_flop(CALLS[name].build(size, META))
 

@@ -73,7 +73,8 @@ def trainings(output_dir: Path, minutes: float, cases: int = CASES, tests: int =
 
         seconds = run_stages(_until(generator(size), "embed"), folder)
         yield {"title": "data", **seconds}
-        size, told = _train(folder, generator, size, "vae", folder / "vae", minutes, cases - tests)
+        images = (cases - tests) * len(demo_size().sequences)
+        size, told = _train(folder, generator, size, "vae", folder / "vae", minutes, images)
         shutil.copy(folder / "vae" / "model.safetensors", output_dir / "vae.safetensors")
         show_reconstructions(folder, output_dir / "reconstructions.png")
         yield told

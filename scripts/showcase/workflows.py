@@ -6,6 +6,7 @@ Data roots and weights are random, and written into a temporary folder: what is 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -25,7 +26,7 @@ from scripts.reports.embeddings import EMPTY_REPORT, write_embedding
 from scripts.showcase.measure import Marks, Seconds, clock, forget_peak, peak_bytes
 from scripts.showcase.stages import BUNDLES
 from scripts.showcase.subjects import Size, ccella
-from scripts.vae.network import maisi_vae, save_vae
+from scripts.vae.network import LATENT_CHANNELS, maisi_vae, save_vae
 
 ALONE = 3  # volumes that are timed one by one
 TOGETHER = 8  # volumes that share what a run costs, in two batches: one is written while the other is sampled
@@ -57,21 +58,22 @@ def write_root(root: Path, size: Size, cases: int, split: str) -> None:
 
 
 def write_latents(folder: Path, size: Size, cases: int) -> None:
-    """A latent for each case; all are one file under many names, which the disk need not hold twice."""
+    """Latents for each case; all are one file under many names, which the disk need not hold twice."""
     affine = grid_affine(Grid(size.image, REFERENCE_SPACING))
-    mu, first = torch.randn(size.latent), latent_path(folder, "case0", "axt2")
+    mu, first = torch.randn(LATENT_CHANNELS, *size.latent[1:]), latent_path(folder, "case0", size.sequences[0])
     write_latent(first, mu, torch.full_like(mu, 0.1), fingerprint="random", affine=affine, shape=size.image)
-    for number in range(1, cases):
-        path = latent_path(folder, f"case{number}", "axt2")
-        path.parent.mkdir()
-        path.hardlink_to(first)
+    for number, sequence in itertools.product(range(cases), size.sequences):
+        path = latent_path(folder, f"case{number}", sequence)
+        path.parent.mkdir(exist_ok=True)
+        if path != first:
+            path.hardlink_to(first)
 
 
 def write_networks(folder: Path, size: Size, device: torch.device) -> None:
     """Random weights of denoiser and VAE, in files as training leaves them."""
     network = ccella(size, device)
     about = {"objective": "rflow", "timestep_shift": 1.0, "trained_with_dropout": {"class": 0.1, "both": 0.1}}
-    about |= {"channels": ["axt2"], "embedding_width": size.width, "latent_shape": list(size.latent)}
+    about |= {"channels": list(size.sequences), "embedding_width": size.width, "latent_shape": list(size.latent)}
     save_weights(
         folder / "model.safetensors",
         {name: tensor.half() for name, tensor in network.state_dict().items()},
@@ -230,6 +232,7 @@ def training(
         batch_size=size.batch,
         epochs=1,
         val_fraction=0,
+        channels=list(size.sequences),
         amp=precision,
         **options,
     ).trainer

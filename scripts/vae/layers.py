@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import MaisiUpsample
 from torch import Tensor, nn
 
+from scripts.networks.norm import GroupNorm as PlainGroupNorm
+
 
 def stays_as_it_is(x: Tensor) -> bool:
     """Whether a map is one that these layers take care of."""
@@ -39,8 +41,8 @@ class Upsample(MaisiUpsample):
         return self.conv(x)
 
 
-class GroupNorm(nn.GroupNorm):
-    """PyTorch's group norm, for a case at a time where it is in two-byte numbers.
+class GroupNorm(PlainGroupNorm):
+    """PyTorch's group norm, for a case at a time where it is in two-byte numbers on a GPU.
 
     As exact as theirs: the moments are of fp32 in both, and the result is rounded once.
     """

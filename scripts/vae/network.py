@@ -25,6 +25,7 @@ from scripts.vae.layers import GroupNorm, Upsample
 
 FACTOR = 4  # an image axis of n voxels becomes n / 4 latent cells
 LATENT_CHANNELS = 4  # of each image
+DECODING = ("decoder.", "post_quant_conv.")  # how the names of the weights begin that make images of latents
 REFERENCE: dict[str, Any] = {
     "spatial_dims": 3,
     "in_channels": 1,
@@ -127,8 +128,22 @@ def load_vae(network: nn.Module, path: str | os.PathLike[str], device: torch.dev
 
 
 def vae_fingerprint(network: nn.Module) -> str:
-    """What latents record about the VAE that made them."""
-    return fingerprint(network.state_dict())
+    """What latents record about the VAE that made them: of its encoding half.
+
+    A decoder that has learnt on (`fixed_encoder`) makes other images of the same latents.
+    """
+    return fingerprint({name: one for name, one in network.state_dict().items() if not name.startswith(DECODING)})
+
+
+def is_vae(network: nn.Module, told: str | None) -> bool:
+    """Whether latents that tell this fingerprint are the VAE's; those of earlier versions tell that of all weights."""
+    return told in (None, vae_fingerprint(network), fingerprint(network.state_dict()))
+
+
+def fix_encoder(network: nn.Module) -> None:
+    """Let the decoding half alone learn."""
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(DECODING))
 
 
 def prepare_inference(network: nn.Module, dtype: torch.dtype | None) -> None:

@@ -22,7 +22,7 @@ from scripts.engine.loading import Epochs, ShuffledEpochs, data_loader
 from scripts.engine.moving_average import MovingAverage
 from scripts.engine.resume import EXPORT, Resume
 from scripts.vae.adversarial import Adversary
-from scripts.vae.network import load_vae, save_vae
+from scripts.vae.network import fix_encoder, load_vae, save_vae
 
 
 class ImageBatch(PrepareBatch):
@@ -37,9 +37,24 @@ class ImageBatch(PrepareBatch):
 
 
 def prepare(
-    network: AutoencoderKlMaisi, initial_weights: str | None, seed: int, device: torch.device
+    network: AutoencoderKlMaisi,
+    initial_weights: str | None,
+    seed: int,
+    device: torch.device,
+    fixed_encoder: bool = False,
 ) -> AutoencoderKlMaisi:
-    """The network with its first weights, from a file or drawn by `seed`, on its device."""
+    """The network with its first weights, from a file or drawn by `seed`, on its device.
+
+    Args:
+        fixed_encoder: the decoder alone will learn: latents, and whatever learnt from them, keep what they are worth.
+
+    Raises:
+        UserError: the encoder that is to stay as it is would be a random one.
+    """
+    if fixed_encoder:
+        if initial_weights is None:
+            raise UserError("fixed_encoder keeps the encoder of initial_weights; give those, too")
+        fix_encoder(network)
     if initial_weights is None:
         torch.manual_seed(seed)
         for module in network.modules():

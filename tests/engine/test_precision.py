@@ -11,7 +11,7 @@ from torch import nn
 
 import tiny
 from scripts.common.problems import UserError
-from scripts.engine.precision import PRECISIONS, half_weights, precision, settled
+from scripts.engine.precision import PRECISIONS, PreciseInferer, half_weights, precision, settled
 from scripts.networks.ccella import CCELLA
 from scripts.networks.unet import fold_upsampling
 from scripts.vae.decode import decode
@@ -110,3 +110,17 @@ def test_norms_and_loose_parameters_stay_in_fp32_and_the_rest_is_halved(ccella):
     }
     assert norms
     assert wide == norms | {"ella.connector.latents"}
+
+
+def test_precision_of_the_network_is_chosen_by_name():
+    network, cpu = nn.Linear(4, 4), torch.device("cpu")
+    types = [PreciseInferer(amp, cpu, 4)(torch.ones(1, 4), network).dtype for amp in ("fp32", "bf16", "fp16")]
+    assert types == [torch.float32, torch.bfloat16, torch.float16]
+    with pytest.raises(UserError, match="amp"):
+        PreciseInferer("half", cpu, 4)
+
+
+def test_bf16_is_refused_where_the_cpu_computes_wrong_gradients():
+    with pytest.raises(UserError, match="2 cells along x"):
+        PreciseInferer("bf16", torch.device("cpu"), 2)
+    assert PreciseInferer("bf16", torch.device("cuda"), 2).dtype is torch.bfloat16

@@ -82,6 +82,22 @@ def test_a_unet_of_another_width_is_refused(variant, tmp_path):
         load_pretrained_unet(make(variant), tmp_path / "maisi.pt")
 
 
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_unet_of_one_image_begins_as_one_of_three_sequences(tmp_path, freeze):
+    theirs = maisi_unet(include_top_region_index_input=False, include_bottom_region_index_input=False)
+    torch.save({"unet_state_dict": theirs.state_dict()}, tmp_path / "maisi.pt")
+    network = CCELLA("RADMAISI", **tiny.CCELLA | {"in_channels": 12, "out_channels": 12}).eval()
+    load_pretrained_unet(network, tmp_path / "maisi.pt", freeze=freeze)
+    x, time, spacing = torch.randn(1, 4, 8, 8, 4), torch.tensor([500.0]), torch.tensor([[0.5, 0.5, 0.5625]])
+    with torch.no_grad():
+        ours = network(torch.cat([x] * 3, 1), time, spacing_tensor=spacing, pirads=torch.eye(2)[:1]).noise_pred
+        expected = theirs(x, time, spacing_tensor=100 * spacing)
+    torch.testing.assert_close(ours, torch.cat([expected] * 3, 1), rtol=1e-4, atol=1e-4)
+    learning = {name for name, parameter in network.unet.named_parameters() if parameter.requires_grad}
+    assert {"conv_in.conv.weight", "out.2.conv.weight"} <= learning
+    assert ("down_blocks.0.resnets.0.conv1.conv.weight" in learning) == (not freeze)
+
+
 def test_nothing_to_freeze_is_refused():
     with pytest.raises(UserError, match="no pretrained_unet to freeze"):
         start_network(make(), torch.device("cpu"), freeze_unet=True)

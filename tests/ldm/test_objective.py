@@ -9,7 +9,7 @@ from scripts.ldm.batches import StepSampler
 from scripts.ldm.cases import read_training_cases
 from scripts.ldm.dataset import Dropout, LatentDataset, collate
 from scripts.ldm.loss import JointLoss
-from scripts.ldm.objective import NoisyBatch, PreciseInferer, WeightedLoss
+from scripts.ldm.objective import NoisyBatch, WeightedLoss
 from scripts.networks.ccella import Prediction
 from scripts.networks.weights import LatentScale
 
@@ -177,17 +177,3 @@ def test_a_pass_without_any_report_has_no_class_loss(dataset):
     loss.backward()
     assert loss.item() == pytest.approx(batch["noise"].abs().mean().item(), rel=1e-5)
     assert not logits.grad.any()
-
-
-def test_precision_of_the_network_is_chosen_by_name():
-    network, cpu = nn.Linear(4, 4), torch.device("cpu")
-    types = [PreciseInferer(amp, cpu, 4)(torch.ones(1, 4), network).dtype for amp in ("fp32", "bf16", "fp16")]
-    assert types == [torch.float32, torch.bfloat16, torch.float16]
-    with pytest.raises(UserError, match="amp"):
-        PreciseInferer("half", cpu, 4)
-
-
-def test_bf16_is_refused_where_the_cpu_computes_wrong_gradients():
-    with pytest.raises(UserError, match="2 cells along x"):
-        PreciseInferer("bf16", torch.device("cpu"), 2)
-    assert PreciseInferer("bf16", torch.device("cuda"), 2).dtype is torch.bfloat16

@@ -238,6 +238,7 @@ def test_guided_pictures_need_the_empty_reports_embedding(build, data_root, tmp_
         {"variant": "MAISI", "timestep_std": "null"},
         {"objective": "ddpm", "min_snr_gamma": 5, **EVEN},
         {"lr_split": True, "ema_half_life": 0, "latent_scale": "single"},
+        {"focus_mask": "centre", "focus_weight": 4},
     ],
 )
 def test_other_objectives_variants_and_options_train(build, tmp_path, options):
@@ -588,6 +589,6 @@ def test_metadata_follows_the_schema(bundle):
 
 
 def test_network_fits_its_metadata(bundle):
-    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml")]
+    files = [str(bundle / "configs" / name) for name in ("inference.yaml", "demo.yaml", "t2w.yaml")]
     meta = str(bundle / "configs" / "metadata.json")
     assert verify_net_in_out("latent_denoiser", meta_file=meta, config_file=files, device="cpu", n=1) is None

@@ -21,6 +21,16 @@ def test_a_variant_may_be_listed_before_or_after_the_demo(repo_root, order):
     assert parser["variant"] == "RADMAISI"
 
 
+@pytest.mark.parametrize(("overlays", "channels"), [(("demo",), 12), (("demo", "t2w"), 4)])
+@pytest.mark.parametrize("config", ["train", "inference"])
+def test_the_demo_makes_three_sequences_and_t2w_after_it_one(repo_root, config, overlays, channels):
+    folder = repo_root / "bundles" / "ccella_ldm" / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(folder / f"{name}.yaml") for name in (config, *overlays)])
+    sizes = parser.get_parsed_content("network_def").config
+    assert [sizes[name] for name in ("in_channels", "out_channels", "input_dim")] == [channels, channels, 128]
+
+
 def test_the_weight_of_the_class_loss_is_the_variants_unless_given():
     assert (class_weight("L1ONLY"), class_weight("CCELLA"), class_weight("CCELLA", 0.5)) == (0.0, 1e-4, 0.5)
 

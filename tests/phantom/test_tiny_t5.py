@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, T5EncoderModel
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from scripts.common.problems import UserError
 from scripts.phantom import tiny_t5
-from scripts.phantom.tiny_t5 import findings_vector, make, training_reports
+from scripts.phantom.tiny_t5 import CATEGORY, findings_vector, make, training_reports
 
-SETTING = {"reports": 80, "steps": 2, "width": 16, "vocabulary": 400}
+SETTING = {"reports": 80, "steps": 2, "width": 16, "layers": 2, "vocabulary": 400}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,28 @@ def test_numbers_out_of_range_are_told_at_once_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "t5").exists()
 
 
+def test_the_shortest_reports_come_first_and_all_are_read_in_the_end(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = ["left " * (n + 1) for n in range(100)]
+    read = [index.tolist() for index, _, _ in tiny_t5._batches(tokenizer, texts, np.random.default_rng(0), 200, 1000)]
+    assert max(n for batch in read[:20] for n in batch) < 15
+    assert {n for batch in read[400:] for n in batch} == set(range(100))
+
+
+def test_heads_begin_with_neighbours():
+    encoder = T5EncoderModel(T5Config(vocab_size=9, d_model=64, d_kv=16, num_layers=1, num_heads=4, d_ff=8))
+    tiny_t5.look_nearby(encoder)
+    bias = (
+        encoder.encoder.block[0].layer[0].SelfAttention.compute_bias(21, 21)[0, :, 10]
+    )  # from the middle, each head's
+    ahead, behind = bias[:, 11:], bias[:, :10].flip(1)
+    assert torch.equal(ahead.diff().sign().clamp(min=0), torch.zeros(4, 9))  # never more of what lies farther
+    assert (ahead[0, 0] > behind[0]).all()
+    assert (behind[1, 0] > ahead[1]).all()
+    assert torch.equal(ahead[2:], behind[2:])
+    assert (ahead[2:, 4] > ahead[:2].amin(1)).all()  # the later heads look farther
+
+
 def test_it_loads_as_t5(folder):
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
     batch = tokenizer(["Left base.", "PI-RADS 4, right apex."], padding=True, return_tensors="pt")
@@ -77,10 +100,15 @@ def test_words_and_numbers_are_apart_and_case_does_not_matter(folder):
 def test_targets_tell_the_findings():
     texts, targets = training_reports(50, seed=0)
     assert all(texts)
-    assert targets.shape == (50, 18)
-    assert torch.equal(targets[:, 12:17].sum(1), torch.ones(50))
+    assert targets.shape == (50, 25)
+    assert torch.equal(targets[:, CATEGORY].sum(1), torch.ones(50))
     # PI-RADS 1 and 2 have no lesion, the others have.
-    assert torch.equal(targets[:, :12].sum(1) > 0, targets[:, 14:17].sum(1) > 0)
+    has_lesion = targets[:, 21:24].sum(1) > 0
+    assert torch.equal(targets[:, :12].sum(1) > 0, has_lesion)
+    # A zone, side or level has a lesion where one of its sectors has.
+    sectors = targets[:, :12].unflatten(1, (2, 2, 3)) > 0
+    places = [sectors.flatten(2).any(2), sectors.transpose(1, 2).flatten(2).any(2), sectors.flatten(1, 2).any(1)]
+    assert torch.equal(targets[:, 12:19] > 0, torch.cat(places, 1))
 
 
 def test_targets_of_wide_reports_tell_what_is_said_alone():
@@ -88,10 +116,10 @@ def test_targets_of_wide_reports_tell_what_is_said_alone():
     _, known = training_reports(200, seed=0)
     said = ~targets.isnan()
     assert torch.equal(targets[said], known[said])
-    assert torch.equal(said[:, 12:17].all(1), said[:, 12:17].any(1))  # a category is said or not
+    assert torch.equal(said[:, CATEGORY].all(1), said[:, CATEGORY].any(1))  # a category is said or not
     assert 0.02 < (~said[:, :12]).any(1).float().mean() < 0.3
-    assert 0.1 < (~said[:, 17]).float().mean() < 0.9
-    for text, volume in zip(texts, said[:, 17], strict=True):
+    assert 0.1 < (~said[:, 24]).float().mean() < 0.9
+    for text, volume in zip(texts, said[:, 24], strict=True):
         assert volume == bool(re.search(r"(?i)\d\s+(ml|cc|cm3|cm³)(?!\w)", text)), text
 
 
@@ -103,7 +131,7 @@ def test_an_encoder_learns_from_wide_reports(tmp_path):
 
 def test_the_shipped_encoder_is_small_and_tells_sides_apart(repo_root):
     folder = Path(repo_root) / "bundles/ccella_ldm/models/demo_t5"
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 6_000_000
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
     sides, levels, sizes = ("left", "right"), ("base", "apex"), (8, 14)
     texts = [f"{size} mm lesion, {side} {level} PZ." for side in sides for level in levels for size in sizes]

@@ -60,6 +60,7 @@ def test_both_recipes_have_the_same_data_and_the_same_number_of_optimizer_steps(
     demo = ConfigParser.load_config_file(repo_root / "bundles" / "ccella_ldm" / "configs" / "demo.yaml")
     assert authors == [*ours, "--lr", str(demo["lr"]), "--lr_warmup", str(demo["lr_warmup"])]
     assert "authors.yaml" in str(commands["train_authors"])
+    assert "/t2w.yaml" in str(commands["train_authors"])
     own_rate = without_folder_and_overlay(commands["train_authors_rate"])
     assert own_rate == ours
     assert "authors.yaml" in str(commands["train_authors_rate"])

@@ -98,7 +98,9 @@ def test_a_training_is_timed_before_it_writes_anything(tmp_path):
 
 def test_the_demos_size_is_that_of_its_overlay():
     size = demo_size()
-    assert (size.width, size.network["num_channels"], size.vae["num_channels"]) == (64, [32, 64, 128], [16, 32, 64])
+    assert (size.width, size.network["num_channels"], size.vae["num_channels"]) == (128, [32, 64, 128], [16, 32, 64])
+    assert (size.latent, size.network["in_channels"]) == ((12, 16, 16, 8), 12)
+    assert size.sequences == ("axt2", "b1600", "adc")
 
 
 def test_unknown_rows_are_told(capsys):

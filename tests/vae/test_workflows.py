@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
+from scripts.common import identity
 from scripts.common.problems import UserError
 from scripts.data.latents import read_latent, write_latent
 from scripts.engine.loading import Draw
@@ -30,7 +31,7 @@ from scripts.engine.share import rank_share, validation_share
 from scripts.vae.encode import encode
 from scripts.vae.inference import make_dataset
 from scripts.vae.losses import VAELoss
-from scripts.vae.network import maisi_vae, save_vae, vae_fingerprint
+from scripts.vae.network import is_vae, load_vae, maisi_vae, save_vae, vae_fingerprint
 from scripts.vae.training import epoch_loader
 from scripts.vae.volumes import VolumeDataset, list_volumes, split, vary
 
@@ -104,6 +105,38 @@ def test_a_killed_training_ends_as_an_uninterrupted_one(workflow, tmp_path):
     for name in ("schedule", "epoch", "scaler", "settings"):
         assert whole[name] == parts[name]
     assert any((tmp_path / "whole" / "logs").iterdir())
+
+
+def test_a_decoder_learns_alone_and_latents_stay_its_own(workflow, weights, tmp_path, refused):
+    options = TRAIN | {"fixed_encoder": True, "adversarial_weight": 0.1, "adversarial_after": 0, "ema_half_life": 10}
+    options["discriminator_def#channels"], options["discriminator_def#num_layers_d"] = 4, 1
+    path, fingerprint = weights
+    run(workflow("train", model_dir=str(tmp_path / "on"), initial_weights=path, **options))
+    before, after = load_file(path), load_file(tmp_path / "on" / "model.safetensors")
+    learnt = {name for name in before if not torch.equal(before[name], after[name])}
+    assert learnt
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in learnt)
+    network = load_vae(maisi_vae(**tiny.VAE), tmp_path / "on" / "model.safetensors")
+    assert is_vae(network, fingerprint)
+    assert not is_vae(network, "another")
+    with refused("give those, too"):
+        run(workflow("train", model_dir=str(tmp_path / "random"), **options))
+
+
+def test_a_vae_knows_latents_that_tell_the_fingerprint_of_all_its_weights(weights):
+    network = load_vae(maisi_vae(**tiny.VAE), weights[0])
+    assert is_vae(network, identity.fingerprint(network.state_dict()))
+    assert is_vae(network, None)
+
+
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
+def test_it_trains_in_the_precision_that_is_asked_for(workflow, tmp_path, amp):
+    seen = set()
+    train = workflow("train", model_dir=str(tmp_path), amp=amp, **TRAIN | {"epochs": 1, "patch": [16, 16, 16]})
+    train.initialize()
+    train.trainer.network.encoder.blocks[0].register_forward_hook(lambda _, __, out: seen.add(out.dtype))
+    train.run()
+    assert seen >= {torch.bfloat16 if amp == "bf16" else torch.float32}
 
 
 @pytest.mark.parametrize("cache", [True, False])
