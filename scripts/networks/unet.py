@@ -11,6 +11,8 @@ from monai.networks.nets.diffusion_model_unet import WrappedUpsample
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from scripts.networks.norm import replace_norms
+
 
 class ClassConditionedUNet(DiffusionModelUNetMaisi):
     """`DiffusionModelUNetMaisi` whose time embedding is [time, class, spacing], with the authors' parameter names.
@@ -39,6 +41,7 @@ class ClassConditionedUNet(DiffusionModelUNetMaisi):
             use_flash_attention=use_flash_attention and torch.cuda.is_available(),
             **kwargs,
         )
+        replace_norms(self)
         self.include_pirads_input = include_pirads_input
         if include_pirads_input:
             del self.top_region_index_layer

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from scripts.wording import statements
-from scripts.wording.findings import Exam, Lesion, Place
+from scripts.wording.choice import GROUPED_BY, UNKNOWN
+from scripts.wording.findings import LEVELS, Exam, Lesion, Place
 from scripts.wording.layout import paragraph, sentence
 from scripts.wording.writer import Writer
 
@@ -24,7 +25,7 @@ def lesion_block(w: Writer, exam: Exam, block: str) -> list[str]:
     if not exam.lesions:
         more = [sentence(w.say("none.more"))] if block == "sentences" and w.chance(0.3) else []
         return [*more, sentence(statements.none(w, exam))]
-    return _BLOCKS[block](w, exam)
+    return _BLOCKS[block](w, replace(exam, lesions=tuple(statements.ordered(w, exam.lesions))))
 
 
 def _running(w: Writer, exam: Exam, pool: str) -> list[str]:
@@ -41,9 +42,12 @@ def _running(w: Writer, exam: Exam, pool: str) -> list[str]:
 
 
 def _labels(w: Writer, count: int) -> list[str]:
-    """The lesions' names, all of one kind."""
+    """The lesions' names, all of one kind; an index lesion that stands last may be named as such."""
     pool = w.habit("label")
-    return [sentence(pool.replace("{i}", str(number)), "") for number in range(1, count + 1)]
+    labels = [sentence(pool.replace("{i}", str(number)), "") for number in range(1, count + 1)]
+    if count > 1 and w.habit("lesions.order") == "index last" and w.chance(0.7):
+        labels[-1] += w.say("index.mark")
+    return labels
 
 
 def _fields(w: Writer, exam: Exam) -> list[str]:
@@ -61,6 +65,7 @@ def _fields(w: Writer, exam: Exam) -> list[str]:
             fields = [(w.habit("field.place"), statements.place(w, where)["place"])]
         fields += [(w.habit("field.size"), statements.size(w, lesion.size_mm)["size"])]
         fields += _scores(w, lesion)
+        fields += [(w.habit("field.course"), statements.course(w, lesion)["course"])]
         fields += [("ADC", lesion.adc), (w.habit("field.image"), lesion.image), (w.habit("field.score"), lesion.pirads)]
         known = [f"{name}: {value}" for name, value in fields if value is not None]
         if "\n" in joint:
@@ -90,6 +95,7 @@ def _table(w: Writer, exam: Exam) -> list[str]:
     if w.chance(0.5):  # the place in another order
         columns = sorted(columns, key=lambda name: {"No.": 0, "Side": 1, "Level": 2}.get(name, 3))
     joint = w.habit("table.joint")
+    joint = ";" if joint == "," and w.comma else joint
     return [
         joint.join(columns),
         *(joint.join("-" if row[name] is None else str(row[name]) for name in columns) for row in rows),
@@ -102,10 +108,13 @@ def _codes(w: Writer, exam: Exam) -> list[str]:
     texts = []
     for label, lesion in zip(labels, exam.lesions, strict=True):
         parts = statements.parts(w, lesion)
-        cells = [statements.code(w, lesion.place), statements.size(w, lesion.size_mm)["size"], parts]
+        cells = [statements.size(w, lesion.size_mm)["size"], statements.course(w, lesion)["course"], parts]
         cells += [lesion.adc and f"ADC {lesion.adc}", lesion.image and f"image {lesion.image}"]
         cells += [statements.score(w, lesion.pirads).get("score:short")]
-        texts.append(f"{label}: " * bool(label) + ", ".join(cell for cell in cells if cell) + ".")
+        rest = ", ".join(cell for cell in cells if cell)
+        where = statements.code(w, lesion.place)
+        head = w.habit("code.head") if where and rest else ""
+        texts.append(f"{label}: " * bool(label) + f"{where}{head}{rest}.")
     return texts
 
 
@@ -113,13 +122,13 @@ def _grouped(w: Writer, exam: Exam, block: str) -> list[str]:
     """`Right lobe: normal. Left lobe: 14 mm lesion in the mid PZ.`"""
     groups = [(part.place, part.normal) for part in exam.clear]
     groups += [(_GROUPS[block](lesion.place), lesion) for lesion in exam.lesions]
-    groups.sort(key=lambda group: (group[0].side != "right", group[0].zone == "TZ"))
+    groups.sort(key=lambda group: _rank(group[0]))
     texts = []
     for group, content in groups:
-        head = sentence(w.say(f"{group.side}.head" if group.side else group.zone), "")
+        head = sentence(_heading(w, group), "")
         if isinstance(content, Lesion):
             place = content.place
-            rest = replace(place, side=None) if group.side else replace(place, zone=None)
+            rest = replace(place, **UNKNOWN[GROUPED_BY[block]])
             text = paragraph(statements.lesion_statements(w, replace(content, place=rest), "lesion.phrase"))
         else:
             text = w.say("half.clear.normal" if content and w.chance(0.7) else "half.clear")
@@ -129,9 +138,21 @@ def _grouped(w: Writer, exam: Exam, block: str) -> list[str]:
     return texts
 
 
+def _rank(group: Place) -> tuple[bool, bool, int]:
+    """Right before left, the peripheral before the transition zone, base before apex."""
+    return group.side != "right", group.zone == "TZ", LEVELS.index(group.levels[0]) if group.levels else 0
+
+
+def _heading(w: Writer, group: Place) -> str:
+    if group.levels:
+        return w.say(f"{group.levels[0]}.alone")
+    return w.say(f"{group.side}.head" if group.side else group.zone)
+
+
 _GROUPS: dict[str, Callable[[Place], Place]] = {
     "halves": lambda place: Place(side=place.side),
     "zones": lambda place: Place(zone=place.zone),
+    "levels": lambda place: Place(levels=place.levels),
 }
 _BLOCKS: dict[str, Callable[[Writer, Exam], list[str]]] = {
     "sentences": lambda w, exam: _running(w, exam, "lesion.sentence"),

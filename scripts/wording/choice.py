@@ -17,16 +17,20 @@ GROUPS = {
     "staging": STAGING,
     "technique": ("field_t", "contrast"),
     "organs": ("organs",),
+    "beside": ("beside",),
 }
 # How often a form has room for a group of facts, in the order of GROUPS.
 ROOM = {
-    "words": (0, 0, 0, 0, 0, 0, 0),
-    "line": (0, 0, 0, 0, 0, 0, 0),
-    "telegram": (0.4, 0.5, 0.5, 0.4, 0.6, 0, 0),
-    "dictated": (0.4, 0.5, 0, 0, 0.6, 0, 0),  # without stops an older finding could be taken for today's
-    "prose": (0.5, 0.7, 0.7, 0.6, 0.8, 0.1, 0.1),
-    "sections": (0.8, 0.8, 0.8, 0.8, 0.8, 0.6, 0.3),
-    "page": (1, 1, 1, 1, 1, 1, 1),
+    "words": (0, 0, 0, 0, 0, 0, 0, 0),
+    "line": (0, 0, 0.1, 0.1, 0.1, 0, 0, 0.2),
+    "telegram": (0.4, 0.5, 0.5, 0.5, 0.6, 0, 0, 0.6),
+    "dictated": (0.4, 0.5, 0, 0, 0.6, 0, 0, 0),  # without stops an older finding could be taken for today's
+    "spoken": (0.4, 0.6, 0.5, 0.5, 0.6, 0.1, 0.1, 0.5),
+    "letter": (0.6, 0.3, 0.4, 0.7, 0.5, 0, 0, 0.5),
+    "export": (0.8, 0.8, 0, 0, 0.8, 0, 0, 0),
+    "prose": (0.5, 0.7, 0.7, 0.7, 0.8, 0.1, 0.1, 0.6),
+    "sections": (0.8, 0.8, 0.8, 0.8, 0.8, 0.6, 0.3, 0.7),
+    "page": (1, 1, 1, 1, 1, 1, 1, 1),
 }
 UNKNOWN = {"side": {"side": None}, "zone": {"zone": None, "sector": None}, "levels": {"levels": ()}}
 # The sections in which a group of facts can stand.
@@ -38,12 +42,14 @@ SECTION = {
     "benign": "fi",
     "staging": "f",
     "organs": "f",
+    "beside": "fi",
 }
+GROUPED_BY = {"halves": "side", "zones": "zone", "levels": "levels"}
 
 
 def choose(w: Writer, exam: Exam, form: str, block: str) -> Exam:
     """The part of an exam that a report of this form says, its numbers rounded as they are written."""
-    lesions = tuple(_lesion(w, lesion, form) for lesion in exam.lesions)
+    lesions = tuple(_lesion(w, lesion, form, block) for lesion in exam.lesions)
     if w.chance(w.style.vague):
         lesions = tuple(replace(lesion, place=_vaguer(w, lesion.place, block)) for lesion in lesions)
     if block == "zones":
@@ -64,7 +70,7 @@ def choose(w: Writer, exam: Exam, form: str, block: str) -> Exam:
     return replace(said, clear=_clear(w, said, exam, form, block), **facts)
 
 
-def _lesion(w: Writer, lesion: Lesion, form: str) -> Lesion:
+def _lesion(w: Writer, lesion: Lesion, form: str, block: str) -> Lesion:
     """A lesion without some of its details; where it lies is kept."""
     size = tuple(float(f"{max(axis, 1):.0f}") for axis in lesion.size_mm)
     if len(size) > 1 and w.chance(0.3):
@@ -77,12 +83,21 @@ def _lesion(w: Writer, lesion: Lesion, form: str) -> Lesion:
         kept = replace(kept, t2=None, dwi=None, dce=None)
     if form == "line" or w.chance(0.4):
         kept = replace(kept, adc=None, image=None)
-    return kept
+    if form == "export" or block == "table" or w.chance(0.15):
+        return replace(kept, course=None, before=None)
+    return replace(kept, before=lesion.before and _before(w, lesion.before, bool(kept.size_mm)))
+
+
+def _before(w: Writer, before: Earlier, sized: bool) -> Earlier:
+    """What is told of a lesion as it was: its size beside that of today, and what else its sentences can say."""
+    size = float(f"{before.size_mm:.0f}") if sized and before.size_mm and w.chance(0.7) else None
+    year = before.year if w.chance(0.6) else None
+    return Earlier("lesion", year=year, size_mm=size, pirads=before.pirads if w.chance(0.5) else None)
 
 
 def _vaguer(w: Writer, where: Place, block: str) -> Place:
     """A place of which side, zone or level is left out, or two of them, but not that by which the block groups."""
-    parts = [part for part in ("side", "zone", "levels") if part != {"halves": "side", "zones": "zone"}.get(block)]
+    parts = [part for part in ("side", "zone", "levels") if part != GROUPED_BY.get(block)]
     for _ in range(1 + w.chance(0.4)):
         part = parts.pop(int(w.random() * len(parts)))
         where = replace(where, **UNKNOWN[part])
@@ -124,7 +139,7 @@ def _earlier(past: Earlier) -> Earlier:
     return Earlier(
         past.kind,
         past.place if "place" in sayable else Place(),
-        past.year,
+        past.year if "year" in sayable else None,
         past.gleason if "gleason" in sayable else None,
         float(f"{past.size_mm:.0f}") if past.size_mm and "size" in sayable else None,
         past.pirads if "score" in sayable else None,
@@ -136,6 +151,8 @@ def possible(exam: Exam, block: str) -> bool:
     """Whether every lesion has what a block groups lesions by."""
     if block == "halves":
         return all(lesion.place.side in ("left", "right") for lesion in exam.lesions)
+    if block == "levels":
+        return all(len(lesion.place.levels) == 1 for lesion in exam.lesions)
     return block != "zones" or all(lesion.place.zone in ("PZ", "TZ") for lesion in exam.lesions)
 
 
@@ -143,7 +160,7 @@ def _clear(w: Writer, said: Exam, exam: Exam, form: str, block: str) -> tuple[Cl
     """Parts of the prostate that are free of lesions, as far as that follows from what is said."""
     if block in GROUPED:
         return tuple(_free(GROUPED[block], said, exam))
-    if form in ("words", "dictated") or (form == "sections" and "f" not in w.habit("sections.order")):
+    if form in ("words", "dictated", "export") or (form == "sections" and "f" not in w.habit("sections.order")):
         return ()
     count = sum(w.chance(0.1 if form == "line" else 0.35) for _ in range(2))
     free = [*exam.clear, *_free(PARTS, said, exam)]
@@ -153,17 +170,22 @@ def _clear(w: Writer, said: Exam, exam: Exam, form: str, block: str) -> tuple[Cl
 
 def _free(parts: Iterable[Place], said: Exam, exam: Exam) -> list[Clear]:
     free = [part for part in parts if not any(lesion.place.may_touch(part) for lesion in said.lesions)]
-    known = exam.benign is not None
-    return [Clear(part, known and not any(finding.place.may_touch(part) for finding in exam.benign)) for part in free]
+    treated = [past for past in exam.earlier if past.kind == "focal therapy"]
+    return [
+        Clear(part, exam.benign is not None and not any(one.place.may_touch(part) for one in (*exam.benign, *treated)))
+        for part in free
+    ]
 
 
 GROUPED = {
     "halves": (Place(side="right"), Place(side="left")),
     "zones": (Place(zone="PZ"), Place(zone="TZ")),
+    "levels": tuple(Place(levels=(level,)) for level in LEVELS),
 }
 PARTS = (
     *GROUPED["halves"],
     *GROUPED["zones"],
     *(Place(zone=zone, side=side) for zone in ("PZ", "TZ") for side in ("left", "right")),
-    *(Place(levels=(level,)) for level in LEVELS),
+    *GROUPED["levels"],
+    *(Place(side=side, levels=(level,)) for side in ("left", "right") for level in LEVELS),
 )

@@ -14,9 +14,11 @@ import numpy as np
 from scripts.wording import statements
 from scripts.wording.blocks import lesion_block
 from scripts.wording.choice import GROUPED, choose, possible
-from scripts.wording.findings import Exam, Report
+from scripts.wording.exports import export
+from scripts.wording.findings import Exam, Lesion, Report
 from scripts.wording.layout import lowered, paragraph, sentence
 from scripts.wording.noise import roughen
+from scripts.wording.spoken import dictated
 from scripts.wording.writer import POOLS, Style, Writer
 
 LETTERS = {"h": "history", "t": "technique", "c": "comparison", "f": "findings", "i": "impression"}
@@ -41,7 +43,7 @@ def write_report(exam: Exam, style: Style, rng: np.random.Generator) -> Report:
         form = w.habit("form.nothing")
     block = w.habit("block")
     if form in PLAIN:
-        block = "phrases" if block in ("table", "fields", "halves", "zones") else block
+        block = PLAIN[form] if block in ("table", "fields", *GROUPED) else block
     if not possible(exam, block):
         block = "sentences"
     said = choose(w, exam, form, block)
@@ -61,14 +63,17 @@ def _words(w: Writer, said: Exam, block: str) -> str:
 
 def _line(w: Writer, said: Exam, block: str) -> str:
     """One line, with the exam's name in front now and then."""
-    text = " ".join([*_lesions(w, said, block), paragraph(_clear(w, said, block))]).strip()
+    parts = [" ".join(_lesions(w, said, block)), paragraph([*_past(w, said), *_around(w, said, block)])]
+    if w.chance(0.4):  # what is free of lesions first
+        parts.reverse()
+    text = " ".join([*parts, paragraph(statements.staging(w, said))]).strip()
     return f"{w.say('title')}: {text}" if w.chance(0.15) else text
 
 
 def _telegram(w: Writer, said: Exam, block: str) -> str:
     """Everything in notes."""
     first = [*statements.patient(w, said), *statements.gland(w, said)]
-    first += [statements.earlier(w, past, said) for past in said.earlier]
+    first += _past(w, said)
     joint = w.habit("telegram.joint")
     lesions = "\n".join(_lesions(w, said, block))
     notes = (
@@ -82,11 +87,29 @@ def _telegram(w: Writer, said: Exam, block: str) -> str:
 def _prose(w: Writer, said: Exam, block: str) -> str:
     """Paragraphs without headings."""
     first = paragraph([*statements.technique(w, said), *statements.patient(w, said)])
-    first = " ".join([first, paragraph([statements.earlier(w, past, said) for past in said.earlier])]).strip()
+    first = " ".join([first, paragraph(_past(w, said))]).strip()
     body = _findings(w, said, block)
     last = _advice(w, said, 0.2)
     gap = "\n\n" if w.chance(0.4) else "\n" if "\n" in body or w.chance(0.3) else " "
     return gap.join(text for text in (first, body, last) if text)
+
+
+def _letter(w: Writer, said: Exam, block: str) -> str:
+    """To the doctor who asked for the exam, or from one to another."""
+    body = " ".join(
+        [
+            sentence(w.say("letter.opening")) if w.chance(0.6) else "",
+            _prose(w, said, block),
+            sentence(w.say("letter.end")) if w.chance(0.4) else "",
+        ]
+    ).strip()
+    gap = "\n\n" if w.chance(0.7) else "\n" if "\n" in body or w.chance(0.5) else " "
+    return gap.join([w.say("letter.greeting"), body, w.say("letter.closing")])
+
+
+def _spoken(w: Writer, said: Exam, block: str) -> str:
+    """Notes or paragraphs as they are dictated."""
+    return dictated(w, (_telegram if w.chance(0.4) else _prose)(w, said, block))
 
 
 def _sections(w: Writer, said: Exam, block: str) -> str:
@@ -115,7 +138,7 @@ def _headed(w: Writer, said: Exam, block: str, order: str, extra: dict[str, Sequ
         "i": [],
     }
     home = next((letter for letter in "chf" if letter in order), "i")
-    texts[home] = texts[home] + [statements.earlier(w, past, said) for past in said.earlier]
+    texts[home] = texts[home] + _past(w, said)
     bodies = {letter: paragraph([*texts[letter], *extra.get(letter, ())]) for letter in order}
     if "t" in extra and w.chance(0.5):
         bodies["t"] = f"{bodies['t']} {sentence(w.say('legend'))}"
@@ -125,12 +148,16 @@ def _headed(w: Writer, said: Exam, block: str, order: str, extra: dict[str, Sequ
     joint = w.habit("sections.joint")
     lines = joint != " " or any("\n" in body for body in bodies.values())
     gap = "\n\n" if lines or w.chance(0.5) else "\n" if w.chance(0.5) else " "
-    return gap.join(_section(w, LETTERS[letter], bodies[letter], joint) for letter in order if bodies[letter])
+    told = [letter for letter in order if bodies[letter]]
+    return gap.join(
+        _section(w, number, LETTERS[letter], bodies[letter], joint) for number, letter in enumerate(told, start=1)
+    )
 
 
-def _section(w: Writer, name: str, body: str, joint: str) -> str:
-    heading = w.habit(f"heading.{name}")
-    heading = heading.upper() if w.habit("sections.case") == "capitals" else sentence(heading, stop="")
+def _section(w: Writer, number: int, name: str, body: str, joint: str) -> str:
+    case, heading = w.habit("sections.case"), w.habit(f"heading.{name}")
+    heading = heading.upper() if case == "capitals" else sentence(heading, stop="")
+    heading = f"{number}. {heading}" if case == "numbered" else heading
     if "\n" in body:
         joint = "\n"
     elif joint == "\n- ":
@@ -146,7 +173,7 @@ def _findings(w: Writer, said: Exam, block: str) -> str:
         "l": f"\n{lines}\n" if "\n" in lines else lines,
         "b": paragraph([statements.benign(w, finding) for finding in said.benign or ()]),
         "c": paragraph(_clear(w, said, block)),
-        "s": paragraph([*statements.staging(w, said), *(w.say(organ) for organ in said.organs)]),
+        "s": paragraph([*statements.staging(w, said), *(w.say(organ) for organ in said.organs), *_beside(w, said)]),
     }
     text = " ".join(around[letter] for letter in w.habit("findings.order") if around[letter])
     return re.sub(r" ?\n ?", "\n", text).strip()
@@ -164,7 +191,7 @@ def _impression(w: Writer, said: Exam, block: str, alone: bool, whole: bool) -> 
         if not whole and w.chance(0.2):
             where = replace(where, levels=()) if w.chance(0.5) else replace(where, zone=None, sector=None)
         size = () if w.chance(0.3) else lesion.size_mm
-        short.append(replace(lesion, place=where, size_mm=size, t2=None, dwi=None, dce=None, adc=None, image=None))
+        short.append(Lesion(where, size, lesion.pirads))
     return " ".join([*_lesions(w, replace(said, lesions=tuple(short)), "phrases"), _advice(w, said, 0.3)]).strip()
 
 
@@ -180,6 +207,8 @@ def _dictated(w: Writer, said: Exam, block: str) -> str:
 def _lesions(w: Writer, said: Exam, block: str) -> list[str]:
     """The lesions, or that there is none, and the category of the whole exam."""
     texts = lesion_block(w, said, block)
+    if said.lesions and block not in GROUPED and w.chance(0.12):
+        texts.append(sentence(w.say("none.else")))
     if said.lesions and said.pirads is not None:
         score = statements.score(w, said.pirads)["score"]
         texts.append(sentence(w.say("overall", n=str(said.pirads), score=score)))
@@ -197,8 +226,17 @@ def _clear(w: Writer, said: Exam, block: str) -> list[str]:
 
 
 def _around(w: Writer, said: Exam, block: str) -> list[str]:
-    """Benign findings and clear parts."""
-    return [*(statements.benign(w, finding) for finding in said.benign or ()), *_clear(w, said, block)]
+    """Benign findings, clear parts and what lies beside the prostate."""
+    benign = [statements.benign(w, finding) for finding in said.benign or ()]
+    return [*benign, *_clear(w, said, block), *_beside(w, said)]
+
+
+def _past(w: Writer, said: Exam) -> list[str]:
+    return [statements.earlier(w, past, said) for past in said.earlier]
+
+
+def _beside(w: Writer, said: Exam) -> list[str]:
+    return [statements.beside(w, finding) for finding in said.beside]
 
 
 def _advice(w: Writer, said: Exam, share: float) -> str:
@@ -206,7 +244,10 @@ def _advice(w: Writer, said: Exam, share: float) -> str:
     return sentence(text) if text else ""
 
 
-PLAIN = ("words", "line", "dictated")
+# Forms without lines of their own, and what stands for lesions laid out in lines.
+PLAIN = dict.fromkeys(("words", "line", "dictated", "export"), "phrases") | dict.fromkeys(
+    ("spoken", "letter"), "sentences"
+)
 FORMS: dict[str, Callable[[Writer, Exam, str], str]] = {
     "words": _words,
     "line": _line,
@@ -215,4 +256,7 @@ FORMS: dict[str, Callable[[Writer, Exam, str], str]] = {
     "sections": _sections,
     "page": _page,
     "dictated": _dictated,
+    "spoken": _spoken,
+    "letter": _letter,
+    "export": lambda w, said, block: export(w, said),
 }

@@ -15,11 +15,45 @@ Level = Literal["base", "mid", "apex"]
 Sector = Literal["PZa", "PZpl", "PZpm", "TZa", "TZp"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 Kind = Literal["wedge", "diffuse", "hyperplasia", "stromal", "glandular", "haemorrhage", "cyst", "median lobe"]
-Past = Literal["negative biopsy", "cancer", "lesion", "exam"]
+Past = Literal[
+    "negative biopsy",
+    "cancer",
+    "lesion",
+    "exam",
+    "rectal finding",
+    "focal therapy",
+    "radiotherapy",
+    "resection",
+    "medication",
+]
+Course = Literal["new", "grown", "unchanged", "smaller"]
+Neighbour = Literal[
+    "inguinal hernia",
+    "hip prosthesis",
+    "hip arthrosis",
+    "bladder wall",
+    "bladder diverticulum",
+    "diverticulosis",
+    "hydrocele",
+    "iliac aneurysm",
+    "lymphocele",
+    "ureter",
+]
 Indication = Literal[
     "elevated PSA", "rising PSA", "palpable", "negative biopsy", "surveillance", "staging", "screening", "symptoms"
 ]
 Organ = Literal["bladder", "rectum", "bowel", "muscles", "hips", "fluid", "urethra"]
+
+
+# The organs that are not normal where something is told of them.
+ORGANS: dict[Neighbour, Organ] = {
+    "hip prosthesis": "hips",
+    "hip arthrosis": "hips",
+    "bladder wall": "bladder",
+    "bladder diverticulum": "bladder",
+    "diverticulosis": "bowel",
+    "lymphocele": "fluid",
+}
 
 
 def _check(name: str, value: str | None, choices: Any) -> None:
@@ -61,7 +95,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Lesion:
-    """A focal finding of today's exam with its scores."""
+    """A focal finding of today's exam with its scores.
+
+    Raises:
+        ValueError: what it was before is something else than a lesion, or it is new and was there before.
+    """
 
     place: Place = Place()
     size_mm: tuple[float, ...] = ()  # one to three axes, the longest first
@@ -71,6 +109,13 @@ class Lesion:
     dce: bool | None = None  # positive or negative
     adc: int | None = None  # lowest or mean value, 1e-6 mm²/s
     image: int | None = None  # number of the slice that shows it best
+    course: Course | None = None  # against an earlier exam
+    before: Earlier | None = None  # the same lesion as it was then: size, category, year
+
+    def __post_init__(self) -> None:
+        _check("course", self.course, Course)
+        if self.before and (self.before.kind != "lesion" or self.course in (None, "new")):
+            raise ValueError(f"a lesion that is {self.course or 'of unknown course'} was {self.before} before")
 
 
 @dataclass(frozen=True)
@@ -102,6 +147,18 @@ class Earlier:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Something outside the prostate, whose side says nothing about the prostate."""
+
+    kind: Neighbour
+    side: Side | None = None
+
+    def __post_init__(self) -> None:
+        _check("kind", self.kind, Neighbour)
+        _check("side", self.side, Side)
+
+
+@dataclass(frozen=True)
 class Clear:
     """A part of the prostate (of zone, side and level one or two are given) in which there is no lesion."""
 
@@ -114,7 +171,8 @@ class Exam:
     """One exam.
 
     Raises:
-        ValueError: the PI-RADS category is lower than a lesion's, or not 1 or 2 without a lesion.
+        ValueError: the PI-RADS category is lower than a lesion's, or not 1 or 2 without a lesion; an organ is normal
+            and has something.
     """
 
     lesions: tuple[Lesion, ...] = ()  # the index lesion first
@@ -135,11 +193,14 @@ class Exam:
     field_t: float | None = None  # of the scanner, tesla
     contrast: bool | None = None  # multiparametric or biparametric
     organs: tuple[Organ, ...] = ()  # those that are normal
+    beside: tuple[Beside, ...] = ()
 
     def __post_init__(self) -> None:
         _check("indication", self.indication, Indication)
         for organ in self.organs:
             _check("organ", organ, Organ)
+        if ill := {ORGANS.get(finding.kind) for finding in self.beside} & set(self.organs):
+            raise ValueError(f"{', '.join(sorted(ill))} cannot be normal beside {self.beside}")
         scores = [lesion.pirads for lesion in self.lesions if lesion.pirads is not None]
         if self.pirads is not None and (max(scores, default=0) > self.pirads or (not self.lesions and self.pirads > 2)):
             raise ValueError(f"the exam is PI-RADS {self.pirads} and its lesions are {scores}")

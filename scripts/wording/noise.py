@@ -23,7 +23,7 @@ TYPOS = {
     "basal": ("bassal", "basall"),
     "apex": ("apx", "apexx"),
     "apical": ("appical", "apicall"),
-    "midgland": ("midglnad", "midglandd"),
+    "midgland": ("midglnad", "midglandd", "midgalnd"),
     "gland": ("glnad", "glandd"),
     "peripheral": ("periferal", "peripherial", "perpheral", "peripehral"),
     "transition": ("transistion", "transtion", "tranistion"),
@@ -31,14 +31,17 @@ TYPOS = {
     "central": ("cental", "centrall"),
     "zone": ("zoen", "zonne"),
     "anterior": ("anteroir", "antrior"),
-    "posterolateral": ("posterolatral", "postrolateral"),
+    "posterolateral": ("posterolatral", "postrolateral", "posterolaterl"),
     "posteromedial": ("posteromedail", "postromedial"),
     "stroma": ("storma", "stromaa"),
+    "the": ("teh", "hte"),
+    "with": ("wiht", "wtih"),
     "lesion": ("leison", "lession", "legion", "lesoin"),
     "prostate": ("prostrate", "porstate"),
     "PI-RADS": ("PI-RAD", "pi rads", "pie rads", "PI-RDAS"),
     "PIRADS": ("PIRDAS", "PIRAD", "pirates"),
 }
+HURRY = 8  # times as many mistakes in a report that is typed in a hurry
 WORD = re.compile(r"PI-RADS|[A-Za-z]+")
 NEIGHBOURS = dict(pair for row in ("qwertyuiop", "asdfghjkl", "zxcvbnm") for pair in pairwise(row))
 # What carries a fact, and words that are theirs but for a letter.
@@ -64,7 +67,8 @@ GUARDED = {
 
 def roughen(w: Writer, text: str) -> str:
     """The text with this style's spelling mistakes and, in a careless report, one or two other faults."""
-    text = WORD.sub(lambda found: _misspell(w, found[0]) if w.chance(w.style.typos) else found[0], text)
+    share = w.style.typos * (HURRY if w.chance(0.08) else 1)
+    text = WORD.sub(lambda found: _misspell(w, found[0]) if w.chance(share) else found[0], text)
     if not w.chance(w.style.rough):
         return text
     for _ in range(1 + w.chance(0.4)):

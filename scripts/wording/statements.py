@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scripts.wording.findings import Benign, Clear, Earlier, Exam, Lesion, Place
-from scripts.wording.writer import Writer
+from scripts.wording.findings import Benign, Beside, Clear, Earlier, Exam, Lesion, Place
+from scripts.wording.spoken import in_words
+from scripts.wording.writer import POOLS, Writer
 
 STAGING = ("extension", "vesicles", "nodes", "bones")
 
@@ -15,11 +16,11 @@ def place(w: Writer, where: Place) -> dict[str, str | None]:
     known = "".join(k for k, v in (("s", where.side), ("z", where.zone), ("l", where.levels)) if v)
     if not known:
         return {"place": None}
-    facts = {}
+    facts = {"clock": _clock(w, where)}
     if where.side:
         facts |= {slot: w.say(f"{where.side}.{form}") for slot, form in _SIDE_FORMS}
     if where.zone:
-        facts["z"] = w.say(where.sector or where.zone)
+        facts |= {"z": w.say(where.sector or where.zone), "zone": w.say(where.zone)}
     if where.levels:
         facts |= {"l": level(w, where, "before"), "n": level(w, where, "alone")}
         facts["at"] = _at(w, where)
@@ -33,6 +34,12 @@ def place(w: Writer, where: Place) -> dict[str, str | None]:
 
 
 _SIDE_FORMS = (("s", "before"), ("on", "behind"), ("half", "half"))
+
+
+def _clock(w: Writer, where: Place) -> str | None:
+    """The place on a clock's face, for sectors that have one."""
+    pool = f"clock.{where.side}.{where.sector}"
+    return w.say(pool) if pool in POOLS else None
 
 
 def level(w: Writer, where: Place, form: str) -> str:
@@ -66,8 +73,10 @@ def size(w: Writer, axes: Sequence[float]) -> dict[str, str | None]:
     """`size` as a number or product with its unit, and `size:extent` with a word around it; whole millimetres."""
     if not axes:
         return {"size": None}
-    unit, gap = w.habit("unit"), w.habit("unit.gap")
+    unit = w.habit("unit")
     numbers = [w.number(axis, 0) if unit == "mm" else w.number(axis / 10, 1) for axis in axes]
+    unit = w.habit(f"unit.{unit}")
+    gap = w.habit("unit.gap") if len(unit) == 2 else " "
     if w.habit("axes") == "each":
         text = w.habit("by").join(f"{number}{gap}{unit}" for number in numbers)
     else:
@@ -103,10 +112,31 @@ def signal(w: Writer, lesion: Lesion) -> str | None:
     return (" and " if len(texts) < 3 else ", ").join(texts) or None
 
 
+def course(w: Writer, lesion: Lesion) -> dict[str, str | None]:
+    """How the lesion has changed, `course` behind a noun and `course:verb`, with what it was."""
+    if lesion.course is None:
+        return {"course": None}
+    facts, was = size(w, lesion.size_mm), lesion.before
+    if was:
+        facts["was"] = size(w, (was.size_mm,) if was.size_mm else ())["size"]
+        facts["scored"] = score(w, was.pirads)["score"]
+        facts["year"] = None if was.year is None else str(was.year)
+    pool = f"course.{lesion.course}"
+    return {"course": w.say(pool, **facts), "course:verb": w.say(f"{pool}.verb", **facts)}
+
+
+def ordered(w: Writer, lesions: Sequence[Lesion]) -> list[Lesion]:
+    """The lesions in the order of the report; the index lesion is not always the first."""
+    order = w.habit("lesions.order")
+    if order == "right first":
+        return sorted(lesions, key=lambda lesion: lesion.place.side != "right")
+    return list(lesions) if order == "index first" else list(reversed(lesions))
+
+
 def lesion_facts(w: Writer, lesion: Lesion) -> dict[str, str | None]:
     """Every fact of a lesion in every form."""
     facts = place(w, lesion.place) | size(w, lesion.size_mm) | score(w, lesion.pirads)
-    facts |= {"what": w.say(f"what.{lesion.pirads or 0}"), "parts": parts(w, lesion)}
+    facts |= {"what": w.say(f"what.{lesion.pirads or 0}"), "parts": parts(w, lesion)} | course(w, lesion)
     numbers = {"adc": lesion.adc, "image": lesion.image}
     return facts | {name: None if number is None else str(number) for name, number in numbers.items()}
 
@@ -114,8 +144,12 @@ def lesion_facts(w: Writer, lesion: Lesion) -> dict[str, str | None]:
 def lesion_statements(w: Writer, lesion: Lesion, pool: str) -> list[str]:
     """Everything about one lesion: a sentence or phrase that says where it is, and what that one leaves."""
     facts = lesion_facts(w, lesion)
-    if pool == "lesion.sentence" and w.chance(0.7):
+    if w.chance(0.7 if pool == "lesion.sentence" else 0.2):
         facts["signal"] = signal(w, lesion)
+    if w.habit("figures") == "words":
+        facts |= {name: text and in_words(text) for name, text in facts.items() if name[:4] in ("size", "scor")}
+    if lesion.course and w.chance(0.4):
+        pool = "lesion.followed"
     head, told = w.fill(pool if facts["place"] else "lesion.placeless", facts)
     rest = {name: text for name, text in facts.items() if name.partition(":")[0] not in told}
     return [head, *w.tell("lesion.more", rest)]
@@ -148,18 +182,27 @@ def earlier(w: Writer, past: Earlier, exam: Exam) -> str:
     facts = place(w, past.place) | size(w, axes) | score(w, past.pirads)
     year = None if past.year is None else str(past.year)
     text = w.say(past_pool(past), year=year, gleason=past.gleason, **facts)
+    if past.kind == "focal therapy" and not any(lesion.place.may_touch(past.place) for lesion in exam.lesions):
+        text += w.say("therapy.now")
     return text + w.say("cancer.now") if past.kind == "cancer" and not exam.lesions else text
 
 
 def staging(w: Writer, exam: Exam) -> list[str]:
     """What is known of extension, vesicles, nodes and bones: what is absent in one statement or in several."""
     known = {name: getattr(exam, name) for name in STAGING if getattr(exam, name) is not None}
+    present = [w.say("present", this=w.say(name)) for name, there in known.items() if there]
+    if w.chance(0.35):
+        return present + [w.say(f"{name}.absent") for name, there in known.items() if not there]
     absent = [w.say(name) for name, there in known.items() if not there]
     if absent and w.chance(0.6):
         absent = [", ".join(absent[:-1]) + f" or {absent[-1]}" if len(absent) > 1 else absent[0]]
-    return [w.say("present", this=w.say(name)) for name, there in known.items() if there] + [
-        w.say("absent", these=these) for these in absent
-    ]
+    return present + [w.say("absent", these=these) for these in absent]
+
+
+def beside(w: Writer, finding: Beside) -> str:
+    """Something outside the prostate."""
+    facts = {slot: w.say(f"{finding.side}.{form}") for slot, form in _SIDE_FORMS if finding.side}
+    return w.say(finding.kind, **facts)
 
 
 def patient(w: Writer, exam: Exam) -> list[str]:
@@ -171,14 +214,20 @@ def patient(w: Writer, exam: Exam) -> list[str]:
     return w.tell("patient", facts)
 
 
-def gland(w: Writer, exam: Exam) -> list[str]:
-    """Volume and dimensions."""
+def gland_facts(w: Writer, exam: Exam) -> tuple[str | None, str | None]:
+    """Volume and dimensions with their units."""
     volume = None if exam.gland_ml is None else f"{exam.gland_ml:.0f} {w.habit('volume.unit')}"
     dimensions = None
     if exam.gland_mm is not None:
         axes = {slot: w.number(axis / 10, 1) for slot, axis in zip("xyz", exam.gland_mm, strict=True)}
         axes |= {f"m{slot}": w.number(axis, 0) for slot, axis in zip("xyz", exam.gland_mm, strict=True)}
         dimensions = w.say("dimensions.form", **axes)
+    return volume, dimensions
+
+
+def gland(w: Writer, exam: Exam) -> list[str]:
+    """Volume and dimensions in statements."""
+    volume, dimensions = gland_facts(w, exam)
     return w.tell("gland", {"volume": volume, "dimensions": dimensions})
 
 

@@ -10,14 +10,15 @@ from functools import cache
 
 import numpy as np
 
+from scripts.wording.past import PAST
 from scripts.wording.sentences import SENTENCES
 from scripts.wording.surroundings import SURROUNDINGS
 from scripts.wording.terms import TERMS
 
-POOLS: dict[str, tuple[str, ...]] = {**TERMS, **SENTENCES, **SURROUNDINGS}
+POOLS: dict[str, tuple[str, ...]] = {**TERMS, **SENTENCES, **PAST, **SURROUNDINGS}
 SLOT = re.compile(r"\{([^}]+)\}")
 ARTICLE = re.compile(r"\ba\(n\)( (?:[aeiouAEIOU]|8|1[18](?![\d.,])))?")
-AMERICAN = (("haemorrhag", "hemorrhag"), ("tumour", "tumor"), ("organised", "organized"))
+AMERICAN = (("haemorrhag", "hemorrhag"), ("tumour", "tumor"), ("organised", "organized"), ("metre", "meter"))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, T5EncoderModel
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from scripts.common.problems import UserError
 from scripts.phantom import tiny_t5
@@ -67,6 +67,20 @@ def test_the_shortest_reports_come_first_and_all_are_read_in_the_end(folder):
     read = [index.tolist() for index, _, _ in tiny_t5._batches(tokenizer, texts, np.random.default_rng(0), 200, 1000)]
     assert max(n for batch in read[:20] for n in batch) < 15
     assert {n for batch in read[400:] for n in batch} == set(range(100))
+
+
+def test_heads_begin_with_neighbours():
+    encoder = T5EncoderModel(T5Config(vocab_size=9, d_model=64, d_kv=16, num_layers=1, num_heads=4, d_ff=8))
+    tiny_t5.look_nearby(encoder)
+    bias = (
+        encoder.encoder.block[0].layer[0].SelfAttention.compute_bias(21, 21)[0, :, 10]
+    )  # from the middle, each head's
+    ahead, behind = bias[:, 11:], bias[:, :10].flip(1)
+    assert torch.equal(ahead.diff().sign().clamp(min=0), torch.zeros(4, 9))  # never more of what lies farther
+    assert (ahead[0, 0] > behind[0]).all()
+    assert (behind[1, 0] > ahead[1]).all()
+    assert torch.equal(ahead[2:], behind[2:])
+    assert (ahead[2:, 4] > ahead[:2].amin(1)).all()  # the later heads look farther
 
 
 def test_it_loads_as_t5(folder):

@@ -59,21 +59,48 @@ def test_sectors_follow_from_the_lesions_centre(patients):
         assert found == ["PZpm", "PZpm", "PZpl", "PZa"]
 
 
-def test_most_peripheral_lesions_have_a_sector_and_no_other_has(patients):
+def test_a_sector_of_the_transition_zone_is_where_the_centre_lies(patients):
+    told = Counter()
+    for anatomy in patients:
+        gland, (_, depth) = anatomy.gland, anatomy.gland.transition
+        for lesion in anatomy.findings.lesions:
+            _, v, _ = gland.coordinates(*lesion.centre_mm)
+            found, middle = sector(gland, lesion), gland.ANTERIOR - depth
+            if found in ("TZa", "TZp"):
+                assert (v > middle) == (found == "TZa")
+                told[found] += 1
+    assert min(told["TZa"], told["TZp"]) > 30
+
+
+def test_most_lesions_have_a_sector(patients):
     sectors = Counter(
         (lesion.place.zone, lesion.place.sector) for anatomy in patients for lesion in exam_of(anatomy).lesions
     )
     assert sectors["PZ", "PZpl"] > 5 * sectors["PZ", None]
-    assert {found for zone, found in sectors if zone == "TZ"} == {None}
+    assert sectors["TZ", "TZa"] + sectors["TZ", "TZp"] > 3 * sectors["TZ", None] > 0
 
 
 def test_the_past_is_no_finding_of_today(patients):
     pasts = [(past, anatomy.findings) for anatomy in patients for past in exam_of(anatomy).earlier]
     for past, findings in pasts:
-        if past.gone:
+        if past.gone or past.kind == "focal therapy":
             assert all((past.place.side, past.place.levels) != (one.side, (one.level,)) for one in findings.lesions)
-    assert 0.1 < len(pasts) / len(patients) < 0.4
-    assert {past.kind for past, _ in pasts} == {"negative biopsy", "cancer", "lesion"}
+    assert 0.2 < len(pasts) / len(patients) < 0.6
+    done = {"focal therapy", "radiotherapy", "resection", "medication"}
+    assert {past.kind for past, _ in pasts} == {"negative biopsy", "cancer", "lesion", "rectal finding"} | done
+
+
+def test_a_lesion_that_has_changed_was_of_another_size(patients):
+    courses = Counter()
+    for anatomy in patients:
+        for lesion in exam_of(anatomy).lesions:
+            courses[lesion.course] += 1
+            if lesion.before:
+                growth = lesion.size_mm[0] - lesion.before.size_mm
+                assert {"grown": growth > 1.5, "smaller": growth < -1.5, "unchanged": growth == 0}[lesion.course]
+                assert 3 <= lesion.before.pirads <= lesion.pirads
+    assert min(courses[course] for course in ("new", "grown", "unchanged", "smaller")) > 5
+    assert courses[None] > courses.total() / 2
 
 
 def test_wide_reports_tell_the_lesions(patients):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.wording.findings import Benign, Earlier, Exam, Lesion, Place
+from scripts.wording.findings import Benign, Beside, Earlier, Exam, Lesion, Place
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,13 @@ from scripts.wording.findings import Benign, Earlier, Exam, Lesion, Place
         (lambda: Place(sector="PZpl"), "sector PZpl"),
         (lambda: Benign("tumour"), "kind"),
         (lambda: Earlier("biopsy"), "kind"),
+        (lambda: Lesion(course="worse"), "course"),
+        (lambda: Lesion(course="grown", before=Earlier("cancer")), "cancer"),
+        (lambda: Lesion(course="new", before=Earlier("lesion")), "new"),
+        (lambda: Lesion(before=Earlier("lesion")), "unknown course"),
+        (lambda: Beside("gallstone"), "kind"),
+        (lambda: Beside("hydrocele", "upper"), "side"),
+        (lambda: Exam(organs=("hips",), beside=(Beside("hip prosthesis"),)), "hips cannot be normal"),
         (lambda: Exam(indication="fear"), "indication"),
         (lambda: Exam(organs=("liver",)), "organ"),
         (lambda: Exam(pirads=4), "PI-RADS 4"),
