@@ -147,7 +147,8 @@ def _train(folder: Path, size: Size, seed: int, training: Training, epochs: int)
 def _test(folder: Path, size: Size, training: Training) -> Stage:
     command = bundle(
         "classifier", "inference", ("demo",),
-        dataset_dir=folder / "data", **training.arm.switches, models_dir=training.models(folder), **_looked_at(size),
+        dataset_dir=folder / "data", **training.arm.switches, **_looked_at(size),
+        model_file=training.models(folder) / training.arm.name / "model.safetensors",
         output_dir=folder / "results" / training.group / f"seed{training.seed}", saliency=0,
     )  # fmt: skip
     return Stage(f"test_{training.name}", command, (f"train_{training.name}",), beside=True)
