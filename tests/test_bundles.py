@@ -350,7 +350,12 @@ def test_metadata_follow_the_official_schema(place, bundle):
     [
         ("vae", "network_def", ["demo"], {}),
         ("ccella_ldm", "latent_denoiser", ["demo", "t2w"], {}),
-        ("classifier", "network_def", ["demo"], {"_meta_#network_data_format#inputs#image#spatial_shape": [32] * 3}),
+        (
+            "classifier",
+            "network_def",
+            ["demo"],
+            {"channels": ["axt2"], "_meta_#network_data_format#inputs#image#spatial_shape": [32] * 3},
+        ),
     ],
 )
 def test_networks_take_and_give_what_the_metadata_say(place, bundle, network, overlays, options):

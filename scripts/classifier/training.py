@@ -21,7 +21,7 @@ from scripts.classifier.network import check_size, output_layer
 from scripts.classifier.predictions import THRESHOLD, Collected, best_threshold
 from scripts.classifier.weights import header, load_weights
 from scripts.common.problems import UserError
-from scripts.common.tensors import write_tensors
+from scripts.common.tensors import in_half, write_tensors
 from scripts.data.datalists import Case
 from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
@@ -111,6 +111,7 @@ class ArmState(Resume):
         seen: what the network looks at: the arm, channels, spacing and so on; noted in the weights.
         keep: `best` or `last`.
         predictions: the validator's, which choose the threshold; None where it looks at test cases, which must not.
+        half: export the weights in half precision, half the size; the checkpoint keeps them whole.
     """
 
     def __init__(
@@ -127,12 +128,13 @@ class ArmState(Resume):
         keep: str = "best",
         predictions: Collected | None = None,
         minutes: float = 0.0,
+        half: bool = False,
         resume: bool = True,
     ) -> None:
         parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
         super().__init__(folder, parts, settings, batches=batches, minutes=minutes, resume=resume)
         self.network, self.validator, self.seen = network, validator, dict(seen)
-        self.keep, self.predictions = keep, predictions
+        self.keep, self.predictions, self.half = keep, predictions, half
         self.best: dict[str, Tensor] | None = None  # weights of the best epoch since the run was begun
         self.threshold = THRESHOLD
 
@@ -171,7 +173,7 @@ class ArmState(Resume):
         epoch = state["best_metric_epoch"] if self.keep == "best" else state["epoch"]
         metric = {self.validator.state.key_metric_name or "metric": f"{state['best_metric']:.4f}"}
         note = {"epoch": str(epoch), "threshold": repr(state["threshold"]), **metric}
-        write_tensors(self.folder / EXPORT, weights, header(self.seen) | note)
+        write_tensors(self.folder / EXPORT, in_half(weights) if self.half else weights, header(self.seen) | note)
 
 
 class StopEarly:

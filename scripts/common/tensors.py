@@ -12,6 +12,11 @@ from torch import Tensor
 from scripts.common.files import atomic
 
 
+def in_half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in half precision; what counts, such as the batches that a norm has seen, stays as it is."""
+    return {name: one.half() if one.is_floating_point() else one for name, one in tensors.items()}
+
+
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file of tensors on any device, in any memory layout; it appears complete or not at all.
 

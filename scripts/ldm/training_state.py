@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
+from scripts.common.tensors import in_half
 from scripts.engine.loading import Epochs
 from scripts.engine.resume import EXPORT, Resume
 from scripts.ldm.objective import NoisyBatch
@@ -71,7 +72,7 @@ class TrainingState(Resume):
             weights = {name[len(MODULE) :]: one for name, one in state["average"].items() if name.startswith(MODULE)}
         save_weights(
             self.folder / EXPORT,
-            {name: tensor.half() for name, tensor in weights.items()} if self.half else weights,
+            in_half(weights) if self.half else weights,
             config=self.network.config,
             scale=LatentScale(**state["latent_scale"]),
             epoch=state["epoch"],

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import create_workflow
+from monai.bundle import ConfigParser, create_workflow
 from monai.bundle.scripts import verify_metadata, verify_net_in_out
 from monai.handlers import ROCAUC, from_engine
 from safetensors.torch import load_file
@@ -26,7 +26,10 @@ from scripts.common.problems import UserError
 from scripts.engine.steps import one_cycle
 
 ARM = "ds_enb0_r1_s1_l1"
-TINY = {"spacing": [5, 5, 10], "spatial_size": [32, 32, 32], "batch_size": 8, "real": 1, "synthetic": 1}
+TINY = {
+    "channels": ["axt2"], "spacing": [5, 5, 10], "spatial_size": [32, 32, 32], "batch_size": 8, "real": 1,
+    "synthetic": 1,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,8 @@ def start(configs, name, kind, overlay="demo", **options):
     files = [str(configs / f"{name}.yaml")]
     if name != "evaluate":
         files.append(str(configs / f"{overlay}.yaml"))
+    if name == "inference":  # not the shipped weights, which the overlay names
+        options.setdefault("model_file", f"{options['models_dir']}/{ARM}/model.safetensors")
     options = {"bundle_root": str(configs.parent), "synthetic_labels": 1, **options}
     return create_workflow(config_file=files, workflow_type=kind, logging_file=False, **options)
 
@@ -95,7 +100,7 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(trained, co
 KILLED = """
 import json, os, pathlib, signal, sys, time
 from ignite.engine import Events
-from monai.bundle import create_workflow
+from monai.bundle import ConfigParser, create_workflow
 
 files, options, checkpoint = json.loads(sys.argv[1])
 workflow = create_workflow(config_file=files, workflow_type="train", logging_file=False, **options)
@@ -258,6 +263,40 @@ def test_a_step_that_is_not_finite_reaches_neither_weights_nor_running_statistic
     assert torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)["optimizer"]["state"] == {}
 
 
+def test_weights_in_half_precision_are_the_whole_ones_rounded_and_are_read(trained, configs, real_root, tmp_path):
+    """The same training; what it goes on from stays whole, so that more epochs are those of before."""
+    folder, options = trained
+    start(configs, "train", "train", epochs=2, export_half=True, **{**options, "models_dir": str(tmp_path)}).run()
+    whole, half = (load_file(root / ARM / "model.safetensors") for root in (folder, tmp_path))
+    assert all(torch.equal(half[name], whole[name].half()) for name in whole)
+    headers = [read_header(root / ARM / "model.safetensors") for root in (folder, tmp_path)]
+    assert headers[0] == headers[1]
+    states = [torch.load(root / ARM / "checkpoint.pt", weights_only=True) for root in (folder, tmp_path)]
+    assert all(torch.equal(states[0]["network"][name], states[1]["network"][name]) for name in whole)
+    told = []
+    for number, root in enumerate((folder, tmp_path)):
+        out = tmp_path / str(number)
+        common = {**TINY, "dataset_dir": str(real_root), "models_dir": str(root), "output_dir": str(out)}
+        start(configs, "inference", "infer", saliency=0, **common).run()
+        told.append(pd.read_csv(out / ARM / "predictions.csv")["probability"])
+    assert told[0].tolist() == pytest.approx(told[1].tolist(), abs=2e-3)
+
+
+def test_the_demos_overlay_names_the_shipped_weights_and_no_others(configs, real_root, tmp_path, refused):
+    """A folder of one's own is never answered by them."""
+    parser = ConfigParser()
+    parser.read_config([str(configs / f"{name}.yaml") for name in ("inference", "demo")])
+    parser["bundle_root"] = str(configs.parent)
+    assert parser.get_parsed_content("model_file") == str(configs.parent / "models" / "demo_classifier.safetensors")
+    for name in parser["channels"]:
+        (tmp_path / "case").mkdir(exist_ok=True)
+        shutil.copy(real_root / "000" / "axt2.nii.gz", tmp_path / "case" / f"{name}.nii.gz")
+    options = {"bundle_root": str(configs.parent), "input": str(tmp_path), "models_dir": str(tmp_path)}
+    files = [str(configs / f"{name}.yaml") for name in ("inference", "demo")]
+    with refused("demo_classifier.safetensors: no weights there"):
+        create_workflow(config_file=files, workflow_type="infer", logging_file=False, **options).run()
+
+
 def test_inference_and_evaluate_judge_the_real_test_cases(trained, configs, real_root, tmp_path):
     folder, _ = trained
     common = {**TINY, "dataset_dir": str(real_root), "models_dir": str(folder), "output_dir": str(tmp_path)}
@@ -320,7 +359,7 @@ def test_weights_of_other_channels_or_another_grid_are_refused(trained, configs,
     shutil.copy(real_root / "000" / "axt2.nii.gz", tmp_path / "volumes" / "000" / "adc.nii.gz")
     options = {**TINY, "models_dir": str(folder), "output_dir": str(tmp_path), "input": str(tmp_path / "volumes")}
     with refused(r'was trained with channels \["axt2"\], not \["adc", "axt2"\].*the values of its training'):
-        start(configs, "inference", "infer", channels=["adc", "axt2"], **options).run()
+        start(configs, "inference", "infer", **{**options, "channels": ["adc", "axt2"]}).run()
     with refused(r"spatial_size \[32, 32, 32\], not \[32, 32, 16\]"):
         start(configs, "inference", "infer", **{**options, "spatial_size": [32, 32, 16]}).run()
 

@@ -7,7 +7,7 @@ import federated
 
 def options(real_root, tmp_path):
     return {
-        "dataset_dir": str(real_root), "models_dir": str(tmp_path), "spacing": [5, 5, 10],
+        "dataset_dir": str(real_root), "models_dir": str(tmp_path), "channels": ["axt2"], "spacing": [5, 5, 10],
         "spatial_size": [32, 32, 32], "epochs": 4, "batch_size": 8, "lr": 1e-4,
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ def test_a_step_waits_for_the_norm_of_its_gradient_alone_and_is_sent_images_and_
     workflow = create_workflow(
         config_file=[str(configs / name) for name in ("train.yaml", "demo.yaml")], workflow_type="train",
         logging_file=False, bundle_root=str(configs.parent), models_dir=str(tmp_path), dataset_dir=str(real_root),
-        device=DEVICE, spacing=[5, 5, 10], spatial_size=[32, 32, 32], batch_size=4,
+        device=DEVICE, channels=["axt2"], spacing=[5, 5, 10], spatial_size=[32, 32, 32], batch_size=4,
     )  # fmt: skip
     steps = steps_of(workflow.trainer, STEPS)
     assert [step.reads for step in steps] == [1] * STEPS

@@ -72,7 +72,8 @@ def training_cases(root: Path) -> list[dict]:
 def values(repo_root: Path, root: Path, out: Path) -> dict:
     return {
         "bundle_root": str(repo_root / "bundles" / "classifier"), "dataset_dir": str(root), "models_dir": str(out),
-        "spacing": [2.5, 2.5, 2.5], "spatial_size": [32, 32, 32], "network_def": NETWORK, "batch_size": 4,
+        "channels": ["axt2"], "spacing": [2.5, 2.5, 2.5], "spatial_size": [32, 32, 32], "network_def": NETWORK,
+        "batch_size": 4,
     }  # fmt: skip
 
 

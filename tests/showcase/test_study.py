@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,14 +17,17 @@ from scripts.common.problems import UserError
 from scripts.data.grid import Grid
 from scripts.data.images import save_volume
 from scripts.data.outputs import SHEET, Record, find_records, write_sheet
+from scripts.evaluation.adherence import PARTS
 from scripts.evaluation.class_metrics import Estimate
+from scripts.evaluation.generated import REAL as ANALYSER
 from scripts.phantom.dataset import write_dataset
+from scripts.showcase.stages import DEMO_LDM
 from scripts.showcase.study import __main__ as command
 from scripts.showcase.study.classifiers import BOTH, REAL, SYNTHETIC, classifier_stages, count_cases, planned_trainings
-from scripts.showcase.study.generators import generator_stages
+from scripts.showcase.study.generators import generator_stages, planned_generators
 from scripts.showcase.study.page import write_page
-from scripts.showcase.study.results import curve, fooled, has_learnt, second_table
-from scripts.showcase.study.sizes import SIZES, epochs_of
+from scripts.showcase.study.results import areas, arms_table, curve, fooled, has_learnt
+from scripts.showcase.study.sizes import GENERATED, SIZES, STUDIED, epochs_of
 
 SIZE = SIZES["smoke"]
 GRID = Grid((16, 16, 8), (5.0, 5.0, 7.5))
@@ -59,7 +63,7 @@ def test_what_a_stage_reads_is_what_a_needed_stage_writes(chain, tmp_path):
     for stage in chain:
         waits[stage.name] = {stage.name}.union(*(waits[name] for name in stage.needs))
         words = [word.removesuffix("/model.safetensors") for word in stage.command if word.startswith(str(tmp_path))]
-        if stage.name == "arms" or stage.name.startswith("test_"):  # results lie beside each other
+        if stage.name.startswith("test_"):  # results lie beside each other
             words = [word for word in words if "/results/" not in word]
         for word in words:
             if stage.name.startswith("train_") and word.endswith("/volumes") and "_s0_" in stage.name:
@@ -68,6 +72,68 @@ def test_what_a_stage_reads_is_what_a_needed_stage_writes(chain, tmp_path):
                 word = next((one for one in owner if one.startswith(word) or word.startswith(one)), word)
             first = owner.setdefault(word, stage.name)
             assert first in waits[stage.name] or "/classifier/" in word, (stage.name, word)
+
+
+def option(stage, name: str) -> str:
+    """What a stage's command gives for an option."""
+    return stage.command[stage.command.index(f"--{name}") + 1]
+
+
+def test_three_sequences_are_generated_and_classifiers_see_t2w_alone(chain):
+    for stage in chain:
+        kind = stage.name.partition("_")[0]
+        given = {
+            "encode": "sequences", "ldm": "channels", "generate": "channels", "train": "channels", "test": "channels",
+        }.get("" if stage.name.startswith("ldm_evaluate") else kind)  # fmt: skip
+        if given:
+            wanted = STUDIED if kind in ("train", "test") else GENERATED
+            assert option(stage, given) == str(list(wanted)), stage.name
+    assert set(STUDIED) < set(GENERATED)
+
+
+def test_every_generator_weighs_lesions_and_is_judged_on_test_reports(chain):
+    names = {stage.name for stage in chain}
+    trained = [stage for stage in chain if stage.name.startswith("ldm") and "ccella_ldm/configs/train" in str(stage)]
+    assert trained
+    for stage in trained:
+        assert option(stage, "focus_mask") == "lesions.nii.gz"
+        assert float(option(stage, "focus_weight")) == 20
+        if stage.name != "ldm_start":  # which others begin from, and no arm sees
+            assert f"ldm_evaluate{stage.name.removeprefix('ldm')}" in names
+
+
+def test_a_generator_from_shared_weights_adapts_them_to_the_same_patients(tmp_path):
+    stages = {stage.name: stage for stage in generator_stages(tmp_path, SIZES["long"], seed=0)}
+    first, shared = stages["ldm"], stages["ldm_shared"]
+    assert option(shared, "initial_weights") == option(shared, "latent_scale") == str(DEMO_LDM)
+    assert shared.reads == (DEMO_LDM,)  # adapted anew where other weights are shipped
+    assert option(shared, "dataset_dir") == option(first, "dataset_dir")
+    assert float(option(shared, "lr")) == pytest.approx(3e-4)
+    assert int(option(shared, "epochs")) * (160 // 8) == SIZES["long"].adapt_steps == 1000
+    assert "--initial_weights" not in first.command
+
+
+def test_of_all_generators_the_same_reports_are_judged_also_after_a_stop(tmp_path):
+    size = replace(SIZES["long"], judged=3)
+    stages = [stage for stage in generator_stages(tmp_path, size, seed=0) if stage.name.startswith("generate_test")]
+    assert len(stages) == 4
+    for stage in stages:
+        expression = option(stage, "dataset#data").removeprefix("$").replace("@jobs", "jobs")
+        for done in range(4):
+            jobs = SimpleNamespace(all=list("abcde"), todo=list("abcde")[done:])
+            assert eval(expression, {"jobs": jobs}) == list("abc")[done:]
+
+
+def test_no_patient_of_the_study_is_another_seeds(tmp_path):
+    """Nor are they of a dataset that shipped weights or pilots have seen, whose seeds are below 100."""
+    seeds = [
+        int(option(stage, "seed"))
+        for seed in (0, 1)
+        for stage in generator_stages(tmp_path, SIZES["long"], seed)
+        if stage.name.startswith("phantom")
+    ]
+    assert len(set(seeds)) == len(seeds) == 8
+    assert min(seeds) >= 1000
 
 
 def test_a_pretrained_classifier_waits_for_the_weights_that_it_starts_from(tmp_path):
@@ -109,7 +175,9 @@ def test_an_unknown_size_is_refused(tmp_path):
 
 
 def test_an_arm_is_left_out_where_the_generator_predicts_one_class(tmp_path):
-    size = replace(SIZE, replicates=1, reports=0, unlabelled=0, others=0, ceiling=0, fractions=(), seeds=1)
+    size = replace(
+        SIZE, replicates=1, adapt_steps=0, reports=0, unlabelled=0, others=0, ceiling=0, fractions=(), seeds=1
+    )
     write_dataset(tmp_path / "data", cases=24, seed=0, grid=GRID, test_fraction=0.25, workers=1)
     train = json.loads((tmp_path / "data" / "train.json").read_text())
     volumes = tmp_path / "volumes"
@@ -146,6 +214,21 @@ def write_predictions(folder: Path, group: str, arm, seed: int, strength: float)
     frame.to_csv(path, index=False)
 
 
+def found_out(obeyed: float) -> dict:
+    """What evaluation leaves of a generator whose volumes obey this share of 200 reports, 120 of them with a lesion."""
+
+    def figure(value: float | None, n: int) -> dict:
+        return {"value": value, "low": value and 0.4, "high": value and 0.6, "n": n}
+
+    adherence = {
+        row: {part: figure(share, 200 if part in ("presence", "all") else 120) for part in PARTS}
+        for row, share in (("generated", obeyed), (ANALYSER, 0.95))
+    }
+    distances = {f"phantom: {row} to real test": {"frechet": figure(9.0, 200)} for row in ("generated", "real train")}
+    measures = {"generated": {}, "real": {"lesion_signal_axt2": figure(None, 1)}}  # no lesion was seen
+    return {"adherence": adherence, "distances": distances, "measures": measures, "copies": {}}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """What the stages leave, in small: predictions, one generated test case, one row a table, an undefined figure."""
@@ -155,17 +238,15 @@ def finished(tmp_path_factory):
         if training.group != "elsewhere" and training.arm.name != "ds_enb0_r0_s1_l1":
             strength = 3.0 if training.arm.name == BOTH.name else 0.8
             write_predictions(folder, training.group, training.arm, training.seed, strength)
-    merge(folder / "results" / "arms")
     name = json.loads((folder / "data" / "test.json").read_text())[0]["folder"]
     volume, affine = np.random.default_rng(0).random(GRID.size), np.diag([*GRID.spacing, 1])
     save_volume(folder / "volumes_test" / name / "axt2.nii.gz", volume, affine, "axt2")
     values = {"split": "test", "replicate": 0, "seed": 0, "pirads_real": 1, "pirads_synth": 1, "probability": 0.9}
     Record(folder=name, source=name, label="test", sequences=["axt2"], **values).write(folder / "volumes_test")
-    share = {"value": 0.84, "low": 0.78125, "high": 0.885, "n": 201}
-    undefined = {"value": None, "low": None, "high": None, "n": 1}
-    judged = {"adherence": {"test": {"side": share, "zone": undefined}}, "copies": {}}
-    (folder / "ldm_evaluation").mkdir()
-    (folder / "ldm_evaluation" / "metrics.json").write_text(json.dumps(judged))
+    for number, suffix in enumerate(("", "_shared", "_more", "_elsewhere")):
+        path = folder / f"ldm_evaluation{suffix}" / "metrics.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(found_out(0.5 + number / 100)))
     return folder
 
 
@@ -173,27 +254,50 @@ def test_the_page_shows_arms_with_intervals_and_says_what_can_be_concluded(finis
     left_out = [one for one in planned_trainings(SIZE) if one.arm.name == "ds_enb0_r0_s1_l1"]
     write_page(finished, SIZE, left_out, {"phantom": 90.0})
     page = (finished / "index.html").read_text()
-    table = pd.read_csv(finished / "results" / "arms" / "arms.csv").set_index("arm")
+    table = pd.read_csv(finished / "results" / "arms.csv").set_index("trained on")
     assert all(figure in page for figure in table["roc_auc"])
+    assert all(f"<td>{row}</td>" in page for row in table.index)
+    assert "axt2, b1600, adc; classifiers see axt2 alone" in page
+    assert "at a rate of at most 0.0003 instead of 0.0004" in page
     assert "The arm of real volumes has learnt: AUC" in page
     assert "cannot be told apart from real volumes alone" in page
     assert "about 4 steps of 8 volumes, whatever" in page
     assert "No classifier was trained on synthetic with synthetic labels" in page
-    assert "A generator that learnt from more patients" in page
     assert "1/2 of the real patients, pretrained on synthetic volumes: " in page
-    assert "84.0 % (78.1 to 88.5)" in page
     assert "undefined (n = 1)" in page
     assert "<td>phantom</td><td>1.5</td>" in page.replace("\n", "")
     assert "Copies of training cases" not in page  # nothing was found out about them
     assert page.count("data:image/png") >= 5
 
 
-def test_two_pages_of_one_study_have_one_table(finished, tmp_path):
-    first = (finished / "results" / "arms" / "arms.csv").read_bytes()
+def test_the_page_says_of_every_generator_whether_it_obeys_reports(finished):
+    write_page(finished, SIZE, [], {})
+    page = (finished / "index.html").read_text().replace("\n", "")
+    made = [generator for generator in planned_generators(SIZE) if generator.makes]
+    assert [generator.group for generator in made] == ["arms", "shared", "more", "elsewhere"]
+    for number, generator in enumerate(made):
+        assert f"<td>{generator.told}</td><td>{50 + number}.0 % (40.0 to 60.0)</td>" in page
+    assert "<td>real volumes, by the same analyser</td><td>95.0 % (40.0 to 60.0)</td>" in page
+    assert "A generator that drew none would obey 40 % in everything" in page
+    assert "weighs 20 times under lesions.nii.gz" in page
+    assert "begun from the shipped ones" in page
+    alone = replace(SIZE, adapt_steps=0, unlabelled=0, others=0)
+    write_page(finished, alone, [], {})
+    assert "begun from the shipped ones" not in (finished / "index.html").read_text()
+
+
+def test_the_table_has_the_arms_of_every_generator_each_corrected_by_themselves(finished):
+    table, again = (arms_table(finished, SIZE) for _ in range(2))
+    assert table.to_csv() == again.to_csv()
+    assert list(table["trained on"]).count("real") == 1
+    told = [f"{arm}, {words}" for words in ("from shared weights", "from 6 more patients") for arm in (SYNTHETIC, BOTH)]
+    assert list(table["trained on"])[-4:] == told
+    by_row = table.set_index("trained on")["AUC p corrected (Holm)"]
     merge(finished / "results" / "arms")
-    assert (finished / "results" / "arms" / "arms.csv").read_bytes() == first
-    tables = [second_table(finished).to_csv() for _ in range(2)]
-    assert tables[0] == tables[1]
+    alone = pd.read_csv(finished / "results" / "arms" / "arms.csv").set_index("trained on")["AUC p corrected (Holm)"]
+    assert {row: float(p) for row, p in alone.dropna().items()} == {
+        row: float(by_row[row]) for row in alone.dropna().index
+    }
 
 
 def test_the_curve_has_a_point_for_every_start_and_share(finished):
@@ -202,8 +306,8 @@ def test_the_curve_has_a_point_for_every_start_and_share(finished):
         (start, one_in) for start in ("scratch", "arms", "elsewhere") for one_in in (2, 1)
     }
     assert len(table) == 4  # two ways to pretrain at two shares, corrected for together
-    real = pd.read_csv(finished / "results" / "arms" / "arms.csv").set_index("arm")["roc_auc"][REAL.name]
-    assert str(next(point.auc for point in points if (point.start, point.one_in) == ("scratch", 1))) == real
+    real = areas(finished, SIZE)[str(REAL)]
+    assert str(next(point.auc for point in points if (point.start, point.one_in) == ("scratch", 1))) == str(real)
 
 
 def test_what_fooled_a_classifier_are_its_surest_wrong_answers():

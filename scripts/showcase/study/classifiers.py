@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from scripts.classifier.arms import ARMS, Arm
 from scripts.classifier.cases import OneClassError, read_training
-from scripts.showcase.stages import Stage, bundle, module
+from scripts.showcase.stages import Stage, bundle
+from scripts.showcase.study.generators import FIRST, planned_generators
 from scripts.showcase.study.sizes import STUDIED, Size
 
 REAL, SYNTHETIC, BOTH = ARMS[0], ARMS[1], ARMS[3]
@@ -65,10 +66,10 @@ def planned_trainings(size: Size) -> list[Training]:
         arms.append(replace(BOTH, replicates=1, reports=True))
     made = ("generate_reports" if size.reports else "generate",)
     seeds = range(size.seeds)
-    planned = [Training("arms", arm, seed, size.arm_steps, made) for arm in arms for seed in seeds]
-    if size.unlabelled:
-        more = {"volumes": "volumes_more", "needs": ("generate_more",)}
-        planned += [Training("more", arm, seed, size.arm_steps, **more) for arm in (SYNTHETIC, BOTH) for seed in seeds]
+    planned = [Training(FIRST, arm, seed, size.arm_steps, made) for arm in arms for seed in seeds]
+    for group in [one.group for one in planned_generators(size) if one.group in ("shared", "more")]:
+        theirs = {"volumes": f"volumes_{group}", "needs": (f"generate_{group}",)}
+        planned += [Training(group, arm, seed, size.arm_steps, **theirs) for arm in (SYNTHETIC, BOTH) for seed in seeds]
     if size.others:
         there = {"data": "data_elsewhere", "volumes": "volumes_elsewhere", "needs": ("generate_elsewhere",)}
         planned += [Training("elsewhere", SYNTHETIC, seed, size.arm_steps, **there) for seed in seeds]
@@ -87,7 +88,7 @@ def planned_trainings(size: Size) -> list[Training]:
 
 def curve_starts(size: Size) -> dict[str, int]:
     """What the classifiers of the curve start from, and their steps: nothing, or synthetic volumes of either place."""
-    pretrained = ("arms", "elsewhere") if size.others else ("arms",)
+    pretrained = (FIRST, "elsewhere") if size.others else (FIRST,)
     return {SCRATCH: size.arm_steps} | dict.fromkeys(pretrained, size.tune_steps)
 
 
@@ -113,7 +114,7 @@ def seed_of(seed: int, training: Training) -> int:
 
 
 def classifier_stages(folder: Path, size: Size, seed: int, epochs: Mapping[Training, int]) -> list[Stage]:
-    """Give the stages of classifiers: each is trained, then tested once on the real test cases; then the table.
+    """Give the stages of classifiers: each is trained, then tested once on the real test cases.
 
     Args:
         epochs: of each training that there is; those that start from one that is not there are left out.
@@ -121,19 +122,17 @@ def classifier_stages(folder: Path, size: Size, seed: int, epochs: Mapping[Train
     names = {training.name for training in epochs}
     trained = [training for training in epochs if training.begins is None or training.begins in names]
     tested = [training for training in trained if training.group != "elsewhere"]
-    tests = tuple(f"test_{training.name}" for training in tested if training.group == "arms")
     return [
         *(_train(folder, size, seed, training, epochs[training]) for training in trained),
         *(_test(folder, size, training) for training in tested),
-        Stage("arms", module("classifier.arms", results_dir=folder / "results" / "arms"), tests),
     ]
 
 
 def _train(folder: Path, size: Size, seed: int, training: Training, epochs: int) -> Stage:
     """The weights of the last epoch are kept: validation chooses the threshold alone, once for every classifier."""
-    starts: dict[str, object] = {"lr": size.regime.rate}  # of `finetune.yaml` where it goes on from another
+    starts: dict[str, object] = {"lr": size.regime.rate}
     if training.begins is not None:
-        starts = {"initial_weights": training.started_from(folder)}
+        starts = {"lr": size.regime.tune_rate, "initial_weights": training.started_from(folder)}
     command = bundle(
         "classifier", "train", ("demo",) if training.begins is None else ("demo", "finetune"),
         dataset_dir=folder / training.data, synthetic_dir=folder / training.volumes, **training.arm.switches,
@@ -148,7 +147,8 @@ def _train(folder: Path, size: Size, seed: int, training: Training, epochs: int)
 def _test(folder: Path, size: Size, training: Training) -> Stage:
     command = bundle(
         "classifier", "inference", ("demo",),
-        dataset_dir=folder / "data", **training.arm.switches, models_dir=training.models(folder), **_looked_at(size),
+        dataset_dir=folder / "data", **training.arm.switches, **_looked_at(size),
+        model_file=training.models(folder) / training.arm.name / "model.safetensors",
         output_dir=folder / "results" / training.group / f"seed{training.seed}", saliency=0,
     )  # fmt: skip
     return Stage(f"test_{training.name}", command, (f"train_{training.name}",), beside=True)
@@ -157,4 +157,4 @@ def _test(folder: Path, size: Size, training: Training) -> Stage:
 def _looked_at(size: Size) -> dict[str, object]:
     """Options that say what a classifier sees of a volume."""
     regime = size.regime
-    return {"channels": STUDIED, "spacing": list(regime.spacing), "spatial_size": list(regime.spatial_size)}
+    return {"channels": list(STUDIED), "spacing": list(regime.spacing), "spatial_size": list(regime.spatial_size)}

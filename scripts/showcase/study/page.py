@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,21 +15,25 @@ from scripts.data.images import load_volume
 from scripts.data.montage import montage
 from scripts.data.outputs import find_records
 from scripts.data.page import Page, Section
+from scripts.evaluation.adherence import PARTS
 from scripts.evaluation.class_metrics import Figure, as_text
-from scripts.evaluation.paired import MAIN, Answers, draw, judge
+from scripts.evaluation.generated import REAL as ANALYSER
+from scripts.evaluation.paired import Answers
 from scripts.showcase.study.classifiers import REAL, Training
+from scripts.showcase.study.generators import FIRST, Generator, planned_generators
 from scripts.showcase.study.pictures import draw_curve, draw_fooled, draw_forest, draw_rocs
 from scripts.showcase.study.results import (
     answers_of,
+    areas,
+    arms_table,
     best_arm,
     ceiling,
     curve,
     fooled,
     has_learnt,
     read_group,
-    second_table,
 )
-from scripts.showcase.study.sizes import Size
+from scripts.showcase.study.sizes import GENERATED, STUDIED, Size
 
 SHOWN = 6  # generated test cases on the page
 FOOLED = 3  # cases of either class that a classifier was surest and wrong about
@@ -41,6 +46,7 @@ READABLE = {
     "nodule_contrast": "nodule contrast",
     **{f"lesion_signal_{name}": f"lesion's signal, {name}" for name in SEQUENCES},
 }  # fmt: skip
+LESION_SIGNAL = f"lesion_signal_{STUDIED[0]}"  # whether lesions are drawn where classifiers look
 FIGURES = ["trained on", "n", "seeds", "roc_auc", "average_precision", "accuracy", "sensitivity", "specificity"]
 TESTS = [
     "trained on", "AUC difference", "AUC p (DeLong)", "AUC p corrected (Holm)",
@@ -61,20 +67,75 @@ def write_page(folder: Path, size: Size, left_out: Sequence[Training], seconds: 
     page = Page(
         "What synthetic volumes are worth: a study on the prostate phantom",
         f"{regime.patients} real training patients and {size.tests} test patients of one institution, phantoms of "
-        f"difficulty {regime.difficulty:g}, in {', '.join(SEQUENCES)}. VAE and text encoder are the shipped ones, "
-        "which have seen other phantoms; generators and classifiers were trained here. Figures in brackets are 95 % "
-        "intervals.",
+        f"difficulty {regime.difficulty:g}. Volumes are generated in {', '.join(GENERATED)}; classifiers see "
+        f"{', '.join(STUDIED)} alone. VAE and text encoder are the shipped ones, which have seen other phantoms; "
+        "generators and classifiers were trained here. Figures in brackets are 95 % intervals.",
     )
-    answers = answers_of(folder, "arms")
+    answers = answers_of(folder, FIRST)
+    _generators(folder, size, page)
     _arms(folder, size, page, answers, left_out)
-    _second(folder, page)
     _curve(folder, size, page)
     _fooled(folder, page, answers)
-    _volumes(folder, page)
+    _volumes(folder, size, page)
     page.section("Minutes for each stage").table(
         pd.DataFrame({"stage": list(seconds), "minutes": [round(value / 60, 1) for value in seconds.values()]})
     )
     page.write(folder / "index.html")
+
+
+def _generators(folder: Path, size: Size, page: Page) -> None:
+    """What each generator learnt from, and whether its volumes show what test reports say."""
+    regime, planned = size.regime, planned_generators(size)
+    section = page.section("The generators: do their volumes show what test reports say?")
+    told = (
+        f"From nothing: trained for about {size.ldm_steps:,} steps of {regime.batch} cases on the {regime.patients} "
+        f"training patients alone. The loss weighs {regime.focus_weight:g} times under {regime.focus_mask}, the masks "
+        "of lesions: without that a generator of so few patients draws none. So it is told of these patients where "
+        "their lesions are, which no classifier is told."
+    )
+    if size.adapt_steps:
+        told += (
+            " From shared weights: begun from the shipped ones, which have seen many other phantoms and their reports, "
+            f"and adapted to these patients for about {size.adapt_steps:,} steps at a rate of at most "
+            f"{regime.adapt_rate:g}."
+        )
+    if size.unlabelled:
+        told += (
+            f" From {size.unlabelled} more patients: of the same institution, images, reports and masks, first; then "
+            "of these. No classifier sees them or their labels."
+        )
+    if size.others:
+        told += " That of the other institution is judged on test reports from there."
+    section.text(told)
+    rows, shares = [], {}
+    for generator in (one for one in planned if one.makes):
+        judged = _judged(folder, generator)
+        if generator.group == FIRST:
+            rows.append(_obeyed("real volumes, by the same analyser", judged, ANALYSER, "real"))
+            shares = judged["adherence"]["generated"]
+        rows.append(_obeyed(generator.told, judged, "generated", "generated"))
+    section.table(pd.DataFrame(rows).fillna("–").rename(columns=READABLE))
+    lesions, everyone = shares["zone"]["n"], shares["all"]["n"]
+    section.text(
+        f"{lesions} of the {everyone} reports name a lesion, and zone, side and level are of those. A generator that "
+        f"drew none would obey {100 * (1 - lesions / everyone):.0f} % in everything: of one whose interval holds that, "
+        "no arm has learnt what a lesion looks like. The analyser looks at all sequences, so the lesions' signal (over "
+        f"their zone's) shows whether they are seen on {', '.join(STUDIED)}, too."
+    )
+
+
+def _judged(folder: Path, generator: Generator) -> dict[str, Any]:
+    """What evaluation found out about a generator's volumes."""
+    return json.loads((folder / f"ldm_evaluation{generator.suffix}" / "metrics.json").read_text())
+
+
+def _obeyed(name: str, judged: dict[str, Any], adherence: str, row: str) -> dict[str, str]:
+    """A row of the generators' table: shares of reports obeyed, how dark lesions are, how far from real volumes."""
+    found = judged["adherence"][adherence]
+    others = judged["distances"][f"phantom: {'real train' if row == 'real' else row} to real test"]
+    others = judged["measures"][row] | others
+    columns = {"generator": name} | {part: as_text(found[part], percent=True) for part in reversed(PARTS)}
+    return columns | {key: as_text(others[key]) for key in (LESION_SIGNAL, "frechet") if key in others}
 
 
 def _arms(folder: Path, size: Size, page: Page, answers: Mapping[Arm, Answers], left_out: Sequence[Training]) -> None:
@@ -85,18 +146,23 @@ def _arms(folder: Path, size: Size, page: Page, answers: Mapping[Arm, Answers], 
         f"Every arm was trained for about {size.arm_steps:,} steps of {size.regime.batch} volumes, whatever it was "
         "trained on: an arm with more volumes sees each of them less often, and gets no more steps."
     )
-    judged = {str(arm): judge(one, draw(one)).estimates()[MAIN] for arm, one in answers.items()}
+    judged = areas(folder, size)
     pictures, many = folder / "pictures", ceiling(folder)
     draw_forest(judged, pictures / "arms.png", many)
     draw_rocs({str(arm): (one, judged[str(arm)]) for arm, one in answers.items()}, pictures / "roc.png")
     note = "" if many is None else f" Dotted: {size.ceiling:,} real patients, {many}."
     section.figure(pictures / "arms.png", f"AUC of each arm, mean of its seeds; shaded: the arm of real volumes.{note}")
-    table = pd.read_csv(folder / "results" / "arms" / "arms.csv")
+    table = arms_table(folder, size)
+    table.to_csv(folder / "results" / "arms.csv")
     _table_of_arms(section, table)
-    section.figure(pictures / "roc.png", "ROC curves, each the mean of its seeds.")
-    for arm in dict.fromkeys(training.arm for training in left_out if training.group == "arms"):
+    section.text(
+        "Synthetic volumes are of the generator from nothing unless their row names another. The corrected p of a "
+        "generator's arms allow for as many tests as it has arms."
+    )
+    section.figure(pictures / "roc.png", "ROC curves of real volumes and the generator from nothing, means of seeds.")
+    for arm in dict.fromkeys(training.arm for training in left_out if training.group == FIRST):
         section.text(f"No classifier was trained on {arm}: all volumes were of one class by their labels.")
-    section.text("All figures are in results/arms/arms.csv.")
+    section.text("All figures are in results/arms.csv.")
 
 
 def _table_of_arms(section: Section, table: pd.DataFrame) -> None:
@@ -110,19 +176,6 @@ def _table_of_arms(section: Section, table: pd.DataFrame) -> None:
         section.text(f"{line}.")
 
 
-def _second(folder: Path, page: Page) -> None:
-    table = second_table(folder)
-    if table is None:
-        return
-    table.to_csv(folder / "results" / "more.csv")
-    section = page.section("A generator that learnt from more patients, whose labels no classifier saw")
-    section.text(
-        "It was trained on patients of the same institution first, images and reports, and then on the real training "
-        "patients; the volumes are made from the reports of those alone, as before."
-    )
-    _table_of_arms(section, table)
-
-
 def _curve(folder: Path, size: Size, page: Page) -> None:
     points, table = curve(folder, size)
     if not points or not size.fractions:
@@ -132,8 +185,8 @@ def _curve(folder: Path, size: Size, page: Page) -> None:
     section.figure(folder / "pictures" / "curve.png", "AUC over the share of the real training patients seen.")
     section.text(
         f"From nothing: about {size.arm_steps:,} steps. Pretrained: as many on synthetic volumes alone, then "
-        f"about {size.tune_steps:,} at a third of the rate on the real ones. The validation patients, who choose the "
-        "threshold, are the same for every share."
+        f"about {size.tune_steps:,} on the real ones, at a rate of at most {size.regime.tune_rate:g} instead of "
+        f"{size.regime.rate:g}. The validation patients, who choose the threshold, are the same for every share."
     )
     if table is not None:
         table.to_csv(folder / "results" / "curve.csv", index=False)
@@ -144,7 +197,7 @@ def _curve(folder: Path, size: Size, page: Page) -> None:
 
 def _fooled(folder: Path, page: Page, answers: Mapping[Arm, Answers]) -> None:
     """The surest wrong answers of the arm of real volumes, and of the best arm where it is another."""
-    predictions = read_group(folder, "arms")
+    predictions = read_group(folder, FIRST)
     section = page.section("What fooled a classifier")
     for arm in dict.fromkeys([arm for arm in (REAL, best_arm(answers)) if arm in answers]):
         cases = fooled(predictions[arm], FOOLED)
@@ -156,14 +209,13 @@ def _fooled(folder: Path, page: Page, answers: Mapping[Arm, Answers]) -> None:
         section.figure(picture, f"Trained on {arm}: the test cases that it was surest and wrong about, T2w.")
 
 
-def _volumes(folder: Path, page: Page) -> None:
+def _volumes(folder: Path, size: Size, page: Page) -> None:
     """Generated test cases, and how they were judged."""
-    section = page.section("Volumes generated from test reports")
+    section = page.section("Volumes that the generator from nothing makes of test reports")
     _pictures(folder, section)
-    judged = json.loads((folder / "ldm_evaluation" / "metrics.json").read_text())
+    judged = _judged(folder, planned_generators(size)[0])
     titles = {
         "distances": ("Distance to real test volumes", _estimates),
-        "adherence": ("Does the volume show what its report says?", _shares),
         "measures": ("How large and how dark is what it shows?", _estimates),
         "class": ("Class that the adapter predicts from the report", _estimates),
         "copies": ("Copies of training cases", _shares),

@@ -9,15 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from scripts.classifier.arms import Arm, align, compare, read_arms
+from scripts.classifier.arms import Arm, align, arm_of, compare, read_arms
 from scripts.evaluation.class_metrics import Estimate
 from scripts.evaluation.paired import MAIN, Answers, compare_pairs, draw, judge
 from scripts.showcase.study.classifiers import REAL, SCRATCH
+from scripts.showcase.study.generators import FIRST, Generator, planned_generators
 from scripts.showcase.study.sizes import Size
 
 STARTS = {
     SCRATCH: "from nothing",
-    "arms": "pretrained on synthetic volumes",
+    FIRST: "pretrained on synthetic volumes",
     "elsewhere": "pretrained on synthetic volumes of the other institution",
 }
 
@@ -50,10 +51,29 @@ def answers_of(folder: Path, group: str) -> dict[Arm, Answers]:
     return align(predictions) if predictions else {}
 
 
-def second_table(folder: Path, seed: int = 0) -> pd.DataFrame | None:
-    """The arms of the generator that learnt from more patients, beside the real volumes; None where there is none."""
-    more, real = read_group(folder, "more"), read_group(folder, "arms").get(REAL)
-    return compare({REAL: real, **more}, seed=seed) if more and real else None
+def row_of(arm: Arm, generator: Generator) -> str:
+    """What an arm is trained on, in words that tell the generators apart."""
+    return str(arm) if generator.group == FIRST or not arm.synthetic else f"{arm}, {generator.told}"
+
+
+def arms_table(folder: Path, size: Size, seed: int = 0) -> pd.DataFrame:
+    """The arms of all generators, each generator's held against the arm of real volumes and corrected by themselves."""
+    tables, real = [], {REAL: found} if (found := read_group(folder, FIRST).get(REAL)) else {}
+    for generator in planned_generators(size):
+        if arms := read_group(folder, generator.group):
+            table = compare(real | arms, seed=seed)
+            table["trained on"] = [row_of(arm_of(name), generator) for name in table.index]
+            tables.append(table)
+    return pd.concat(tables).drop_duplicates("trained on")
+
+
+def areas(folder: Path, size: Size, seed: int = 0) -> dict[str, Estimate]:
+    """The AUC of every arm of every generator, by its row of the table."""
+    return {
+        row_of(arm, generator): judge(one, draw(one, seed)).estimates()[MAIN]
+        for generator in planned_generators(size)
+        for arm, one in answers_of(folder, generator.group).items()
+    }
 
 
 def curve(folder: Path, size: Size, seed: int = 0) -> tuple[list[Point], pd.DataFrame | None]:
@@ -61,7 +81,7 @@ def curve(folder: Path, size: Size, seed: int = 0) -> tuple[list[Point], pd.Data
     answers: dict[tuple[str, int], Answers] = {}
     for start in STARTS:
         for one_in in size.fractions:
-            group = "arms" if (start, one_in) == (SCRATCH, 1) else f"curve_{start}_{one_in}"
+            group = FIRST if (start, one_in) == (SCRATCH, 1) else f"curve_{start}_{one_in}"
             if REAL in (found := answers_of(folder, group)):
                 answers[start, one_in] = found[REAL]
     points = [
