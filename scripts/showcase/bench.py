@@ -87,7 +87,7 @@ def bench(output_dir: str = "out/bench", size: str = "short", seed: int = 0) -> 
 
     Args:
         output_dir: gets everything: data, weights, volumes, logs, the tables.
-        size: `short` (an afternoon on two cores), `long` (a day, or a GPU), or `smoke` (tests the chain, means nothing).
+        size: `short` (an afternoon on two cores), `long` (a day, or a GPU) or `smoke` (tests the chain, means nothing).
         seed: of the phantom data and of every training.
 
     Raises:
