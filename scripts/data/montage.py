@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ OUTLINE = withStroke(linewidth=1.5, foreground=BACKGROUND)
 AXIAL_SLICES = 5
 INCHES_PER_MM = 0.024
 TITLE_INCHES = 0.34
+SIDE_INCHES, SIDE_LETTERS = 1.7, 20  # on the left of rows, and how many letters of a line that is
+GAP_INCHES = 0.12
 _DRAWING = threading.Lock()  # matplotlib draws in one thread at a time: its caches and fonts are shared
 
 
@@ -54,6 +57,67 @@ def montage(
     with _DRAWING, atomic(path) as temporary:
         figure = _figure(volumes, titles, spacing, focus)
         figure.savefig(temporary, format="png", dpi=110, facecolor=BACKGROUND)
+
+
+Shown = tuple[Mapping[str, np.ndarray], Sequence[int]]  # a volume's images by sequence, the voxel that is looked at
+
+
+def side_by_side(
+    rows: Mapping[str, Sequence[Shown]],
+    kinds: Sequence[str],
+    sequences: Mapping[str, str],
+    spacing: Sequence[float],
+    path: str | os.PathLike[str],
+) -> None:
+    """Draw axial slices of several volumes beside one another, sequence by sequence, all in one window, as PNG.
+
+    Args:
+        rows: by the words on their left volumes, one of each kind: RAS arrays (X, Y, Z) of one shape, whose 0 is black
+            and whose 1 is white, and the voxel that the slice goes through.
+        kinds: the words above each volume, such as `generated`.
+        sequences: those that are drawn, with the words above them.
+        spacing: of the voxels, in mm.
+    """
+    with _DRAWING, atomic(path) as temporary:
+        figure = _table_of_slices(rows, kinds, sequences, spacing)
+        figure.savefig(temporary, format="png", dpi=110, facecolor=BACKGROUND)
+
+
+def _table_of_slices(
+    rows: Mapping[str, Sequence[Shown]],
+    kinds: Sequence[str],
+    sequences: Mapping[str, str],
+    spacing: Sequence[float],
+) -> Figure:
+    """The picture of `side_by_side`: volumes that are held against one another touch, and sequences lie apart."""
+    (images, _), *_ = next(iter(rows.values()))
+    extent = np.asarray(images[next(iter(sequences))].shape) * np.asarray(spacing, dtype=float)
+    across, down = extent[0] * INCHES_PER_MM, extent[1] * INCHES_PER_MM
+    block = len(kinds) * across + GAP_INCHES
+    width, height = SIDE_INCHES + len(sequences) * block, 2 * TITLE_INCHES + len(rows) * (down + GAP_INCHES)
+    figure = Figure(figsize=(width, height), facecolor=BACKGROUND)
+    FigureCanvasAgg(figure)
+
+    def write(x: float, y: float, words: str, **style: Any) -> None:
+        figure.text(x / width, 1 - y / height, words, color=INK, va="center", **style)
+
+    for j, name in enumerate(sequences.values()):
+        left = SIDE_INCHES + j * block
+        write(left + (block - GAP_INCHES) / 2, TITLE_INCHES / 2, name, ha="center", fontsize=13, weight="bold")
+        for k, kind in enumerate(kinds):
+            write(left + (k + 0.5) * across, 1.45 * TITLE_INCHES, kind, ha="center", fontsize=10)
+    for i, (title, volumes) in enumerate(rows.items()):
+        top = 2 * TITLE_INCHES + i * (down + GAP_INCHES)
+        write(GAP_INCHES, top + down / 2, fill(title, SIDE_LETTERS), fontsize=10)
+        for j, sequence in enumerate(sequences):
+            for k, (images, voxel) in enumerate(volumes):
+                left = SIDE_INCHES + j * block + k * across
+                place = left / width, 1 - (top + down) / height, across / width, down / height
+                axes = figure.add_axes(place)
+                _draw(axes, images[sequence], "axial", int(voxel[2]), extent, 1.0)
+                if j == k == 0:
+                    _scale_bar(axes, extent)
+    return figure
 
 
 def _figure(

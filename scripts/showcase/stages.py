@@ -41,6 +41,7 @@ DEMO_VAE = BUNDLES / "vae" / "models" / "demo_vae.safetensors"
 DEMO_LDM = BUNDLES / "ccella_ldm" / "models" / "demo_ldm.safetensors"
 DEMO_T5 = BUNDLES / "ccella_ldm" / "models" / "demo_t5"
 DEMO_T5_FILES = (DEMO_T5 / "model.safetensors", DEMO_T5 / "tokenizer.json")  # what its embeddings depend on
+DEMO_CLASSIFIER = BUNDLES / "classifier" / "models" / "demo_classifier.safetensors"
 PYTHON = (sys.executable, "-m")  # begins the commands that are run by a copy
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 COPIES = multiprocessing.get_context(METHOD)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scripts.data.montage import montage, plane
+from scripts.data.montage import montage, plane, side_by_side
 
 SPACING = (1.25, 1.25, 1.875)
 
@@ -59,3 +59,31 @@ def test_montage_grows_with_volumes_and_keeps_the_aspect(tmp_path):
 def test_montage_takes_a_focus_at_the_border(tmp_path, focus):
     montage([np.ones((16, 16, 8))], ["a"], SPACING, tmp_path / "a.png", focus)
     assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_volumes_lie_side_by_side_in_one_window(tmp_path):
+    """Grey 0.3 beside 0.7: each is as bright as it is, whatever stands beside it, in every row and sequence."""
+    dark, bright = ({name: np.full((16, 16, 8), grey) for name in ("axt2", "adc")} for grey in (0.3, 0.7))
+    rows = {title: [(dark, (8, 8, 4)), (bright, (8, 8, 2))] for title in ("one lesion", "another")}
+    words = {"axt2": "T2w", "adc": "ADC"}
+    side_by_side(rows, ("generated", "phantom"), words, (5, 5, 5), tmp_path / "pairs.png")
+    picture = imread(tmp_path / "pairs.png")[..., 0]
+    for part in (0.3, 0.8):  # of its height: in the first row and in the second
+        line = picture[int(part * len(picture))]
+        shown = [grey for grey in (0.3, 0.7) for _ in np.flatnonzero(np.abs(line - grey) < 0.01)]
+        starts = np.flatnonzero(np.abs(np.diff(line)) > 0.2)
+        assert shown.count(0.3) == pytest.approx(shown.count(0.7), rel=0.1)
+        assert shown.count(0.3) > 0.3 * len(line)
+        assert len(starts) >= 4
+
+
+def test_a_slice_goes_through_its_voxel(tmp_path):
+    """The bright slice of one volume is shown, and that of the other is not."""
+    volume = np.zeros((16, 16, 8))
+    volume[..., 5] = 1
+    rows = {"": [({"axt2": volume}, (0, 0, 5)), ({"axt2": volume}, (0, 0, 1))]}
+    side_by_side(rows, ("a", "b"), {"axt2": "T2w"}, (5, 5, 5), tmp_path / "a.png")
+    picture = imread(tmp_path / "a.png")[..., 0]
+    bright = (picture > 0.9).mean(axis=0)
+    assert bright[int(0.5 * picture.shape[1])] > 0.6
+    assert bright[int(0.8 * picture.shape[1])] < 0.1
