@@ -48,18 +48,18 @@ COURSE = re.compile(rf"(?i)\b(?:previously|from|was) {WAS}|{WAS} (?:before|then)
 BESIDE = re.compile(
     r"(?i)\b(hernia|hip|coxarthrosis|bladder|diverticul\w+|hydrocele|iliac|lymphocele|ureter|hydroureter)\b"
 )
-IDIOM = re.compile(r"(?i)\b(all right|right away)\b")
+IDIOM = re.compile(r"(?i)\b(all right|right away|questions left)\b")
 BENIGN = re.compile(
     r"(?i)\b(wedge|prostatitis|inflamm\w*|bph|hyperplasia|stromal|glandular|ha?emorrhage|cyst|median lobe"
     r"|diffuse(ly)?)\b"
 )
 NEGATED = re.compile(
-    r"(?i)\b(no|none|nil|nothing|without|normal|unremarkable|neither|clear|free|w/o(?! contrast)"
+    r"(?i)\b(no|none|nil|nothing|without|normal|unremarkable|neither|clear|free|fine|w/o(?! contrast)"
     r"|(?<!dce[ =])(?<!dce: )(?<!dce equals )negative)\b"
 )
 AROUND = re.compile(
-    r"(?i)\b(psad?|volume|vol|prostate.dimensions|gland (size|has a)|size of the gland|prostate measures)\b"
-    r"|(?<!mid-)\bprostate \d"
+    r"(?i)\b(psad?|volume|vol|prostate.dimensions|size of the gland|prostate measures)\b"
+    r"|(?<!peripheral )(?<!inner )(?<!central )\bgland (size|has a)\b|(?<!mid-)\bprostate \d"
 )
 OVERALL = re.compile(r"(?i)^\W*(\w+: )?(overall|highest|pi-rads assessment of the exam)")
 KEY = re.compile(r"(?i)^\W*(side|laterality|level|craniocaudal level|zone|location|site|position|region): ")
@@ -237,9 +237,8 @@ def draw_exam(rng: np.random.Generator) -> Exam:
         image = maybe(int(rng.integers(5, 30)), 0.3)
         course = maybe(str(rng.choice(["new", "grown", "unchanged", "smaller"])), 0.3)
         then = Earlier("lesion", year=2021, size_mm=float(rng.uniform(4, 30)), pirads=maybe(3))
-        return Lesion(
-            place(1), size, score, *more, *details, image, course, then if course not in (None, "new") else None
-        )
+        contact, before = maybe(bool(rng.integers(2)), 0.3), then if course not in (None, "new") else None
+        return Lesion(place(1), size, score, *more, *details, image, contact, course, before)
 
     lesions = tuple(lesion() for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.3, 0.4, 0.2, 0.1]))))
     kinds = ("wedge", "diffuse", "hyperplasia", "stromal", "glandular", "haemorrhage", "cyst", "median lobe")
@@ -273,7 +272,7 @@ def draw_exam(rng: np.random.Generator) -> Exam:
         maybe(float(rng.uniform(1, 40))),
         maybe(float(rng.uniform(0.05, 0.6)), 0.5),
         maybe(int(rng.integers(45, 85))),
-        maybe(str(rng.choice([*indications, "symptoms"]))),
+        maybe(str(rng.choice([*indications, "symptoms", "family history"]))),
         maybe(3.0),
         maybe(bool(rng.integers(2))),
         organs,

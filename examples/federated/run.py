@@ -109,7 +109,7 @@ def data_stages(folder: Path, size: Size, names: list[str], seed: int) -> list[S
         root, cases = folder / "data" / name, size.train + size.tests
         make = module(
             "phantom", "make", output_dir=root, cases=cases, seed=seed + number, test_fraction=size.tests / cases,
-            institute=name, wording="wide",
+            institute=name,
         )  # fmt: skip
         embed = module("encode_reports", data_dir=root, encoder=DEMO_T5)
         encode = bundle("vae", "inference", ("demo",), dataset_dir=root, latent_dir=root / "latents", mode="encode")

@@ -32,7 +32,6 @@ def make(
     spacing: tuple[float, float, float] | None = None,
     test_fraction: float = 0.2,
     workers: int = 2,
-    wording: str = "narrow",
     difficulty: float = DIFFICULTY,
     institute: str = "",
     reports: int = 0,
@@ -50,7 +49,6 @@ def make(
         spacing: mm along x, y, z, instead of the grid's.
         test_fraction: part of the cases in test.json.
         workers: processes.
-        wording: of the reports, `narrow` (what the demo's weights know) or `wide` (docs/wording.md).
         difficulty: 0 (lesions alone are dark, all scanners alike) to 1, see docs/phantom.md.
         institute: where all patients go, any name: another name is another scanner and another way to write; left out,
             one of three.
@@ -62,9 +60,7 @@ def make(
     for name, values in (("size", chosen.size), ("spacing", chosen.spacing)):
         if len(values) != 3 or min(values) <= 0:
             raise UserError(f"{name} is {values}; give three positive numbers, e.g. --{name} 64,64,32")
-    write_dataset(
-        Path(output_dir), cases, seed, chosen, test_fraction, workers, wording, difficulty, institute, reports
-    )
+    write_dataset(Path(output_dir), cases, seed, chosen, test_fraction, workers, difficulty, institute, reports)
 
 
 def analyse(

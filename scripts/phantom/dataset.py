@@ -24,7 +24,7 @@ from scripts.data.nifti import save_nifti
 from scripts.data.root import DATALISTS, MERGED, REPORTS
 from scripts.phantom.anatomy import DIFFICULTY, Findings, Lesion, check_difficulty, sample_findings
 from scripts.phantom.imaging import MASKS, make_case
-from scripts.phantom.wording import check_wording, report_text
+from scripts.phantom.wording import report_text
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ def write_dataset(
     grid: Grid,
     test_fraction: float,
     workers: int,
-    wording: str = "narrow",
     difficulty: float = DIFFICULTY,
     institute: str = "",
     reports: int = 0,
@@ -55,10 +54,9 @@ def write_dataset(
     Raises:
         UserError: a number out of range, or the root holds a dataset of other settings.
     """
-    settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction, "wording": wording}
+    settings = {"cases": cases, "seed": seed, "test_fraction": test_fraction}
     settings |= {"difficulty": float(difficulty), "institute": institute}
     settings |= {"size": list(grid.size), "spacing": list(grid.spacing), "reports": reports}
-    check_wording(wording)
     check_difficulty(difficulty)
     _check(root, settings, workers)
     if _settings(root) is not None and all((root / name).is_file() for name in DATALISTS):
@@ -85,11 +83,9 @@ def write_dataset(
     others = _others(cases, seed, difficulty, institute, reports)
     _write_tables(root, [*everyone, *others], [*splits, *[REPORTS] * reports])
     if reports:
-        write_datalist(root / f"{REPORTS}.json", [_entry(f, grid, wording, images=False) for f in others])
+        write_datalist(root / f"{REPORTS}.json", [_entry(f, grid, images=False) for f in others])
     for name in DATALISTS:
-        entries = [
-            _entry(f, grid, wording) for f, split in zip(everyone, splits, strict=True) if name == f"{split}.json"
-        ]
+        entries = [_entry(f, grid) for f, split in zip(everyone, splits, strict=True) if name == f"{split}.json"]
         write_datalist(root / name, entries)
 
 
@@ -136,7 +132,9 @@ def _check(root: Path, settings: Mapping[str, Any], workers: int) -> None:
     if there is None and (any((root / name).exists() for name in (*DATALISTS, *MERGED)) or any(root.glob("phantom_*"))):
         wrong.append(f"{root} already holds a dataset; give another folder or remove it first")
     if there is not None and there != settings:
-        names = ", ".join(f"{name} {there.get(name)}" for name in settings if there.get(name) != settings[name])
+        names = ", ".join(
+            f"{name} {there.get(name)}" for name in settings | there if there.get(name) != settings.get(name)
+        )
         wrong.append(f"{root} already holds a dataset with {names}; give another folder or remove it first")
     if wrong:
         raise UserError("\n".join(wrong))
@@ -147,8 +145,7 @@ def _settings(root: Path) -> dict[str, Any] | None:
     path = root / SETTINGS
     if not path.is_file():
         return None
-    before = {"wording": "narrow", "difficulty": 0.0, "institute": "", "reports": 0}  # what older datasets do not name
-    return before | json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _others(cases: int, seed: int, difficulty: float, institute: str, reports: int) -> list[Findings]:
@@ -202,9 +199,9 @@ def _write_tables(root: Path, everyone: list[Findings], splits: list[str]) -> No
     write_clinical(root / "clinical.xlsx", frame)
 
 
-def _entry(findings: Findings, grid: Grid, wording: str, images: bool = True) -> dict[str, Any]:
+def _entry(findings: Findings, grid: Grid, images: bool = True) -> dict[str, Any]:
     """A case as the datalists hold it."""
-    report = report_text(findings, wording, np.random.default_rng([findings.seed, 4]))
+    report = report_text(findings, np.random.default_rng([findings.seed, 4]))
     paths = {name: f"./{findings.folder}/{name}.nii.gz" for name in SEQUENCES}
     return {
         **(paths if images else {}),

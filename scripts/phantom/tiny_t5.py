@@ -31,8 +31,7 @@ from scripts.cli.run import run
 from scripts.common.files import atomic
 from scripts.common.problems import Problems
 from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Findings, sample_anatomy
-from scripts.phantom.reports import write_report as write_narrow
-from scripts.phantom.wording import WORDINGS, exam_of
+from scripts.phantom.wording import exam_of
 from scripts.wording.documents import write_report
 from scripts.wording.findings import Exam
 from scripts.wording.writer import Style
@@ -63,7 +62,6 @@ def make(
     lr: float = RATE,
     tokens: int = TOKENS,
     vocabulary: int = 2_000,
-    wording: str = "narrow",
 ) -> None:
     """Build tokenizer and encoder and save them in the Hugging Face format, `config.json` last.
 
@@ -77,14 +75,13 @@ def make(
         lr: highest learning rate.
         tokens: of a step, at most.
         vocabulary: size of the tokenizer's vocabulary, upper bound.
-        wording: of the reports, `narrow` or `wide`.
 
     Raises:
-        UserError: a number is out of range, or there is no such wording.
+        UserError: a number is out of range.
     """
     counts = {"reports": reports, "steps": steps, "layers": layers, "lr": lr, "tokens": tokens}
-    _check(seed, counts, width, vocabulary, wording)
-    texts, targets = training_reports(reports, seed, wording)
+    _check(seed, counts, width, vocabulary)
+    texts, targets = training_reports(reports, seed)
     tokenizer = make_tokenizer(texts, vocabulary)
     encoder = train_encoder(
         tokenizer, texts, targets, steps=steps, seed=seed, width=width, layers=layers, lr=lr, tokens=tokens
@@ -93,7 +90,7 @@ def make(
     logger.info("%s: vocabulary %d, width %d, %.2f MB", output_dir, len(tokenizer), width, size / 1e6)
 
 
-def _check(seed: int, counts: Mapping[str, float], width: int, vocabulary: int, wording: str) -> None:
+def _check(seed: int, counts: Mapping[str, float], width: int, vocabulary: int) -> None:
     problems = Problems("tiny_t5")
     if seed < 0:
         problems.add("--seed", f"is {seed}", "give 0 or more")
@@ -104,8 +101,6 @@ def _check(seed: int, counts: Mapping[str, float], width: int, vocabulary: int, 
         problems.add("--width", f"is {width}", f"give a multiple of {HEAD}, the width of an attention head")
     if vocabulary <= len(SPECIAL) + len(CHARACTERS):
         problems.add("--vocabulary", f"is {vocabulary}", f"give more than {len(SPECIAL) + len(CHARACTERS)}")
-    if wording not in WORDINGS:
-        problems.add("--wording", f"is {wording}", f"give one of {', '.join(WORDINGS)}")
     problems.raise_if_any()
 
 
@@ -126,26 +121,21 @@ def save(tokenizer: PreTrainedTokenizerFast, encoder: T5EncoderModel, folder: Pa
         return sum(file.stat().st_size for file in files)
 
 
-def training_reports(count: int, seed: int, wording: str = "narrow") -> tuple[list[str], Tensor]:
+def training_reports(count: int, seed: int) -> tuple[list[str], Tensor]:
     """Reports and what they say.
 
     Returns:
-        `count` texts, none missing, and their targets (count, 25) as of `findings_vector`; NaN for what a wide report
+        `count` texts, none missing, and their targets (count, 25) as of `findings_vector`; NaN for what a report
         leaves unsaid.
     """
     texts, targets = [], []
     patient = FIRST_SEED + seed * 10_000_000
     while len(texts) < count:
         anatomy, rng = sample_anatomy(patient), np.random.default_rng([patient, 1])
-        target = findings_vector(anatomy.findings)
         if not anatomy.findings.report_is_missing:
-            if wording == "wide":
-                report = write_report(exam_of(anatomy), Style(), rng)
-                texts.append(report.text)
-                target = _said(target, report.says)
-            else:
-                texts.append(write_narrow(anatomy.findings, rng))
-            targets.append(target)
+            report = write_report(exam_of(anatomy), Style(), rng)
+            texts.append(report.text)
+            targets.append(_said(findings_vector(anatomy.findings), report.says))
         patient += 1
     return texts, torch.tensor(targets, dtype=torch.float32)
 

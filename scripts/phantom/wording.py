@@ -1,4 +1,4 @@
-"""Phantom patients as exams of the wide grammar, and their reports in the narrow grammar or in that one."""
+"""Phantom patients as exams of the grammar, and their reports."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from functools import cache
 
 import numpy as np
 
-from scripts.common.problems import UserError
-from scripts.phantom import reports
 from scripts.phantom.anatomy import LEVELS, SIDES, ZONES, Anatomy, Findings, Lesion, sample_anatomy
 from scripts.phantom.gland import Gland
 from scripts.phantom.institutions import protocol
@@ -18,31 +16,21 @@ from scripts.wording.findings import ORGANS, Benign, Beside, Earlier, Exam, Plac
 from scripts.wording.findings import Lesion as Finding
 from scripts.wording.writer import Style, institution
 
-# The shipped weights are trained on the narrow one (reports.py), the default until they are trained on the wide one.
-WORDINGS = ("narrow", "wide")
 STREAM = 5  # of a patient's random numbers, for what happened before
 BESIDE_STREAM = 7  # likewise, for what the images show nothing of: treatments, courses, what lies beside the prostate
+REASONS = ("elevated PSA", "rising PSA", "screening", "symptoms", "family history")  # the first two of a high PSA
 SIDED = ("inguinal hernia", "hip prosthesis", "hip arthrosis", "bladder diverticulum", "hydrocele", "iliac aneurysm")
 SIDELESS = ("bladder wall", "diverticulosis")
+TOUCHES_MM, CLEAR_MM = 0.0, 4.0  # of tissue between a lesion and the capsule, below and above which that is told
 HYPERPLASIA_ML = 30  # from which size on a gland is said to have it
 ASTRIDE = 0.03  # of the transition zone's depth: a lesion whose centre is nearer to its middle is in both sectors
 ASIDE = (25, 35)  # degrees from straight back: posteromedial below, posterolateral above; 30 is five o'clock
 
 
-def check_wording(wording: str) -> None:
-    """Refuse what is no grammar.
-
-    Raises:
-        UserError: `wording` is neither of the two.
-    """
-    if wording not in WORDINGS:
-        raise UserError(f"wording is {wording!r}; give one of {', '.join(WORDINGS)}")
-
-
-def report_text(findings: Findings, wording: str, rng: np.random.Generator) -> str:
-    """The report of a phantom patient, "" where it is missing; the wide one in the style of the patient's institute."""
-    if wording == "narrow" or findings.report_is_missing:
-        return reports.write_report(findings, rng)
+def report_text(findings: Findings, rng: np.random.Generator) -> str:
+    """The report of a phantom patient in the style of the patient's institute, "" where it is missing."""
+    if findings.report_is_missing:
+        return ""
     anatomy = sample_anatomy(findings.seed, findings.difficulty, findings.institute)
     return write_report(exam_of(anatomy), _style(findings.institute), rng).text
 
@@ -61,6 +49,7 @@ def exam_of(anatomy: Anatomy) -> Exam:
     beside = _beside(rng)
     organs = {"bladder", "rectum", "muscles", "hips", "fluid"} - {ORGANS.get(finding.kind) for finding in beside}
     benign = [Benign("hyperplasia", Place("TZ"))] if f.gland_ml >= HYPERPLASIA_ML else []
+    benign += [Benign("glandular", Place("TZ"))] if f.gland_ml >= HYPERPLASIA_ML and rng.random() < 0.25 else []
     benign += [Benign(c.kind, Place(c.zone, c.side, (c.level,)), c.size_mm) for c in f.changes]
     return Exam(
         lesions=tuple(_followed(_finding(anatomy.gland, lesion), rng) for lesion in f.lesions),
@@ -76,7 +65,7 @@ def exam_of(anatomy: Anatomy) -> Exam:
         psa=f.psa,
         psa_density=f.psa_density,
         age=f.age,
-        indication="elevated PSA" if f.psa > 4 else None,
+        indication=str(rng.choice(REASONS if f.psa > 4 else REASONS[2:])),
         field_t=protocol(f.institute, f.difficulty).field_t if f.difficulty else None,
         contrast=False,
         organs=tuple(sorted(organs)),
@@ -87,7 +76,9 @@ def exam_of(anatomy: Anatomy) -> Exam:
 def _finding(gland: Gland, lesion: Lesion) -> Finding:
     """A lesion: drawn dark on T2w and on ADC alike, so both sequences have its category."""
     place = Place(lesion.zone, lesion.side, (lesion.level,), sector(gland, lesion))
-    return Finding(place, (lesion.diameter_mm,), lesion.pirads, t2=lesion.pirads, dwi=lesion.pirads)
+    depth = -float(gland.distance(*gland.coordinates(*lesion.centre_mm))) - lesion.diameter_mm / 2
+    contact = True if depth < TOUCHES_MM else False if depth > CLEAR_MM else None
+    return Finding(place, (lesion.diameter_mm,), lesion.pirads, t2=lesion.pirads, dwi=lesion.pirads, contact=contact)
 
 
 def sector(gland: Gland, lesion: Lesion) -> Sector | None:

@@ -83,6 +83,8 @@ def _lesion(w: Writer, lesion: Lesion, form: str, block: str) -> Lesion:
         kept = replace(kept, t2=None, dwi=None, dce=None)
     if form == "line" or w.chance(0.4):
         kept = replace(kept, adc=None, image=None)
+    if form == "line" or block not in ("sentences", "phrases", *GROUPED) or w.chance(0.5):
+        kept = replace(kept, contact=None)
     if form == "export" or block == "table" or w.chance(0.15):
         return replace(kept, course=None, before=None)
     return replace(kept, before=lesion.before and _before(w, lesion.before, bool(kept.size_mm)))

@@ -40,7 +40,15 @@ Neighbour = Literal[
     "ureter",
 ]
 Indication = Literal[
-    "elevated PSA", "rising PSA", "palpable", "negative biopsy", "surveillance", "staging", "screening", "symptoms"
+    "elevated PSA",
+    "rising PSA",
+    "palpable",
+    "negative biopsy",
+    "surveillance",
+    "staging",
+    "screening",
+    "symptoms",
+    "family history",
 ]
 Organ = Literal["bladder", "rectum", "bowel", "muscles", "hips", "fluid", "urethra"]
 
@@ -109,6 +117,7 @@ class Lesion:
     dce: bool | None = None  # positive or negative
     adc: int | None = None  # lowest or mean value, 1e-6 mm²/s
     image: int | None = None  # number of the slice that shows it best
+    contact: bool | None = None  # with the capsule
     course: Course | None = None  # against an earlier exam
     before: Earlier | None = None  # the same lesion as it was then: size, category, year
 

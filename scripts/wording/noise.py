@@ -12,8 +12,9 @@ from functools import cache
 from itertools import pairwise
 
 from scripts.wording.layout import lowered
-from scripts.wording.sentences import NEGATIVE
+from scripts.wording.spoken import TEENS, TENS, UNITS
 from scripts.wording.terms import LEVELS, SIDES, ZONES
+from scripts.wording.unsuspicious import NEGATIVE
 from scripts.wording.writer import Writer
 
 TYPOS = {
@@ -52,6 +53,13 @@ GUARDED = {
     for text in pool
     for word in re.findall("[A-Za-z]+", text)
 } | {
+    *UNITS,
+    *TEENS,
+    *TENS,
+    "millimetre",
+    "millimeter",
+    "centimetre",
+    "centimeter",
     "normal",
     "unremarkable",
     "without",

@@ -75,12 +75,11 @@ def size(w: Writer, axes: Sequence[float]) -> dict[str, str | None]:
         return {"size": None}
     unit = w.habit("unit")
     numbers = [w.number(axis, 0) if unit == "mm" else w.number(axis / 10, 1) for axis in axes]
-    unit = w.habit(f"unit.{unit}")
-    gap = w.habit("unit.gap") if len(unit) == 2 else " "
-    if w.habit("axes") == "each":
-        text = w.habit("by").join(f"{number}{gap}{unit}" for number in numbers)
-    else:
-        text = w.habit("by").join(numbers) + gap + unit
+    unit, gap, by = w.habit(f"unit.{unit}"), w.habit("unit.gap"), w.habit("by")
+    if len(unit) > 2:  # a word stands by itself
+        gap, by = " ", f" {by.strip()} "
+    text = by.join(f"{number}{gap}{unit}" for number in numbers) if w.habit("axes") == "each" else None
+    text = text or by.join(numbers) + gap + unit
     return {"size": text, "size:extent": w.say("extent.1" if len(axes) == 1 else "extent.2", size=text)}
 
 
@@ -137,6 +136,7 @@ def lesion_facts(w: Writer, lesion: Lesion) -> dict[str, str | None]:
     """Every fact of a lesion in every form."""
     facts = place(w, lesion.place) | size(w, lesion.size_mm) | score(w, lesion.pirads)
     facts |= {"what": w.say(f"what.{lesion.pirads or 0}"), "parts": parts(w, lesion)} | course(w, lesion)
+    facts["contact"] = None if lesion.contact is None else w.say("contact.yes" if lesion.contact else "contact.no")
     numbers = {"adc": lesion.adc, "image": lesion.image}
     return facts | {name: None if number is None else str(number) for name, number in numbers.items()}
 

@@ -33,6 +33,7 @@ PATIENT = {
     "staging": ("local staging of known cancer", "staging of biopsy-proven cancer"),
     "screening": ("screening", "early detection"),
     "symptoms": ("lower urinary tract symptoms", "LUTS"),
+    "family history": ("family history of prostate cancer", "his father had prostate cancer"),
 }
 GLAND = {
     "gland": (
@@ -52,7 +53,14 @@ GLAND = {
     "dimensions.form": ("{x} x {y} x {z} cm", "{x}x{y}x{z} cm", "{x} × {y} × {z} cm", "{mx} x {my} x {mz} mm"),
 }
 STAGING = {
-    "extension.absent": ("capsule intact", "EPE: no", "ECE: none", "organ-confined", "no extracapsular spread"),
+    "extension.absent": (
+        "capsule intact",
+        "EPE: no",
+        "ECE: none",
+        "organ-confined",
+        "no bulging",
+        "neurovascular bundles preserved",
+    ),
     "vesicles.absent": ("SV clear", "seminal vesicles normal", "SVI: no", "seminal vesicles: normal", "SV ok"),
     "nodes.absent": ("no nodes", "nodes: negative", "LN: none", "lymph nodes normal", "N0"),
     "bones.absent": ("bones ok", "bones: normal", "no bone lesions", "skeleton unremarkable", "no mets"),
@@ -74,6 +82,7 @@ TECHNIQUE = {
     "technique": (
         "T2-weighted and diffusion-weighted images with ADC map were reviewed",
         "T2-weighted imaging and diffusion-weighted imaging with an ADC map form the basis of this assessment",
+        "axial, sagittal and coronal T2 TSE, axial DWI with calculated b 1500, phased-array coil, good image quality",
     ),
     "technique.more": (
         "high b-value images and ADC map are read side by side",
@@ -119,6 +128,8 @@ LETTER = {
         "the MRI of your patient is back",
         "I reviewed the MRI with our radiologist today",
         "here is the result of his scan",
+        "I saw him in clinic this week and would like to share the report with you",
+        "many thanks for sending him back, his scan was on Tuesday",
         "please find the result of the prostate MRI below",
     ),
     "letter.end": (
@@ -127,6 +138,7 @@ LETTER = {
         "please call right away if anything is unclear",
         "I hope this is all right with you",
         "we will see him again in clinic",
+        "I have put him down for discussion next month but would not hurry",
     ),
     "letter.closing": (
         "Kind regards",

@@ -46,6 +46,7 @@ ZONES = {
         "dorsolateral PZ",
         "postero-lateral PZ",
         "lateral PZ",
+        "PZ posterolat",
         "peripheral zone posterolaterally",
         "PZ posterolaterally",
     ),

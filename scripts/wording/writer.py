@@ -14,8 +14,9 @@ from scripts.wording.past import PAST
 from scripts.wording.sentences import SENTENCES
 from scripts.wording.surroundings import SURROUNDINGS
 from scripts.wording.terms import TERMS
+from scripts.wording.unsuspicious import UNSUSPICIOUS
 
-POOLS: dict[str, tuple[str, ...]] = {**TERMS, **SENTENCES, **PAST, **SURROUNDINGS}
+POOLS: dict[str, tuple[str, ...]] = {**TERMS, **SENTENCES, **UNSUSPICIOUS, **PAST, **SURROUNDINGS}
 SLOT = re.compile(r"\{([^}]+)\}")
 ARTICLE = re.compile(r"\ba\(n\)( (?:[aeiouAEIOU]|8|1[18](?![\d.,])))?")
 AMERICAN = (("haemorrhag", "hemorrhag"), ("tumour", "tumor"), ("organised", "organized"), ("metre", "meter"))

@@ -44,7 +44,7 @@ needs_nvflare = pytest.mark.skipif(find_spec("nvflare") is None, reason="nvflare
 def hospital(tmp_path_factory) -> Path:
     """A data root of phantoms, with the canary wherever a site has words of its own."""
     root = tmp_path_factory.mktemp(CANARY) / "data"
-    write_dataset(root, 14, 1, GRID, 0.15, 1, wording="wide")
+    write_dataset(root, 14, 1, GRID, 0.15, 1)
     for split in ("train", "test"):
         cases = json.loads((root / f"{split}.json").read_text().replace("phantom_", CANARY))
         write_datalist(root / f"{split}.json", [case | {"text": f"{CANARY}. {case['text']}"} for case in cases])

@@ -17,6 +17,7 @@ from scripts.phantom import dataset
 from scripts.phantom.__main__ import make
 from scripts.phantom.anatomy import sample_findings
 from scripts.phantom.dataset import read_findings, write_dataset
+from scripts.phantom.wording import report_text
 
 TINY = Grid((20, 20, 16), (4.0, 4.0, 3.75))
 
@@ -120,7 +121,7 @@ def test_an_interrupted_dataset_keeps_its_complete_cases(tmp_path, monkeypatch):
         ({"cases": 4}, "cases 10"),
         ({"seed": 3}, "seed 2"),
         ({"test_fraction": 0.3}, "test_fraction 0.2"),
-        ({"wording": "wide"}, "wording narrow"),
+        ({"difficulty": 0.0}, "difficulty 0.5"),
         ({"grid": Grid((24, 20, 16), TINY.spacing)}, r"size \[20, 20, 16\]"),
     ],
 )
@@ -130,24 +131,19 @@ def test_other_settings_are_not_mixed_into_a_dataset(root, change, named):
         write_dataset(root, **(settings | change))
 
 
-def test_wide_reports_are_of_the_same_patients(root, tmp_path):
-    settings = {"cases": 10, "seed": 2, "grid": TINY, "test_fraction": 0.2, "workers": 1}
-    write_dataset(tmp_path / "wide", **settings, wording="wide")
-    narrow, wide = (json.loads((folder / "train.json").read_text()) for folder in (root, tmp_path / "wide"))
-    differ = {key for one, other in zip(narrow, wide, strict=True) for key in one if one[key] != other[key]}
-    assert differ == {"text"}
+def test_reports_are_those_of_the_institutes(root):
+    for case in json.loads((root / "train.json").read_text()):
+        findings = sample_findings(int(case["folder"].removeprefix("phantom_")))
+        assert case["text"] == report_text(findings, np.random.default_rng([findings.seed, 4]))
 
 
-def test_a_dataset_from_before_there_were_wordings_goes_on(root, tmp_path):
+def test_a_dataset_with_reports_of_an_earlier_grammar_is_another_one(tmp_path):
     settings = {"cases": 1, "seed": 2, "grid": TINY, "test_fraction": 0.0, "workers": 1}
-    write_dataset(tmp_path / "old", **settings)
-    path = tmp_path / "old" / "phantom.json"
-    old = json.loads(path.read_text())
-    del old["wording"]
-    path.write_text(json.dumps(old))
-    write_dataset(tmp_path / "old", **settings)
+    write_dataset(tmp_path, **settings)
+    path = tmp_path / "phantom.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"wording": "narrow"}))
     with pytest.raises(UserError, match="wording narrow"):
-        write_dataset(tmp_path / "old", **settings, wording="wide")
+        write_dataset(tmp_path, **settings)
 
 
 def test_difficulty_and_institute_belong_to_a_dataset(tmp_path):
@@ -200,7 +196,7 @@ def test_all_wrong_options_are_told_at_once_and_nothing_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"difficulty": 2.0}, {"wording": "broad"}, {"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}],
+    [{"difficulty": 2.0}, {"grid": "huge"}, {"size": (64, 64)}, {"spacing": (1.0, 0.0, 1.0)}],
 )
 def test_make_refuses_an_impossible_option(tmp_path, options):
     with pytest.raises(UserError):

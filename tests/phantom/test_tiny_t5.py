@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from scripts.common.problems import UserError
 from scripts.phantom import tiny_t5
-from scripts.phantom.tiny_t5 import CATEGORY, findings_vector, make, training_reports
+from scripts.phantom.anatomy import sample_findings
+from scripts.phantom.tiny_t5 import CATEGORY, FIRST_SEED, findings_vector, make, training_reports
+from wording_reader import plain
 
 SETTING = {"reports": 80, "steps": 2, "width": 16, "layers": 2, "vocabulary": 400}
 
@@ -54,10 +57,8 @@ def test_a_stop_while_saving_leaves_no_encoder_that_is_a_mixture(folder, tmp_pat
 
 def test_numbers_out_of_range_are_told_at_once_and_nothing_is_written(tmp_path):
     with pytest.raises(UserError) as caught:
-        make(str(tmp_path / "t5"), seed=-1, reports=0, steps=0, width=10, vocabulary=50, wording="loud")
-    assert all(
-        f"--{name}" in str(caught.value) for name in ("seed", "reports", "steps", "width", "vocabulary", "wording")
-    )
+        make(str(tmp_path / "t5"), seed=-1, reports=0, steps=0, width=10, vocabulary=50)
+    assert all(f"--{name}" in str(caught.value) for name in ("seed", "reports", "steps", "width", "vocabulary"))
     assert not (tmp_path / "t5").exists()
 
 
@@ -86,7 +87,9 @@ def test_heads_begin_with_neighbours():
 def test_it_loads_as_t5(folder):
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), T5EncoderModel.from_pretrained(folder)
     batch = tokenizer(["Left base.", "PI-RADS 4, right apex."], padding=True, return_tensors="pt")
-    assert encoder(**batch).last_hidden_state.shape == (*batch.input_ids.shape, 16)
+    states = encoder(**batch).last_hidden_state
+    assert states.shape == (*batch.input_ids.shape, 16)
+    assert states.isfinite().all()
     assert batch.input_ids[0].tolist().count(tokenizer.eos_token_id) == 1
     assert encoder.config.model_type == "t5"
 
@@ -97,9 +100,15 @@ def test_words_and_numbers_are_apart_and_case_does_not_matter(folder):
     assert tokenizer.truncation_side == "left"
 
 
-def test_targets_tell_the_findings():
-    texts, targets = training_reports(50, seed=0)
-    assert all(texts)
+def known(number: int) -> torch.Tensor:
+    """The findings of the patients of the first training reports."""
+    patients = (sample_findings(seed) for seed in count(FIRST_SEED))
+    reported = (findings for findings in patients if not findings.report_is_missing)
+    return torch.tensor([findings_vector(findings) for findings in islice(reported, number)])
+
+
+def test_findings_are_told_by_sector_place_and_category():
+    targets = known(50)
     assert targets.shape == (50, 25)
     assert torch.equal(targets[:, CATEGORY].sum(1), torch.ones(50))
     # PI-RADS 1 and 2 have no lesion, the others have.
@@ -111,22 +120,16 @@ def test_targets_tell_the_findings():
     assert torch.equal(targets[:, 12:19] > 0, torch.cat(places, 1))
 
 
-def test_targets_of_wide_reports_tell_what_is_said_alone():
-    texts, targets = training_reports(200, seed=0, wording="wide")
-    _, known = training_reports(200, seed=0)
+def test_targets_tell_what_is_said_alone():
+    texts, targets = training_reports(200, seed=0)
     said = ~targets.isnan()
-    assert torch.equal(targets[said], known[said])
+    assert all(texts)
+    assert torch.equal(targets[said], known(200)[said])
     assert torch.equal(said[:, CATEGORY].all(1), said[:, CATEGORY].any(1))  # a category is said or not
     assert 0.02 < (~said[:, :12]).any(1).float().mean() < 0.3
     assert 0.1 < (~said[:, 24]).float().mean() < 0.9
     for text, volume in zip(texts, said[:, 24], strict=True):
-        assert volume == bool(re.search(r"(?i)\d\s+(ml|cc|cm3|cm³)(?!\w)", text)), text
-
-
-def test_an_encoder_learns_from_wide_reports(tmp_path):
-    make(str(tmp_path), **SETTING, wording="wide")
-    weights = T5EncoderModel.from_pretrained(tmp_path).state_dict().values()
-    assert all(torch.isfinite(weight).all() for weight in weights)
+        assert volume == bool(re.search(r"(?i)\d\s+(ml|cc|cm3|cm³)(?!\w)", plain(text))), text
 
 
 def test_the_shipped_encoder_is_small_and_tells_sides_apart(repo_root):
@@ -146,8 +149,6 @@ def test_the_shipped_encoder_is_small_and_tells_sides_apart(repo_root):
 
 
 def test_findings_vector_is_in_centimetres_by_sector():
-    from scripts.phantom.anatomy import sample_findings
-
     findings = next(f for f in map(sample_findings, range(99)) if len(f.lesions) == 2)
     values = findings_vector(findings)[:12]
     assert max(values) == pytest.approx(findings.lesions[0].diameter_mm / 10)

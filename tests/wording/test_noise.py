@@ -58,7 +58,9 @@ FACTS = [
     "pirads",
 ]
 KEPT = re.compile(
-    r"\d.*|mm|cm|ml|cc|no|none|nil|not|without|normal|unremarkable|negative|positive|l|r|lt|rt|pz\w*|tz\w*|cz|af?m?s|mid|both"
+    r"\d.*|zero|one|two|three|four|five|six|seven|eight|nine|ten|\w+teen|(twen|thir|for|fif|six|seven|eigh|nine)ty"
+    r"|mm|cm|ml|cc|millimet\w+|centimet\w+|no|none|nil|not|without|normal|unremarkable|negative|positive"
+    r"|l|r|lt|rt|pz\w*|tz\w*|cz|af?m?s|mid|both"
 )
 
 
