@@ -80,5 +80,7 @@ class PreciseInferer(SimpleInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What the network answers."""
-        with torch.autocast(inputs.device.type, self.dtype, enabled=self.dtype is not None):
+        if self.dtype is None:
+            return super().__call__(inputs, network, *args, **kwargs)
+        with torch.autocast(inputs.device.type, self.dtype):
             return super().__call__(inputs, network, *args, **kwargs)
