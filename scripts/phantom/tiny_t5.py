@@ -317,7 +317,7 @@ def _batches(
             if stop == len(order) or lengths[order[start : stop + 1]].max() * (stop + 1 - start) > budget:
                 chunks.append(order[start:stop])
                 start = stop
-        for chunk in rng.permutation(len(chunks))[: max(1, steps // 50)]:
+        for chunk in rng.permutation(len(chunks))[: max(1, steps // 50)]:  # then the part has grown
             index = torch.from_numpy(chunks[chunk])
             ids = nn.utils.rnn.pad_sequence([encoded[i] for i in index], True, tokenizer.pad_token_id)
             yield index, ids, ids != tokenizer.pad_token_id

@@ -137,7 +137,7 @@ def vae_fingerprint(network: nn.Module) -> str:
 
 def is_vae(network: nn.Module, told: str | None) -> bool:
     """Whether latents that tell this fingerprint are the VAE's; those of earlier versions tell that of all weights."""
-    return told in (None, vae_fingerprint(network), fingerprint(network.state_dict()))
+    return told is None or told == vae_fingerprint(network) or told == fingerprint(network.state_dict())
 
 
 def fix_encoder(network: nn.Module) -> None:

@@ -18,7 +18,7 @@ STEPS = 3
 
 @pytest.fixture
 def build(repo_root, data_root, tmp_path) -> Callable[..., SupervisedTrainer]:
-    """The bundle's trainer with all its handlers; autocast, which `meta` does not know, is left away."""
+    """The bundle's trainer with all its handlers."""
 
     def trainer(**options) -> SupervisedTrainer:
         bundle = repo_root / "bundles" / "ccella_ldm"
@@ -26,7 +26,6 @@ def build(repo_root, data_root, tmp_path) -> Callable[..., SupervisedTrainer]:
             config_file=[str(bundle / "configs" / "train.yaml")], workflow_type="train", logging_file=False,
             bundle_root=str(bundle), ckpt_dir=str(tmp_path / "run"), dataset_dir=str(data_root), device=DEVICE,
             **{"network_def": NETWORK, "batch_size": 4, "val_fraction": 0, "epochs": 9}, **options,
-            **{"train#inferer": {"_target_": "monai.inferers.SimpleInferer"}},
         )  # fmt: skip
         return workflow.trainer
 
