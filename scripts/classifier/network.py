@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from monai.networks.blocks import ResidualUnit
 from monai.networks.nets import EfficientNetBN
 from torch import Tensor, nn
@@ -40,8 +41,9 @@ class LesionNet(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        units, channels = [], in_channels
+        units, channels, self.stride = [], in_channels, 1
         for width, stride in zip(widths, strides, strict=True):
+            self.stride *= stride if isinstance(stride, int) else stride[0]
             for step in (stride, 1):
                 norm = ("group", {"num_groups": GROUPS})
                 units.append(ResidualUnit(3, channels, width, strides=step, norm=norm, act="relu"))
@@ -51,8 +53,10 @@ class LesionNet(nn.Module):
         self.output = nn.Linear(channels, CLASSES)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Logits of the two classes."""
-        return self.output(self.dropout(self.features(volume).flatten(2).amax(2)))
+        """Logits of the two classes, in fp32 under autocast, too: bf16 would leave two digits of a probability."""
+        strongest = self.features(volume).flatten(2).amax(2)
+        with torch.autocast(volume.device.type, enabled=False):
+            return self.output(self.dropout(strongest.float()))
 
 
 def lesion_net(**options: Any) -> LesionNet:
@@ -82,6 +86,11 @@ def output_layer(network: nn.Module) -> nn.Linear:
 def last_maps(network: nn.Module) -> str:
     """The name of the layer whose answer is pooled over all places: where one can look for what decided."""
     return "features" if isinstance(network, LesionNet) else "_bn1"
+
+
+def smallest_map(network: nn.Module, spatial_size: Sequence[int]) -> int:
+    """Cells along x of the smallest map that a network makes of volumes of this size."""
+    return spatial_size[0] // (network.stride if isinstance(network, LesionNet) else STRIDE)
 
 
 def check_size(network: nn.Module, spatial_size: Sequence[int]) -> None:

@@ -282,6 +282,22 @@ def test_weights_in_half_precision_are_the_whole_ones_rounded_and_are_read(train
     assert told[0].tolist() == pytest.approx(told[1].tolist(), abs=2e-3)
 
 
+def test_bf16_is_taken_on_the_cpu_too(trained, configs, real_root, tmp_path):
+    """Probabilities nearly as in fp32, but not the same, and none rounded to bf16; weights learn other last digits."""
+    folder, options = trained
+    told = {}
+    for amp in ("fp32", "bf16"):
+        common = {**TINY, "dataset_dir": str(real_root), "models_dir": str(folder), "output_dir": str(tmp_path / amp)}
+        start(configs, "inference", "infer", saliency=0, amp=amp, **common).run()
+        told[amp] = pd.read_csv(tmp_path / amp / ARM / "predictions.csv")["probability"].tolist()
+    assert told["bf16"] == pytest.approx(told["fp32"], abs=0.01)
+    assert told["bf16"] != told["fp32"]
+    assert any(torch.tensor(value).bfloat16().item() != pytest.approx(value, rel=1e-6) for value in told["bf16"])
+    start(configs, "train", "train", epochs=1, amp="bf16", **{**options, "models_dir": str(tmp_path)}).run()
+    state = torch.load(tmp_path / ARM / "checkpoint.pt", weights_only=True)
+    assert all(weight.dtype == torch.float32 for weight in state["network"].values())
+
+
 def test_the_demos_overlay_names_the_shipped_weights_and_no_others(configs, real_root, tmp_path, refused):
     """A folder of one's own is never answered by them."""
     parser = ConfigParser()

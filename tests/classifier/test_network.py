@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.networks.utils import eval_mode
 
-from scripts.classifier.network import check_size, efficientnet_b0, last_maps, lesion_net
+from scripts.classifier.network import check_size, efficientnet_b0, last_maps, lesion_net, smallest_map
 from scripts.classifier.training import start_network
 from scripts.common.problems import UserError
 
@@ -59,3 +59,22 @@ def test_a_size_that_efficientnet_cannot_halve_five_times_is_refused():
     check_size(lesion_net(**SMALL), [16, 16, 8])
     with pytest.raises(UserError, match=r"\[64, 64, 16\].*32 or more"):
         check_size(efficientnet_b0(), [64, 64, 16])
+
+
+def test_the_smallest_map_is_what_the_strides_leave():
+    assert smallest_map(lesion_net(**SMALL), [64, 32, 8]) == 16
+    assert smallest_map(lesion_net(), [256, 256, 32]) == 32
+    assert smallest_map(efficientnet_b0(), [64, 64, 32]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_logits_are_fp32_in_whatever_precision_the_maps_are(dtype):
+    torch.manual_seed(0)
+    network = lesion_net(**SMALL).eval()
+    volume = torch.rand(2, 1, 16, 16, 16)
+    expected = network(volume)
+    with torch.autocast("cpu", dtype):
+        found = network(volume)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=0.01)
+    assert not torch.equal(found, expected)  # the maps were not fp32
