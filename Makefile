@@ -42,10 +42,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 study: $(READY)  ## generators -> volumes -> classifier arms on the phantom; SIZE=long overnight, SIZE=gpu on a CUDA card
-	$(BIN)/python -m scripts.showcase.study --output_dir $(STUDY) --size $(or $(SIZE),short)
+	$(BIN)/python -m scripts.showcase.study --output_dir $(STUDY) --size $(or $(SIZE),short) $(ARGS)
 
 bench: $(READY)  ## the authors' recipe against ours, and the nine variants; SIZE=long for a long run
-	$(BIN)/python -m scripts.showcase.bench --output_dir $(BENCH) --size $(or $(SIZE),short)
+	$(BIN)/python -m scripts.showcase.bench --output_dir $(BENCH) --size $(or $(SIZE),short) $(ARGS)
 
 # Where PyTorch for CUDA and the packages are there already, they are used: with the one of .venv, else with PYTHON's.
 gpu:  ## on a CUDA card: tests, then speed at the reference size, in under nine minutes; ARGS=--train for short trainings

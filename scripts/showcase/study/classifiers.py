@@ -155,6 +155,7 @@ def _test(folder: Path, size: Size, training: Training) -> Stage:
 
 
 def _looked_at(size: Size) -> dict[str, object]:
-    """Options that say what a classifier sees of a volume."""
+    """Options that say what a classifier sees of a volume, and in which precision."""
     regime = size.regime
-    return {"channels": list(STUDIED), "spacing": list(regime.spacing), "spatial_size": list(regime.spatial_size)}
+    grid = {"spacing": list(regime.spacing), "spatial_size": list(regime.spatial_size)}
+    return {"channels": list(STUDIED), **grid, "amp": size.amp}

@@ -67,18 +67,19 @@ def generator_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
     beside = len(planned) > 1
     stages = _phantoms(folder, size, seed)
     for root in roots:
-        stages += _encoded(folder, root)
+        stages += _encoded(folder, size, root)
     stages += [_learnt(folder, size, seed, generator, beside) for generator in planned]
     for generator in made:
         replicates = size.replicates if generator.group == FIRST else 1
-        stages.append(_generated("generate", folder, generator, "train", beside, replicates=replicates))
+        stages.append(_generated("generate", folder, size, generator, "train", beside, replicates=replicates))
     if size.reports:
         first = made[0]
-        stages.append(_generated("generate_reports", folder, first, "reports", beside, needs=("generate",)))
+        stages.append(_generated("generate_reports", folder, size, first, "reports", beside, needs=("generate",)))
     # The first of the reports, also where the stage was stopped before it had made all of them.
     judged = f"$@jobs.todo[:{size.judged} + len(@jobs.todo) - len(@jobs.all)]"
     for generator in made:
-        stages.append(_generated("generate_test", folder, generator, "test", beside, **{"dataset#data": judged}))
+        of_tests = _generated("generate_test", folder, size, generator, "test", beside, **{"dataset#data": judged})
+        stages.append(of_tests)
     return stages + [_judged(folder, generator, beside) for generator in made]
 
 
@@ -109,14 +110,14 @@ def _phantoms(folder: Path, size: Size, seed: int) -> list[Stage]:
     return stages
 
 
-def _encoded(folder: Path, suffix: str) -> list[Stage]:
+def _encoded(folder: Path, size: Size, suffix: str) -> list[Stage]:
     """Embedded reports and latents of the training cases, with the shipped text encoder and the shipped VAE."""
     root, phantom = folder / f"data{suffix}", f"phantom{suffix}"
     embed = module("encode_reports", data_dir=root, encoder=DEMO_T5)
     encode = bundle(
         "vae", "inference", ("demo",),
         dataset_dir=root, weights=DEMO_VAE, datalists="['train.json']", sequences=list(GENERATED),
-        latent_dir=root / "latents", mode="encode",
+        latent_dir=root / "latents", mode="encode", amp=size.amp,
     )  # fmt: skip
     return [
         Stage(f"embed{suffix}", embed, (phantom,), reads=DEMO_T5_FILES),
@@ -141,7 +142,7 @@ def _learnt(folder: Path, size: Size, seed: int, generator: Generator, beside: b
     train = bundle(
         "ccella_ldm", "train", ("demo",),
         dataset_dir=root, latent_dir=root / "latents", ckpt_dir=ldm, channels=list(GENERATED), batch_size=regime.batch,
-        seed=seed, epochs=epochs_of(generator.steps, generator.patients, regime.batch),
+        seed=seed, amp=size.amp, epochs=epochs_of(generator.steps, generator.patients, regime.batch),
         focus_mask=regime.focus_mask, focus_weight=regime.focus_weight,
         val_fraction=min(0.5, 2 / generator.patients), **begins,
     )  # fmt: skip
@@ -151,6 +152,7 @@ def _learnt(folder: Path, size: Size, seed: int, generator: Generator, beside: b
 def _generated(
     name: str,
     folder: Path,
+    size: Size,
     generator: Generator,
     split: str,
     beside: bool,
@@ -163,7 +165,8 @@ def _generated(
     infer = bundle(
         "ccella_ldm", "inference", ("demo",),
         dataset_dir=folder / f"data{generator.root}", output_dir=volumes, model_file=folder / ldm / "model.safetensors",
-        vae_file=DEMO_VAE, channels=list(GENERATED), splits=f"['{split}']", batch_size=8, **options,
+        vae_file=DEMO_VAE, channels=list(GENERATED), splits=f"['{split}']", batch_size=8, amp=size.amp,
+        **options,
     )  # fmt: skip
     makes = volumes if split != "reports" else None
     return Stage(f"{name}{generator.suffix}", infer, needs or (ldm,), makes, (DEMO_VAE,), beside)
