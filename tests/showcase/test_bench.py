@@ -93,6 +93,7 @@ def test_both_recipes_have_the_same_data_and_the_same_number_of_optimizer_steps(
     demo = ConfigParser.load_config_file(repo_root / "bundles" / "ccella_ldm" / "configs" / "demo.yaml")
     assert authors == [*ours, "--lr", str(demo["lr"]), "--lr_warmup", str(demo["lr_warmup"])]
     assert "authors.yaml" in str(commands["train_authors"])
+    assert without_folder_and_overlay(commands["train_single"]) == [*ours, "--latent_scale", "single"]
     own_rate = without_folder_and_overlay(commands["train_authors_rate"])
     assert own_rate == ours
     assert "authors.yaml" in str(commands["train_authors_rate"])
@@ -111,7 +112,7 @@ def test_the_authors_sample_with_ddpm_and_without_guidance(tmp_path, training):
     command = next(s.command for s in stages(tmp_path, SIZES["short"]) if s.name == f"generate_{training}")
     options = dict(itertools.pairwise(command))
     assert (options["--scheduler"], options["--steps"], options["--guidance_report"]) == ("ddpm", "1000", "1")
-    assert [row.steps for row in recipes(SIZES["short"]).rows.values()] == [1000, 1000, *2 * [50, 20, 10, 5]]
+    assert [row.steps for row in recipes(SIZES["short"]).rows.values()] == [1000, 1000, 20, *2 * [50, 20, 10, 5]]
 
 
 def test_the_shipped_weights_are_judged_on_the_same_reports_without_a_training(tmp_path):
