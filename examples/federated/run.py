@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 import yaml
+from joblib import cpu_count
 from monai.bundle import ConfigParser
 
 from pooling import pool
@@ -42,7 +43,8 @@ from scripts.showcase.stages import (
 
 FOLDER = Path(__file__).resolve().parent
 FEDERATED, POOLED = "federated", "pooled"
-SEQUENCES = ["axt2", "b1600", "adc"]  # that the classifier sees; of T2w alone it would learn nothing in so few steps
+# What the classifier sees: of T2w alone it would learn nothing in so few steps, of finer voxels no more.
+SEEN = {"channels": ["axt2", "b1600", "adc"], "spacing": [1.875, 1.875, 2.8125], "spatial_size": [40, 40, 20]}
 # Of the generator, wherever it is trained here: few steps from weights that have learnt much.
 FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8, "val_fraction": 0.1}
 
@@ -62,7 +64,7 @@ class Size:
 
 SIZES = {
     "smoke": Size(train=16, tests=8, reports=2, classifier=(2, 1), generator=(2, 1)),
-    "short": Size(train=110, tests=40, reports=8, classifier=(8, 2), generator=(2, 1)),
+    "short": Size(train=110, tests=30, reports=8, classifier=(4, 4), generator=(2, 1)),
     "long": Size(train=400, tests=130, reports=40, classifier=(8, 1), generator=(8, 1)),
 }
 
@@ -87,15 +89,15 @@ def federated(
     amount, names = choose_size(SIZES, size), list(institutes)
     folder = Path(output_dir).resolve() / size
     data = data_stages(folder, amount, names, seed)
-    run_stages(data, folder)
+    run_stages(data, folder, together=cpu_count())
     roots = [folder / "data" / name for name in names]
     pool(roots, folder / "data" / POOLED)
     pool(roots, folder / "judged", tests=amount.reports)
     begin_classifier(folder / "start.safetensors", seed)
-    stages = data + pooled_stages(folder, names)
-    for learn in (classifier_stages, generator_stages):
-        stages += learn(folder, amount, names, seed)
-    seconds = run_stages(stages, folder)
+    learning = classifier_stages(folder, amount, names, seed) + generator_stages(folder, amount, names, seed)
+    # A federation keeps all cores busy itself; what runs beside others stands together.
+    stages = data + pooled_stages(folder, names) + sorted(learning, key=lambda stage: stage.beside)
+    seconds = run_stages(stages, folder, together=cpu_count())
     write_table(folder, names, seconds)
 
 
@@ -114,9 +116,9 @@ def data_stages(folder: Path, size: Size, names: list[str], seed: int) -> list[S
         embed = module("encode_reports", data_dir=root, encoder=DEMO_T5)
         encode = bundle("vae", "inference", ("demo",), dataset_dir=root, latent_dir=root / "latents", mode="encode")
         stages += [
-            Stage(f"phantom_{name}", make),
-            Stage(f"embed_{name}", embed, (f"phantom_{name}",), reads=DEMO_T5_FILES),
-            Stage(f"encode_{name}", encode, (f"phantom_{name}",), reads=(DEMO_VAE,)),
+            Stage(f"phantom_{name}", make, beside=True),
+            Stage(f"embed_{name}", embed, (f"phantom_{name}",), reads=DEMO_T5_FILES, beside=True),
+            Stage(f"encode_{name}", encode, (f"phantom_{name}",), reads=(DEMO_VAE,), beside=True),
         ]
     return stages
 
@@ -124,12 +126,11 @@ def data_stages(folder: Path, size: Size, names: list[str], seed: int) -> list[S
 def pooled_stages(folder: Path, names: list[str]) -> list[Stage]:
     """The reports of all institutions, for what no hospital could do: train on all, and judge on all."""
     needs = tuple(f"phantom_{name}" for name in names)
-    return [
-        Stage(
-            f"embed_{root.name}", module("encode_reports", data_dir=root, encoder=DEMO_T5), needs, reads=DEMO_T5_FILES
-        )
-        for root in (folder / "data" / POOLED, folder / "judged")
-    ]
+    stages = []
+    for root in (folder / "data" / POOLED, folder / "judged"):
+        embed = module("encode_reports", data_dir=root, encoder=DEMO_T5)
+        stages.append(Stage(f"embed_{root.name}", embed, needs, reads=DEMO_T5_FILES, beside=True))
+    return stages
 
 
 def federate(kind: str, folder: Path, start: Path, overlays: str, rounds: tuple[int, int], values: Values) -> Stage:
@@ -159,7 +160,7 @@ def federate(kind: str, folder: Path, start: Path, overlays: str, rounds: tuple[
 def classifier_stages(folder: Path, size: Size, names: list[str], seed: int) -> list[Stage]:
     """Train it federated, alone and pooled, and let each predict the tests of all institutions."""
     kind, data, (rounds, epochs) = "classifier", folder / "data", size.classifier
-    learning = {"channels": SEQUENCES, "batch_size": 8}
+    learning = {**SEEN, "batch_size": 8}
     values = {
         name: {"dataset_dir": data / name, "models_dir": folder / kind / "at_sites" / name, "seed": seed, **learning}
         for name in names
@@ -172,14 +173,14 @@ def classifier_stages(folder: Path, size: Size, names: list[str], seed: int) -> 
             epochs=max(1, round(rounds * epochs / (len(names) if name == POOLED else 1))),  # so all take as many steps
         )  # fmt: skip
         needs = tuple(f"phantom_{one}" for one in (names if name == POOLED else [name]))
-        stages.append(Stage(f"{kind}_{name}", command, needs, folder / kind / name))
+        stages.append(Stage(f"{kind}_{name}", command, needs, folder / kind / name, beside=True))
     for name in [FEDERATED, *names, POOLED]:
         file = classifier_file(folder, name)
         command = bundle(
-            kind, "inference", ("demo",), dataset_dir=data / POOLED, model_file=file, saliency=0, channels=SEQUENCES,
-            output_dir=folder / "classes" / name,
+            kind, "inference", ("demo",), dataset_dir=data / POOLED, model_file=file, saliency=0,
+            output_dir=folder / "classes" / name, **SEEN,
         )  # fmt: skip
-        stages.append(Stage(f"classes_{name}", command, (f"{kind}_{name}",)))
+        stages.append(Stage(f"classes_{name}", command, (f"{kind}_{name}",), beside=True))
     return stages
 
 
@@ -197,7 +198,7 @@ def generator_stages(folder: Path, size: Size, names: list[str], seed: int) -> l
             dataset_dir=data / name, ckpt_dir=folder / kind / name, epochs=rounds * epochs, **tuning,
         )  # fmt: skip
         needs = tuple(f"{done}_{one}" for done in ("embed", "encode") for one in names)
-        stages.append(Stage(f"{kind}_{name}", command, needs, folder / kind / name))
+        stages.append(Stage(f"{kind}_{name}", command, needs, folder / kind / name, beside=True))
     trained = tuple(f"{kind}_{name}" for name in [FEDERATED, *names, POOLED])
     look = (
         sys.executable, str(FOLDER / "losses.py"), "--dataset_dir", str(data / POOLED),
@@ -211,9 +212,9 @@ def generator_stages(folder: Path, size: Size, names: list[str], seed: int) -> l
     judge = bundle(kind, "evaluate", dataset_dir=folder / "judged", generated_dir=folder / "volumes")
     return [
         *stages,
-        Stage("losses", look, (*trained, f"embed_{POOLED}")),
-        Stage("volumes", generate, (f"{kind}_{FEDERATED}", "embed_judged"), folder / "volumes"),
-        Stage("judge", judge, ("volumes",)),
+        Stage("losses", look, (*trained, f"embed_{POOLED}"), beside=True),
+        Stage("volumes", generate, (f"{kind}_{FEDERATED}", "embed_judged"), folder / "volumes", beside=True),
+        Stage("judge", judge, ("volumes",), beside=True),
     ]
 
 
@@ -227,7 +228,7 @@ def begin_classifier(path: Path, seed: int) -> None:
     """Random weights of the demo's classifier, with the header that inference reads, for the server to begin with."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLES / "classifier" / "configs" / f"{name}.yaml") for name in ("train", "demo")])
-    parser["channels"] = SEQUENCES
+    parser.update(SEEN)
     torch.manual_seed(seed)
     network = parser.get_parsed_content("network_def")
     seen = {name: parser.get_parsed_content(name) for name in ("arm", "channels", "centre", "spacing", "spatial_size")}
