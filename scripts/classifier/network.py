@@ -17,6 +17,14 @@ GROUPS = 8  # of the channels that are normalised together
 STRIDE = 32  # EfficientNet halves every axis five times
 
 
+class Logits(nn.Linear):
+    """A linear layer whose answer is fp32 under autocast, too: bf16 would leave two digits of a probability."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, F) to logits (B, K), one by one: autocast leaves that alone, on whatever device."""
+        return (features.float()[:, None] * self.weight).sum(2) + self.bias
+
+
 class LesionNet(nn.Module):
     """Units of little stride, and the strongest answer of all places: volumes (B, C, X, Y, Z) to logits (B, 2).
 
@@ -49,13 +57,11 @@ class LesionNet(nn.Module):
                 channels = width
         self.features = nn.Sequential(*units)
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(channels, CLASSES)
+        self.output = Logits(channels, CLASSES)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Logits of the two classes."""
-        strongest = self.dropout(self.features(volume).flatten(2).amax(2))
-        # As `self.output` says, but under autocast, too, in fp32: bf16 would leave two digits of a probability.
-        return (strongest.float()[:, None] * self.output.weight).sum(2) + self.output.bias
+        return self.output(self.dropout(self.features(volume).flatten(2).amax(2)))
 
 
 def lesion_net(**options: Any) -> LesionNet:
@@ -74,7 +80,9 @@ def efficientnet_b0(**options: Any) -> EfficientNetBN:
         options: of `EfficientNetBN`, such as `in_channels` and `norm`.
     """
     fixed = {"pretrained": False, "spatial_dims": 3, "num_classes": CLASSES}
-    return _undecided(EfficientNetBN("efficientnet-b0", **{"in_channels": 1} | options | fixed))
+    network = EfficientNetBN("efficientnet-b0", **{"in_channels": 1} | options | fixed)
+    network._fc = nn.utils.skip_init(Logits, network._fc.in_features, CLASSES)  # drawn below; others stay as they were
+    return _undecided(network)
 
 
 def output_layer(network: nn.Module) -> nn.Linear:
