@@ -55,7 +55,7 @@ class Size:
     epochs: int  # of every training
     authors_steps: int  # of the authors' sampler
     steps: tuple[int, ...]  # of ours
-    amp: str = "auto"  # precision of trainings and volumes, as the bundles' option
+    amp: str = "auto"  # precision of whatever a network does, as the bundles' option
 
 
 SIZES = {
@@ -91,7 +91,7 @@ def bench(output_dir: str = "out/bench", size: str = "short", seed: int = 0, amp
         output_dir: gets everything: data, weights, volumes, logs, the tables.
         size: `short` (an afternoon on two cores), `long` (a day, or a GPU) or `smoke` (tests the chain, means nothing).
         seed: of the phantom data and of every training.
-        amp: precision of trainings and volumes, as the bundles' option; `bf16` is faster on a processor with AMX.
+        amp: precision of everything, as the bundles' option; `bf16` is faster on a processor with AMX.
 
     Raises:
         UserError: no such size, or a stage failed.
@@ -138,6 +138,10 @@ def ablation() -> Table:
 def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
     """Give the commands that make what every training reads."""
     data, fraction = folder / "data", size.tests / size.cases
+    encode = bundle(
+        "vae", "inference", ("demo",),
+        dataset_dir=data, latent_dir=folder / "latents", mode="encode", amp=size.amp,
+    )  # fmt: skip
     return [
         Stage(
             "phantom",
@@ -151,19 +155,19 @@ def data_stages(folder: Path, size: Size, seed: int) -> list[Stage]:
         ),
         Stage(
             "encode",
-            bundle("vae", "inference", ("demo",), dataset_dir=data, latent_dir=folder / "latents", mode="encode"),
+            encode,
             ("phantom",),
             reads=(DEMO_VAE,),
         ),
-        reconstruct_stage(data, folder / "reconstructions", ("phantom",)),
+        reconstruct_stage(data, folder / "reconstructions", ("phantom",), size.amp),
     ]
 
 
-def reconstruct_stage(data: Path, output_dir: Path, needs: tuple[str, ...] = ()) -> Stage:
+def reconstruct_stage(data: Path, output_dir: Path, needs: tuple[str, ...] = (), amp: str = "auto") -> Stage:
     """Give the command that writes what the VAE makes of the test volumes: how near a generator of latents can come."""
     command = bundle(
         "vae", "inference", ("demo",),
-        dataset_dir=data, datalists="['test.json']", output_dir=output_dir, mode="reconstruct",
+        dataset_dir=data, datalists="['test.json']", output_dir=output_dir, mode="reconstruct", amp=amp,
     )  # fmt: skip
     return Stage("reconstruct", command, needs, output_dir, (DEMO_VAE,))
 

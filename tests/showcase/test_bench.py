@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from monai.bundle import ConfigParser
@@ -139,6 +140,13 @@ def test_all_trainings_weigh_lesions_alike_and_phantoms_are_of_the_default_diffi
     trainings = [values for name, values in chain.items() if name.startswith("train_")]
     assert {(values["focus_mask"], values["focus_weight"]) for values in trainings} == {("lesions.nii.gz", "20")}
     assert "difficulty" not in chain["phantom"]
+
+
+def test_a_precision_that_is_asked_for_is_that_of_every_network(tmp_path, values_of):
+    chain = stages(tmp_path, replace(SIZES["short"], amp="bf16"))
+    found = {stage.name: values["amp"] for stage in chain if "amp" in (values := values_of(stage.command))}
+    assert {"encode", "reconstruct", "train_ours", "generate_shipped_20"} <= set(found)
+    assert set(found.values()) == {"bf16"}
 
 
 def test_each_variant_is_trained_and_sampled_as_itself(tmp_path, values_of):

@@ -79,6 +79,16 @@ def option(stage, name: str) -> str:
     return stage.command[stage.command.index(f"--{name}") + 1]
 
 
+def test_a_precision_that_is_asked_for_is_that_of_every_network(tmp_path, values_of):
+    size = replace(SIZE, amp="bf16")
+    epochs = dict.fromkeys(planned_trainings(size), 1)
+    chain = [*generator_stages(tmp_path, size, seed=0), *classifier_stages(tmp_path, size, 0, epochs)]
+    found = {stage.name: values["amp"] for stage in chain if "amp" in (values := values_of(stage.command))}
+    begins = {name.split("_")[0] for name in found}
+    assert {"encode", "ldm", "generate", "train", "test"} <= begins
+    assert set(found.values()) == {"bf16"}
+
+
 def test_three_sequences_are_generated_and_classifiers_see_t2w_alone(chain):
     for stage in chain:
         kind = stage.name.partition("_")[0]

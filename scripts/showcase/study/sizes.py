@@ -58,7 +58,7 @@ class Size:
     together: int = 2  # classifiers, or generators where there are several, at a time
     workers: int = 2  # processes that make phantoms
     coarser: int = 1  # phantoms' voxels are so many times as large as those of the demo's grid, along each axis
-    amp: str = "auto"  # precision of trainings, encoding, volumes and tests, as the bundles' option
+    amp: str = "auto"  # precision of whatever a network does, as the bundles' option
     regime: Regime = Regime()
 
 
