@@ -43,7 +43,7 @@ from scripts.showcase.stages import (
 
 FOLDER = Path(__file__).resolve().parent
 FEDERATED, POOLED = "federated", "pooled"
-# What the classifier sees: of T2w alone it would learn nothing in so few steps, of finer voxels no more.
+# What the classifier sees: of T2w alone it would learn nothing in so few steps, and finer voxels would take their time.
 SEEN = {"channels": ["axt2", "b1600", "adc"], "spacing": [1.875, 1.875, 2.8125], "spatial_size": [40, 40, 20]}
 # Of the generator, wherever it is trained here: few steps from weights that have learnt much.
 FINE_TUNING = {"lr": 2e-4, "lr_warmup": 10, "batch_size": 8, "val_fraction": 0.1}
